@@ -1,0 +1,149 @@
+//! The tensors of the engine: f32 matrices and vectors and i32 index lists on a device, each with its
+//! entry in the memory ledger. Rooms above use these and the functions of `kernels`, never burn.
+
+use std::sync::Arc;
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use crate::device::Device;
+use crate::device::memory::{Category, Ledger, Ticket};
+
+/// A row-major f32 tensor of `D` dimensions on a device.
+///
+/// `clone` shares the storage. An operation that works in place takes the array by value, needs the
+/// only handle to it (asserted), and gives the same storage back.
+#[derive(Debug, Clone)]
+pub struct Array<const D: usize> {
+    tensor: Tensor<D>,
+    ticket: Arc<Ticket>,
+}
+
+/// `[rows, columns]`, row-major f32. Norm gains are matrices of one row.
+pub type Matrix = Array<2>;
+/// `[n]`, f32.
+pub type Vector = Array<1>;
+
+impl<const D: usize> Array<D> {
+    /// Copies host values to the device. Panics if `values` does not fill `shape`.
+    pub fn from_host(
+        values: Vec<f32>,
+        shape: [usize; D],
+        device: &Device,
+        category: Category,
+    ) -> Self {
+        assert_eq!(values.len(), shape.iter().product::<usize>(), "values fill shape {shape:?}");
+        let tensor = Tensor::from_data(TensorData::new(values, shape), device.tensor_device());
+        Self::new(tensor, device.ledger(), category)
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros(shape: [usize; D], device: &Device, category: Category) -> Self {
+        Self::from_host(vec![0.0; shape.iter().product()], shape, device, category)
+    }
+
+    /// Copies the values to the host; waits for the device.
+    pub fn to_host(&self) -> Vec<f32> {
+        let data = self.tensor.clone().into_data();
+        match data.as_slice::<f32>() {
+            Ok(values) => values.to_vec(),
+            Err(error) => unreachable!("arrays are f32: {error:?}"),
+        }
+    }
+
+    /// The sizes, outermost first.
+    pub fn shape(&self) -> [usize; D] {
+        self.tensor.dims()
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape().iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Counts the array under another category from here on.
+    #[must_use]
+    pub fn labelled(self, category: Category) -> Self {
+        let ledger = Arc::clone(self.ticket.ledger());
+        let Self { tensor, ticket } = self;
+        drop(ticket);
+        Self::new(tensor, &ledger, category)
+    }
+
+    /// A copy with storage of its own.
+    #[must_use]
+    pub fn duplicate(&self, device: &Device, category: Category) -> Self {
+        Self::from_host(self.to_host(), self.shape(), device, category)
+    }
+
+    pub(super) fn new(tensor: Tensor<D>, ledger: &Arc<Ledger>, category: Category) -> Self {
+        let bytes = tensor.dims().iter().product::<usize>() as u64 * 4;
+        Self { tensor, ticket: Ticket::new(ledger, category, bytes) }
+    }
+
+    /// Wraps the result of an operation, accounted as an activation in this array's ledger.
+    pub(super) fn like<const E: usize>(&self, tensor: Tensor<E>) -> Array<E> {
+        Array::new(tensor, self.ticket.ledger(), Category::Activations)
+    }
+
+    pub(super) fn tensor(&self) -> Tensor<D> {
+        self.tensor.clone()
+    }
+
+    /// Takes the tensor out for an operation in place; [`Array::from_parts`] puts the result back.
+    pub(super) fn into_parts(self) -> (Tensor<D>, Arc<Ticket>) {
+        (self.tensor, self.ticket)
+    }
+
+    pub(super) fn from_parts(tensor: Tensor<D>, ticket: Arc<Ticket>) -> Self {
+        Self { tensor, ticket }
+    }
+}
+
+/// A list of i32 on a device: token ids, positions, counters, row numbers.
+#[derive(Debug, Clone)]
+pub struct Indices {
+    tensor: Tensor<1, Int>,
+    _ticket: Arc<Ticket>,
+}
+
+impl Indices {
+    /// Copies host values to the device.
+    pub fn from_host(values: &[i32], device: &Device, category: Category) -> Self {
+        let shape = [values.len()];
+        let data = TensorData::new(values.to_vec(), shape);
+        let tensor = Tensor::<1, Int>::from_data(
+            data,
+            (device.tensor_device(), burn::tensor::DType::I32),
+        );
+        let ticket = Ticket::new(device.ledger(), category, values.len() as u64 * 4);
+        Self { tensor, _ticket: ticket }
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.tensor.dims()[0]
+    }
+
+    /// Whether the list has no entries.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies the values to the host; waits for the device.
+    pub fn to_host(&self) -> Vec<i32> {
+        let data = self.tensor.clone().into_data();
+        match data.as_slice::<i32>() {
+            Ok(values) => values.to_vec(),
+            Err(error) => unreachable!("indices are i32: {error:?}"),
+        }
+    }
+
+    pub(super) fn tensor(&self) -> Tensor<1, Int> {
+        self.tensor.clone()
+    }
+}

@@ -1,0 +1,4 @@
+//! fullrank
+pub mod device;
+pub mod error;
+pub mod kernels;
