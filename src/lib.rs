@@ -1,4 +1,6 @@
 //! fullrank
+pub mod config;
 pub mod device;
 pub mod error;
 pub mod kernels;
+pub mod random;
