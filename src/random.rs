@@ -113,7 +113,10 @@ mod tests {
         let uniform: Vec<f64> = (0..n).map(|_| f64::from(s.uniform())).collect();
         let normal: Vec<f64> = (0..n).map(|_| s.normal()).collect();
         let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
-        let var = |x: &[f64]| x.iter().map(|v| (v - mean(x)).powi(2)).sum::<f64>() / n as f64;
+        let var = |x: &[f64]| {
+            let center = mean(x);
+            x.iter().map(|v| (v - center).powi(2)).sum::<f64>() / n as f64
+        };
         assert!((mean(&uniform) - 0.5).abs() < 0.005 && (var(&uniform) - 1.0 / 12.0).abs() < 0.002);
         assert!(mean(&normal).abs() < 0.01 && (var(&normal) - 1.0).abs() < 0.02);
         assert!(uniform.iter().all(|&u| (0.0..1.0).contains(&u)));
