@@ -220,6 +220,8 @@ pub struct SwitchLoraTable {
     pub count_frozen_steps: bool,
     /// Full-rank updates before the factors are made.
     pub warm_start: u64,
+    /// Peak learning rate of those updates.
+    pub warm_start_learning_rate: f64,
 }
 
 impl Default for SwitchLoraTable {
@@ -233,6 +235,7 @@ impl Default for SwitchLoraTable {
             decay_frozen: false,
             count_frozen_steps: true,
             warm_start: 0,
+            warm_start_learning_rate: 1e-3,
         }
     }
 }

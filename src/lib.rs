@@ -3,4 +3,7 @@ pub mod config;
 pub mod device;
 pub mod error;
 pub mod kernels;
+pub mod methods;
+pub mod model;
+pub mod optim;
 pub mod random;

@@ -1,0 +1,180 @@
+//! Training methods behind one trait: what is trained, what happens to gradients, and what is done to
+//! the weights before and after an update. The trainer calls the hooks and names no method; a method
+//! never names another, shared parts stand in `factors`.
+
+use serde_json::Value;
+
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+use crate::kernels::{Matrix, Vector};
+use crate::model::{Gradients, Model, ParamId};
+use crate::optim::{Optimizer, Schedule};
+use crate::runlog::body::Body;
+
+pub mod factors;
+pub mod full;
+pub mod lora;
+pub mod switchlora;
+
+/// What a hook may see and change.
+pub struct Context<'a> {
+    /// The network with its parameters.
+    pub model: &'a mut Model,
+    /// Moments of trained parameters.
+    pub optimizer: &'a mut Optimizer,
+    /// Seed of every random draw.
+    pub seed: u64,
+    /// Completed updates `t`.
+    pub t: u64,
+    /// Updates of the whole run `T`.
+    pub total: u64,
+    /// What the method tells the world; the trainer writes it to the log.
+    pub events: &'a mut Vec<Body>,
+}
+
+/// What happens to a layer's finished gradient.
+pub enum Disposition {
+    /// Keep it for the update.
+    Keep(Matrix),
+    /// The method used it up (projected, accumulated or applied it); its memory is free.
+    Consumed,
+}
+
+/// A method's part of a checkpoint besides parameters and moments.
+#[derive(Debug, Default)]
+pub struct MethodState {
+    /// Tensors of `method.safetensors`, beside the factors.
+    pub tensors: Vec<NamedTensor>,
+    /// Pointers, slots and counters for `state.json`.
+    pub json: Value,
+    /// Counters per vector, which replace the optimizer's `<parameter>.step`.
+    pub steps: Vec<(ParamId, Vec<i32>)>,
+}
+
+/// A tensor for a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedTensor {
+    /// `<layer>.pool_a` and the like.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its values, row-major.
+    pub values: Vec<f32>,
+}
+
+/// Where a method reads its state from when a run resumes.
+pub trait StateReader {
+    /// A tensor of `method.safetensors`, with its shape checked.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
+    /// Counters per vector of a parameter.
+    fn steps(&self, parameter: &str, len: usize) -> Result<Vec<i32>>;
+    /// The method's part of `state.json`.
+    fn json(&self) -> &Value;
+    /// The error for a state that does not fit, naming the checkpoint.
+    fn mismatch(&self, what: String) -> Error;
+}
+
+/// A finished training result: how the trained function can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Export {
+    /// Merge the factors into the weights.
+    Merged,
+    /// A plain adapter of the frozen base is exact too.
+    MergedOrAdapter,
+}
+
+/// Learning-rate index of an update within a schedule that a method may restart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScheduleIndex {
+    /// Update index within the phase.
+    pub t: u64,
+    /// Updates of the phase.
+    pub total: u64,
+    /// The peak rate of the phase, where it differs from the run's.
+    pub peak: Option<f64>,
+    /// The schedule of the phase, where it differs from the run's.
+    pub schedule: Option<Schedule>,
+}
+
+/// A training method. Hooks run in the order of `methods.md` 1.3.
+pub trait Method {
+    /// The name on the command line and in logs.
+    fn name(&self) -> &'static str;
+
+    /// Makes the factors of a fresh run and says what is trained.
+    fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()>;
+
+    /// Rebuilds the structure and state of a checkpoint; factor values are loaded afterwards.
+    fn restore(&mut self, cx: &mut Context<'_>, state: &dyn StateReader) -> Result<()>;
+
+    /// What a checkpoint must hold besides parameters and moments.
+    fn state(&self, cx: &Context<'_>) -> MethodState;
+
+    /// Which place of which schedule the next update has.
+    fn schedule_index(&self, t: u64, total: u64) -> ScheduleIndex {
+        ScheduleIndex { t, total, peak: None, schedule: None }
+    }
+
+    /// Called during the backward pass as soon as a gradient is complete. Only methods that say so in
+    /// [`Method::consumes_gradients`] are asked.
+    fn on_layer_gradient(&mut self, _id: ParamId, grad: Matrix) -> Disposition {
+        Disposition::Keep(grad)
+    }
+
+    /// Whether [`Method::on_layer_gradient`] does anything. Then clipping by the global norm is off.
+    fn consumes_gradients(&self) -> bool {
+        false
+    }
+
+    /// Between clipping and the optimizer: switches, refreshes, masks.
+    fn before_update(&mut self, _cx: &mut Context<'_>, _grads: &mut Gradients) {}
+
+    /// Applies the gradients. The default is AdamW on every parameter that has one.
+    fn update(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut grads: Gradients,
+        clip: &Vector,
+        learning_rate: f64,
+    ) {
+        for id in grads.ids() {
+            if let Some(grad) = grads.take(id) {
+                cx.optimizer.update(&mut cx.model.params, id, &grad, clip, learning_rate);
+            }
+        }
+    }
+
+    /// After the update and the counters: merges, restarts, averages. `cx.t` counts the update.
+    fn after_update(&mut self, _cx: &mut Context<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Events whose numbers were still on the device when their update ended.
+    fn monitor(&mut self, _cx: &mut Context<'_>) {}
+
+    /// How the result can be written.
+    fn export(&self) -> Export;
+}
+
+/// A setting that resolving the configuration has filled in.
+fn resolved<T: Copy>(value: Option<T>, key: &str) -> Result<T> {
+    value.ok_or_else(|| Error::config(format!("{key} is not set"), format!("set {key}")))
+}
+
+/// The names of the methods in this version.
+pub const NAMES: [&str; 3] = ["full", "lora", "switchlora"];
+
+/// Makes the method that a configuration names, with its settings resolved for the model.
+pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
+    Ok(match config.train.method.as_str() {
+        "full" => Box::new(full::Full),
+        "lora" => Box::new(lora::Lora::new(config)?),
+        "switchlora" => Box::new(switchlora::SwitchLora::new(config)?),
+        other => {
+            return Err(Error::config(
+                format!("method {other} is not in this version"),
+                format!("use one of: {}", NAMES.join(", ")),
+            ));
+        }
+    })
+}

@@ -1,0 +1,219 @@
+//! SwitchLoRA: a LoRA pair trained from scratch, whose vectors are exchanged one by one with a pool, so
+//! that the sum of updates spans the full space. Source: arXiv:2406.06564 and the authors' code; where
+//! they differ, see the settings `rate` and `decay_frozen` and `docs/decisions.md`.
+//!
+//! Before each update every layer draws how many vectors to switch (`schedule`), exchanges them on both
+//! sides (`layer`), zeroes the moments and counters of their partners, and holds those partners for
+//! some updates. The function of the layer does not change.
+
+use serde_json::{Value, json};
+
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+use crate::kernels::Vector;
+use crate::model::{Gradients, LinearId};
+use crate::optim::schedule::Schedule;
+use crate::runlog::body::{Body, Phase, Switch};
+
+use super::factors;
+use super::{Context, Export, Method, MethodState, ScheduleIndex, StateReader, resolved};
+
+pub mod layer;
+pub mod schedule;
+
+use layer::{Layer, Pending, Rules};
+pub use schedule::{Rate, Selection};
+
+/// SwitchLoRA on all target layers.
+#[derive(Debug)]
+pub struct SwitchLora {
+    rank: usize,
+    alpha: f64,
+    rate: Rate,
+    rules: Rules,
+    warm_start: u64,
+    warm_start_learning_rate: f64,
+    /// Empty during the warm start.
+    layers: Vec<Layer>,
+    /// Corrections whose norms are still on the device.
+    pending: Vec<Pending>,
+}
+
+impl SwitchLora {
+    /// Settings from a resolved configuration.
+    pub fn new(config: &RunConfig) -> Result<Self> {
+        let table = &config.switchlora;
+        let selection = Selection::from_name(&table.selection).ok_or_else(|| {
+            Error::config(
+                format!("switchlora.selection = {}: no such selection", table.selection),
+                "use contiguous or random",
+            )
+        })?;
+        Ok(Self {
+            rank: resolved(config.train.rank, "train.rank")?,
+            alpha: resolved(config.train.alpha, "train.alpha")?,
+            rate: Rate {
+                interval0: table.interval0,
+                ratio: table.ratio,
+                is_authors_form: table.rate == "code",
+            },
+            rules: Rules {
+                selection,
+                freeze: table.freeze,
+                counts_frozen_steps: table.count_frozen_steps,
+                decay_frozen: table.decay_frozen,
+            },
+            warm_start: table.warm_start,
+            warm_start_learning_rate: table.warm_start_learning_rate,
+            layers: Vec::new(),
+            pending: Vec::new(),
+        })
+    }
+
+    /// Freezes the dense weights and puts factors and pools on every target layer.
+    fn wrap(&mut self, cx: &mut Context<'_>) {
+        for index in 0..cx.model.linears().len() {
+            let linear = cx.model.linears()[index].clone();
+            let rank = factors::layer_rank(&linear, self.rank, cx.events);
+            let scale = (self.alpha / rank as f64) as f32;
+            let (layer, change) =
+                Layer::fresh(cx.model, LinearId(index), rank, scale, cx.seed, &self.rules);
+            if layer.is_fixed() {
+                let reason = format!(
+                    "{}: rank {rank} leaves nothing to switch (the layer is {} x {}); it trains as plain LoRA",
+                    linear.name, linear.rows, linear.cols
+                );
+                cx.events.push(Phase { name: "method-disabled".into(), detail: reason }.into());
+            }
+            cx.events.push(factors::init_event(
+                &cx.model.params,
+                &linear,
+                layer.adapter(),
+                change,
+            ));
+            self.layers.push(layer);
+        }
+        factors::freeze_targets(cx.model);
+    }
+
+    fn is_warming(&self) -> bool {
+        self.layers.is_empty()
+    }
+}
+
+impl Method for SwitchLora {
+    fn name(&self) -> &'static str {
+        "switchlora"
+    }
+
+    fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
+        if self.warm_start == 0 {
+            self.wrap(cx);
+        } else {
+            let detail = format!("full rank for {} updates", self.warm_start);
+            cx.events.push(Phase { name: "warm-start".into(), detail }.into());
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, cx: &mut Context<'_>, state: &dyn StateReader) -> Result<()> {
+        let Some(entries) = state.json().get("layers").and_then(Value::as_array) else {
+            return Err(state.mismatch("the SwitchLoRA state has no list of layers".into()));
+        };
+        let expected = if cx.t < self.warm_start { 0 } else { cx.model.linears().len() };
+        if entries.len() != expected {
+            return Err(state.mismatch(format!(
+                "the SwitchLoRA state has {} layers, the model needs {expected}",
+                entries.len()
+            )));
+        }
+        for (index, entry) in entries.iter().enumerate() {
+            let rank = self.rank.min(cx.model.linears()[index].max_rank());
+            let scale = (self.alpha / rank as f64) as f32;
+            let id = LinearId(index);
+            self.layers.push(Layer::restore(cx.model, id, rank, scale, cx.t, entry, state)?);
+        }
+        if !self.is_warming() {
+            factors::freeze_targets(cx.model);
+        }
+        Ok(())
+    }
+
+    fn state(&self, cx: &Context<'_>) -> MethodState {
+        let mut state = MethodState::default();
+        let mut entries = Vec::new();
+        for layer in &self.layers {
+            let name = &cx.model.linears()[layer.id().0].name;
+            entries.push(layer.to_json());
+            state.tensors.extend(layer.pools(name));
+            state.steps.extend(layer.steps(cx.t));
+        }
+        state.json = json!({ "layers": entries });
+        state
+    }
+
+    fn schedule_index(&self, t: u64, total: u64) -> ScheduleIndex {
+        if self.warm_start == 0 {
+            ScheduleIndex { t, total, peak: None, schedule: None }
+        } else if t < self.warm_start {
+            ScheduleIndex {
+                t,
+                total: self.warm_start,
+                peak: Some(self.warm_start_learning_rate),
+                schedule: Some(Schedule::WarmupConstant),
+            }
+        } else {
+            let (t, total) = (t - self.warm_start, total - self.warm_start);
+            ScheduleIndex { t, total, peak: None, schedule: None }
+        }
+    }
+
+    fn before_update(&mut self, cx: &mut Context<'_>, _grads: &mut Gradients) {
+        let (u, total) = (cx.t - self.warm_start.min(cx.t), cx.total - self.warm_start);
+        for layer in &mut self.layers {
+            let wanted = layer.draw_count(&self.rate, u, total, cx.seed, cx.t);
+            if wanted > 0 {
+                let pending = layer.switch(cx, wanted, &self.rules);
+                self.pending.push(pending);
+            }
+        }
+    }
+
+    fn update(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut grads: Gradients,
+        clip: &Vector,
+        learning_rate: f64,
+    ) {
+        for layer in &mut self.layers {
+            layer.update(cx, &mut grads, clip, learning_rate, &self.rules);
+        }
+        for id in grads.ids() {
+            if let Some(grad) = grads.take(id) {
+                cx.optimizer.update(&mut cx.model.params, id, &grad, clip, learning_rate);
+            }
+        }
+    }
+
+    fn after_update(&mut self, cx: &mut Context<'_>) -> Result<()> {
+        if self.is_warming() && cx.t == self.warm_start {
+            cx.optimizer.clear();
+            let detail = format!("{} full-rank updates done, factors made", self.warm_start);
+            cx.events.push(Phase { name: "warm-start-end".into(), detail }.into());
+            self.wrap(cx);
+        }
+        Ok(())
+    }
+
+    fn monitor(&mut self, cx: &mut Context<'_>) {
+        if !self.pending.is_empty() {
+            let l = self.pending.drain(..).map(Pending::finish).collect();
+            cx.events.push(Body::Switch(Switch { l }));
+        }
+    }
+
+    fn export(&self) -> Export {
+        Export::Merged
+    }
+}

@@ -1,0 +1,238 @@
+//! The backward pass, written out block by block; each finished gradient goes to a [`GradientSink`].
+
+use crate::device::memory::Category;
+use crate::kernels::attention::attention_backward;
+use crate::kernels::embedding::{embedding, embedding_grad};
+use crate::kernels::loss::{HeadGrad, cross_entropy};
+use crate::kernels::norm::{rms_norm, rms_norm_apply, rms_norm_backward};
+use crate::kernels::rope::{Rotation, rope};
+use crate::kernels::swiglu::swiglu_backward;
+use crate::kernels::{Matrix, Vector};
+
+use super::llama::{Batch, BlockTrace, DOWN, GATE, K, Model, O, Q, UP, V};
+use super::params::{Gradients, ParamId, Params};
+
+/// What becomes of a finished gradient: `Some` keeps it for the update, `None` says that it was used up.
+pub type GradientHook<'a> = dyn FnMut(&mut Params, ParamId, Matrix) -> Option<Matrix> + 'a;
+
+/// Collects gradients over micro-batches and hands each to the hook when it is complete.
+pub struct GradientSink<'a> {
+    gradients: &'a mut Gradients,
+    /// Whether this is the update's last micro-batch: its gradients are complete.
+    is_last: bool,
+    hook: &'a mut GradientHook<'a>,
+}
+
+impl<'a> GradientSink<'a> {
+    /// A sink for one micro-batch.
+    pub fn new(
+        gradients: &'a mut Gradients,
+        is_last: bool,
+        hook: &'a mut GradientHook<'a>,
+    ) -> Self {
+        Self { gradients, is_last, hook }
+    }
+
+    /// The sum so far, to add to in place.
+    pub(super) fn accumulated(&mut self, id: ParamId) -> Option<Matrix> {
+        self.gradients.take(id)
+    }
+
+    /// Takes a gradient in, with the earlier micro-batches already in it.
+    pub(super) fn deliver(&mut self, params: &mut Params, id: ParamId, grad: Matrix) {
+        self.store(id, grad);
+        self.finish(params, id);
+    }
+
+    fn store(&mut self, id: ParamId, grad: Matrix) {
+        self.gradients.put(id, grad.labelled(Category::Gradients));
+    }
+
+    fn finish(&mut self, params: &mut Params, id: ParamId) {
+        if !self.is_last {
+            return;
+        }
+        if let Some(grad) = self.gradients.take(id)
+            && let Some(kept) = (self.hook)(params, id, grad)
+        {
+            self.gradients.put(id, kept);
+        }
+    }
+}
+
+impl Model {
+    /// One micro-batch forward and backward. Gradients of `grad_scale · Σ token losses` go to the sink;
+    /// the sum of the token losses is added to `loss_acc [1]`, which is given back.
+    /// With `recompute` only block inputs are kept and each block runs forward again before its backward.
+    pub fn forward_backward(
+        &mut self,
+        batch: &Batch,
+        loss_acc: Vector,
+        grad_scale: f32,
+        recompute: bool,
+        sink: &mut GradientSink<'_>,
+    ) -> Vector {
+        let mut x = embedding(&batch.inputs, self.params.value(self.embed));
+        let mut traces = Vec::new();
+        let mut inputs = Vec::new();
+        for index in 0..self.blocks.len() {
+            if recompute {
+                inputs.push(x.clone());
+                x = self.block_forward(index, x, batch).0;
+            } else {
+                let (output, trace) = self.block_forward(index, x, batch);
+                traces.push(trace);
+                x = output;
+            }
+        }
+
+        let (loss, mut dx) = self.head_backward(batch, x, loss_acc, grad_scale, sink);
+        for index in (0..self.blocks.len()).rev() {
+            let trace = match inputs.pop() {
+                Some(input) => self.block_forward(index, input, batch).1,
+                None => match traces.pop() {
+                    Some(trace) => trace,
+                    None => unreachable!("every block left a trace or its input"),
+                },
+            };
+            dx = self.block_backward(index, dx, trace, batch, sink);
+        }
+
+        let embed = self.embed;
+        if self.params.is_trainable(embed) {
+            let acc = self.zeroed_or_accumulated(embed, sink);
+            let grad = embedding_grad(acc, &dx, &batch.inputs, &batch.order);
+            sink.deliver(&mut self.params, embed, grad);
+        }
+        loss
+    }
+
+    /// Final norm, head and loss: the loss and the gradient of the last block's output.
+    fn head_backward(
+        &mut self,
+        batch: &Batch,
+        x: Matrix,
+        loss_acc: Vector,
+        grad_scale: f32,
+        sink: &mut GradientSink<'_>,
+    ) -> (Vector, Matrix) {
+        let (normed, rstd) = rms_norm(&x, self.params.value(self.final_norm), self.eps());
+        let head = self.head.unwrap_or(self.embed);
+        let head_grad = if self.params.is_trainable(head) {
+            HeadGrad::Into(self.zeroed_or_accumulated(head, sink))
+        } else {
+            HeadGrad::Skip
+        };
+        let result = cross_entropy(
+            loss_acc,
+            &normed,
+            self.head_weight(),
+            &batch.targets,
+            grad_scale,
+            head_grad,
+        );
+        drop(normed);
+        if let Some(grad) = result.d_head {
+            if self.head.is_some() {
+                sink.deliver(&mut self.params, head, grad);
+            } else {
+                // Tied: the embedding adds its own part before the gradient is complete.
+                sink.store(head, grad);
+            }
+        }
+        // The stream ends here, so no gradient bypasses the norm.
+        let bypass =
+            Matrix::zeros(result.d_hidden.shape(), &self.device, Category::Activations);
+        let dx = self.norm_backward(self.final_norm, bypass, &result.d_hidden, &x, &rstd, sink);
+        (result.loss_sum, dx)
+    }
+
+    /// The gradient of a block's input from that of its output, `[T, C]`.
+    fn block_backward(
+        &mut self,
+        index: usize,
+        dy: Matrix,
+        trace: BlockTrace,
+        batch: &Batch,
+        sink: &mut GradientSink<'_>,
+    ) -> Matrix {
+        let block = self.blocks[index].clone();
+        let layer = |model: &Self, place| model.linear(&block, place).clone();
+        let BlockTrace { x, rstd_input, q, k, v, attended, lse, middle, rstd_post, gate, up, .. } =
+            trace;
+        let lora_h = trace.lora_h;
+        let h = |place: usize| lora_h[place].as_ref();
+
+        // MLP: y = middle + down(silu(gate) ⊙ up)
+        let (down, gate_proj, up_proj) =
+            (layer(self, DOWN), layer(self, GATE), layer(self, UP));
+        let (d_inner, g_down) = down.input_grad(&self.params, None, &dy);
+        let (d_gate, d_up, inner) = swiglu_backward(d_inner, gate, up);
+        down.weight_grad(&mut self.params, sink, &inner, &dy, h(DOWN), g_down.as_ref());
+        drop(inner);
+        let (d_normed, g_gate) = gate_proj.input_grad(&self.params, None, &d_gate);
+        let (d_normed, g_up) = up_proj.input_grad(&self.params, Some(d_normed), &d_up);
+        let normed = rms_norm_apply(&middle, self.params.value(block.post_norm), &rstd_post);
+        gate_proj.weight_grad(
+            &mut self.params,
+            sink,
+            &normed,
+            &d_gate,
+            h(GATE),
+            g_gate.as_ref(),
+        );
+        drop(d_gate);
+        up_proj.weight_grad(&mut self.params, sink, &normed, &d_up, h(UP), g_up.as_ref());
+        drop((d_up, normed));
+        let d_middle =
+            self.norm_backward(block.post_norm, dy, &d_normed, &middle, &rstd_post, sink);
+        drop((d_normed, middle));
+
+        // Attention: middle = x + o(attend(rope(q), rope(k), v))
+        let (q_proj, k_proj, v_proj, o_proj) =
+            (layer(self, Q), layer(self, K), layer(self, V), layer(self, O));
+        let (d_attended, g_o) = o_proj.input_grad(&self.params, None, &d_middle);
+        o_proj.weight_grad(&mut self.params, sink, &attended, &d_middle, h(O), g_o.as_ref());
+        let shape = self.attention_shape(batch.batch, batch.seq_len, batch.seq_len);
+        let (dq, dk, dv) = attention_backward(&d_attended, &q, &k, &v, &attended, &lse, shape);
+        drop((d_attended, q, k, v, attended));
+        let unrotate = |y| rope(y, &batch.positions, &self.cos, &self.sin, Rotation::Backward);
+        let (dq, dk) = (unrotate(dq), unrotate(dk));
+        let (d_normed, g_q) = q_proj.input_grad(&self.params, None, &dq);
+        let (d_normed, g_k) = k_proj.input_grad(&self.params, Some(d_normed), &dk);
+        let (d_normed, g_v) = v_proj.input_grad(&self.params, Some(d_normed), &dv);
+        let normed = rms_norm_apply(&x, self.params.value(block.input_norm), &rstd_input);
+        for (linear, place, dy, g) in
+            [(&q_proj, Q, &dq, &g_q), (&k_proj, K, &dk, &g_k), (&v_proj, V, &dv, &g_v)]
+        {
+            linear.weight_grad(&mut self.params, sink, &normed, dy, h(place), g.as_ref());
+        }
+        drop((dq, dk, dv, normed));
+        self.norm_backward(block.input_norm, d_middle, &d_normed, &x, &rstd_input, sink)
+    }
+
+    /// Adds a norm's input gradient to `bypass` and delivers its gain's gradient.
+    fn norm_backward(
+        &mut self,
+        gain: ParamId,
+        bypass: Matrix,
+        dy: &Matrix,
+        x: &Matrix,
+        rstd: &Vector,
+        sink: &mut GradientSink<'_>,
+    ) -> Matrix {
+        let acc =
+            self.params.is_trainable(gain).then(|| self.zeroed_or_accumulated(gain, sink));
+        let (dx, grad) = rms_norm_backward(bypass, dy, x, self.params.value(gain), rstd, acc);
+        if let Some(grad) = grad {
+            sink.deliver(&mut self.params, gain, grad);
+        }
+        dx
+    }
+
+    fn zeroed_or_accumulated(&self, id: ParamId, sink: &mut GradientSink<'_>) -> Matrix {
+        sink.accumulated(id).unwrap_or_else(|| {
+            Matrix::zeros(self.params.value(id).shape(), &self.device, Category::Gradients)
+        })
+    }
+}

@@ -1,0 +1,180 @@
+//! Named parameters, which of them are trained, and their gradients.
+
+use std::collections::HashMap;
+
+use crate::kernels::Matrix;
+
+/// Index of a parameter in [`Params`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParamId(usize);
+
+/// What a parameter is to the model; decides which file of a checkpoint holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Part of the network, with its Hugging Face name.
+    Network,
+    /// Added by a method: a low-rank factor.
+    Factor,
+}
+
+/// One named parameter.
+#[derive(Debug)]
+pub struct Param {
+    /// Hugging Face name, or `<layer>.lora_A` and the like.
+    pub name: String,
+    /// Shape in files; a norm gain is `[C]` there and a matrix `[1, C]` here.
+    pub shape: Vec<usize>,
+    /// What it is to the model.
+    pub role: Role,
+    /// Whether gradients are computed for it.
+    pub trainable: bool,
+    value: Option<Matrix>,
+}
+
+impl Param {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the parameter has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The value. It is missing only while an update in place holds it.
+    pub fn value(&self) -> &Matrix {
+        match &self.value {
+            Some(value) => value,
+            None => unreachable!("parameter {} is being updated", self.name),
+        }
+    }
+}
+
+/// All parameters of a model, by id and by name.
+#[derive(Debug, Default)]
+pub struct Params {
+    list: Vec<Param>,
+    by_name: HashMap<String, ParamId>,
+}
+
+impl Params {
+    /// Adds a parameter; names are unique.
+    pub fn add(
+        &mut self,
+        name: impl Into<String>,
+        shape: Vec<usize>,
+        role: Role,
+        value: Matrix,
+        trainable: bool,
+    ) -> ParamId {
+        let name = name.into();
+        assert_eq!(shape.iter().product::<usize>(), value.len(), "{name} has shape {shape:?}");
+        let id = ParamId(self.list.len());
+        let earlier = self.by_name.insert(name.clone(), id);
+        assert!(earlier.is_none(), "parameter {name} is added once");
+        self.list.push(Param { name, shape, role, trainable, value: Some(value) });
+        id
+    }
+
+    /// The parameter.
+    pub fn get(&self, id: ParamId) -> &Param {
+        &self.list[id.0]
+    }
+
+    /// The parameter's value.
+    pub fn value(&self, id: ParamId) -> &Matrix {
+        self.get(id).value()
+    }
+
+    /// The id of a name.
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.by_name.get(name).copied()
+    }
+
+    /// Switches gradients on or off.
+    pub fn set_trainable(&mut self, id: ParamId, trainable: bool) {
+        self.list[id.0].trainable = trainable;
+    }
+
+    /// Whether gradients are computed for the parameter.
+    pub fn is_trainable(&self, id: ParamId) -> bool {
+        self.list[id.0].trainable
+    }
+
+    /// Replaces the value; the shape stays.
+    pub fn set(&mut self, id: ParamId, value: Matrix) {
+        let param = &mut self.list[id.0];
+        assert_eq!(value.len(), param.len(), "{} keeps its shape", param.name);
+        param.value = Some(value);
+    }
+
+    /// Takes the value out for an operation in place; [`Params::set`] puts the result back.
+    pub fn take(&mut self, id: ParamId) -> Matrix {
+        let param = &mut self.list[id.0];
+        match param.value.take() {
+            Some(value) => value,
+            None => unreachable!("parameter {} is already taken", param.name),
+        }
+    }
+
+    /// Changes the value in place.
+    pub fn update(&mut self, id: ParamId, change: impl FnOnce(Matrix) -> Matrix) {
+        let value = self.take(id);
+        self.set(id, change(value));
+    }
+
+    /// All ids in order of addition.
+    pub fn ids(&self) -> Vec<ParamId> {
+        self.iter().map(|(id, _)| id).collect()
+    }
+
+    /// All parameters in order of addition. None may be taken out for an update.
+    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Param)> {
+        let all = self.list.iter().enumerate().map(|(i, param)| (ParamId(i), param));
+        all.filter(|(_, param)| param.value.is_some())
+    }
+
+    /// Takes a parameter out for good; its id stays unused.
+    pub fn remove(&mut self, id: ParamId) {
+        let param = &mut self.list[id.0];
+        self.by_name.remove(&param.name);
+        param.trainable = false;
+        param.value = None;
+    }
+
+    /// Number of elements that are trained.
+    pub fn trainable_len(&self) -> usize {
+        self.list.iter().filter(|p| p.trainable).map(Param::len).sum()
+    }
+}
+
+/// Gradients by parameter, accumulated over micro-batches.
+#[derive(Debug, Default)]
+pub struct Gradients {
+    slots: HashMap<ParamId, Matrix>,
+}
+
+impl Gradients {
+    /// Takes a parameter's gradient out, if there is one.
+    pub fn take(&mut self, id: ParamId) -> Option<Matrix> {
+        self.slots.remove(&id)
+    }
+
+    /// Stores a parameter's gradient.
+    pub fn put(&mut self, id: ParamId, grad: Matrix) {
+        self.slots.insert(id, grad);
+    }
+
+    /// A parameter's gradient.
+    pub fn get(&self, id: ParamId) -> Option<&Matrix> {
+        self.slots.get(&id)
+    }
+
+    /// The ids that have a gradient, ascending: the order of every loop over gradients.
+    pub fn ids(&self) -> Vec<ParamId> {
+        let mut ids: Vec<_> = self.slots.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+}

@@ -1,0 +1,97 @@
+//! AdamW's state: two moments and a counter for every trained parameter.
+
+use std::collections::BTreeMap;
+
+use crate::device::Device;
+use crate::device::memory::Category;
+use crate::kernels::update::{AdamForm, AdamW, adamw};
+use crate::kernels::{Matrix, Vector};
+use crate::model::{ParamId, Params};
+
+/// The moments of one parameter, in its shape.
+#[derive(Debug)]
+pub struct Moments {
+    /// Running mean of the gradient.
+    pub exp_avg: Matrix,
+    /// Running mean of its square.
+    pub exp_avg_sq: Matrix,
+    /// Updates so far. Parameters with a counter per vector keep theirs in the method.
+    pub step: u32,
+}
+
+impl Moments {
+    /// Moments of zero and a counter of zero.
+    pub fn zeros(shape: [usize; 2], device: &Device) -> Self {
+        let zeros = || Matrix::zeros(shape, device, Category::Optimizer);
+        Self { exp_avg: zeros(), exp_avg_sq: zeros(), step: 0 }
+    }
+}
+
+/// AdamW over all trained parameters.
+#[derive(Debug)]
+pub struct Optimizer {
+    device: Device,
+    hyper: AdamW,
+    moments: BTreeMap<ParamId, Moments>,
+}
+
+impl Optimizer {
+    /// An optimizer without state; `hyper.learning_rate` is replaced at every update.
+    pub fn new(hyper: AdamW, device: &Device) -> Self {
+        Self { device: device.clone(), hyper, moments: BTreeMap::new() }
+    }
+
+    /// The hyper-parameters with this update's learning rate.
+    pub fn hyper(&self, learning_rate: f64) -> AdamW {
+        AdamW { learning_rate, ..self.hyper }
+    }
+
+    /// One update of one parameter with a counter of its own; `clip [1]` multiplies the gradient.
+    pub fn update(
+        &mut self,
+        params: &mut Params,
+        id: ParamId,
+        grad: &Matrix,
+        clip: &Vector,
+        learning_rate: f64,
+    ) {
+        let Moments { exp_avg, exp_avg_sq, step } = self.take(params, id);
+        let step = step + 1;
+        let hyper = self.hyper(learning_rate);
+        let (param, exp_avg, exp_avg_sq) =
+            adamw(params.take(id), grad, clip, exp_avg, exp_avg_sq, hyper, step);
+        params.set(id, param);
+        self.put(id, Moments { exp_avg, exp_avg_sq, step });
+    }
+
+    /// Takes a parameter's moments out for an operation in place, zeros if it has none yet.
+    pub fn take(&mut self, params: &Params, id: ParamId) -> Moments {
+        self.moments
+            .remove(&id)
+            .unwrap_or_else(|| Moments::zeros(params.value(id).shape(), &self.device))
+    }
+
+    /// Puts a parameter's moments back.
+    pub fn put(&mut self, id: ParamId, moments: Moments) {
+        self.moments.insert(id, moments);
+    }
+
+    /// Forgets all moments and counters.
+    pub fn clear(&mut self) {
+        self.moments.clear();
+    }
+
+    /// All moments, by parameter.
+    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Moments)> {
+        self.moments.iter().map(|(&id, moments)| (id, moments))
+    }
+}
+
+/// The form of a configuration name.
+pub fn form_from_name(name: &str) -> Option<AdamForm> {
+    match name {
+        "torch" => Some(AdamForm::Torch),
+        "reference" => Some(AdamForm::Reference),
+        _ => None,
+    }
+}

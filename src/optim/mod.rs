@@ -1,0 +1,7 @@
+//! The optimizer's state and the learning-rate schedules.
+
+pub mod adamw;
+pub mod schedule;
+
+pub use adamw::Optimizer;
+pub use schedule::Schedule;
