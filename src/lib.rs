@@ -1,4 +1,5 @@
 //! fullrank
 pub mod device;
 pub mod error;
+pub mod formats;
 pub mod kernels;
