@@ -1,5 +1,7 @@
 //! fullrank
+pub mod config;
 pub mod device;
 pub mod error;
 pub mod formats;
 pub mod kernels;
+pub mod random;

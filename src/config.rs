@@ -1,0 +1,238 @@
+//! The configuration of a run: one struct for flags and TOML.
+//!
+//! Values that depend on the model or the method are `Option`s here; `RunConfig::resolve` fills them in
+//! once the model is known, and the result is what `run.toml` holds.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that decides a run. Tables of TOML: `[model] [data] [train]` and one per method.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// Which network.
+    pub model: ModelTable,
+    /// Which text.
+    pub data: DataTable,
+    /// How to train it.
+    pub train: TrainTable,
+    /// LoRA's settings.
+    pub lora: LoraTable,
+    /// SwitchLoRA's settings.
+    pub switchlora: SwitchLoraTable,
+}
+
+/// `[model]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelTable {
+    /// A preset's name or a Hugging Face directory.
+    pub model: String,
+    /// Overrides of a preset's shape; not allowed with a directory.
+    pub hidden_size: Option<usize>,
+    /// Width of the MLP.
+    pub intermediate_size: Option<usize>,
+    /// Number of blocks.
+    pub num_hidden_layers: Option<usize>,
+    /// Query heads.
+    pub num_attention_heads: Option<usize>,
+    /// Key and value heads.
+    pub num_key_value_heads: Option<usize>,
+    /// Whether the head shares the embedding's weights.
+    pub tie_word_embeddings: Option<bool>,
+}
+
+impl Default for ModelTable {
+    fn default() -> Self {
+        Self {
+            model: "demo".into(),
+            hidden_size: None,
+            intermediate_size: None,
+            num_hidden_layers: None,
+            num_attention_heads: None,
+            num_key_value_heads: None,
+            tie_word_embeddings: None,
+        }
+    }
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataTable {
+    /// `builtin`, a text file or a folder of text files.
+    pub data: String,
+    /// `builtin`, `bytes`, a `tokenizer.json`, or a folder that holds one. Default: the model directory's own,
+    /// `builtin` for presets.
+    pub tokenizer: Option<String>,
+    /// Tokens per sequence. Default: the preset's.
+    pub max_seq_length: Option<usize>,
+    /// Share of user text held out at the end when there is no `valid.txt`.
+    pub valid_fraction: f64,
+    /// Seed of the data order. Default: `train.seed`.
+    pub data_seed: Option<u64>,
+}
+
+impl Default for DataTable {
+    fn default() -> Self {
+        Self {
+            data: "builtin".into(),
+            tokenizer: None,
+            max_seq_length: None,
+            valid_fraction: 0.05,
+            data_seed: None,
+        }
+    }
+}
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainTable {
+    /// Training method.
+    pub method: String,
+    /// Rank of the factors. Default: a quarter of the hidden size.
+    pub rank: Option<usize>,
+    /// Numerator of the adapter scale. Default: the method's.
+    pub alpha: Option<f64>,
+    /// Updates attempted. Default: the preset's.
+    pub iters: Option<u64>,
+    /// Stop (with a checkpoint) after this much active time.
+    pub max_minutes: Option<f64>,
+    /// Sequences per micro-batch. Default: the preset's.
+    pub batch_size: Option<usize>,
+    /// Micro-batches per update.
+    pub grad_accumulation_steps: usize,
+    /// Peak learning rate. Default: the method's.
+    pub learning_rate: Option<f64>,
+    /// Schedule of the learning rate. Default: the method's.
+    pub lr_schedule: Option<String>,
+    /// Warm-up updates. Default: 100, at most a tenth of the run.
+    pub warmup_steps: Option<u64>,
+    /// Lowest learning rate as a share of the peak, for the schedules with a floor.
+    pub min_lr_ratio: f64,
+    /// Adam's first decay rate.
+    pub beta1: f64,
+    /// Adam's second decay rate.
+    pub beta2: f64,
+    /// Added to Adam's root.
+    pub adam_eps: f64,
+    /// `torch` or `reference`.
+    pub adam_form: String,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Global gradient-norm clip; 0 switches it off.
+    pub max_grad_norm: f64,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// `auto`, `cpu`.
+    pub device: String,
+    /// Worker threads of the CPU backend; 0 means all cores.
+    pub threads: usize,
+    /// Recompute activations per block in the backward pass.
+    pub grad_checkpoint: bool,
+    /// Updates between report lines (and `mem`/`time` events). Default: about 60 lines a run.
+    pub steps_per_report: Option<u64>,
+    /// Updates between evaluations. Default: 10 evaluations a run.
+    pub eval_every: Option<u64>,
+    /// Validation batches per evaluation; 0 means all.
+    pub eval_batches: usize,
+    /// Updates between checkpoints; 0 means only at the end. Default: 4 a run.
+    pub checkpoint_every: Option<u64>,
+    /// How many of the newest checkpoints are kept (the best one is kept besides).
+    pub keep_checkpoints: usize,
+    /// Updates between text samples; 0 means only at the end.
+    pub sample_every: u64,
+    /// Tokens per sample.
+    pub sample_tokens: usize,
+    /// What samples begin with.
+    pub sample_prompt: String,
+}
+
+impl Default for TrainTable {
+    fn default() -> Self {
+        Self {
+            method: "switchlora".into(),
+            rank: None,
+            alpha: None,
+            iters: None,
+            max_minutes: None,
+            batch_size: None,
+            grad_accumulation_steps: 1,
+            learning_rate: None,
+            lr_schedule: None,
+            warmup_steps: None,
+            min_lr_ratio: 0.1,
+            beta1: 0.9,
+            beta2: 0.999,
+            adam_eps: 1e-8,
+            adam_form: "torch".into(),
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            seed: 0,
+            device: "auto".into(),
+            threads: 0,
+            grad_checkpoint: false,
+            steps_per_report: None,
+            eval_every: None,
+            eval_batches: 8,
+            checkpoint_every: None,
+            keep_checkpoints: 2,
+            sample_every: 0,
+            sample_tokens: 64,
+            sample_prompt: "It was".into(),
+        }
+    }
+}
+
+/// `[lora]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraTable {
+    /// `standard`, `both_kaiming`, `switchlora` or `gaussian`.
+    pub init: String,
+    /// `dense` keeps the frozen weight; `none` trains the product of the factors alone.
+    pub base: String,
+}
+
+impl Default for LoraTable {
+    fn default() -> Self {
+        Self { init: "standard".into(), base: "dense".into() }
+    }
+}
+
+/// `[switchlora]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SwitchLoraTable {
+    /// Mean updates between two switches of one vector, at the start of the run.
+    pub interval0: f64,
+    /// The rate has fallen to a third at this share of the run.
+    pub ratio: f64,
+    /// Updates for which the counterpart of a switched vector is held.
+    pub freeze: u64,
+    /// `contiguous` or `random`.
+    pub selection: String,
+    /// `paper` or `code`: the form of the rate's decay.
+    pub rate: String,
+    /// Whether weight decay acts on frozen vectors, as in the authors' code.
+    pub decay_frozen: bool,
+    /// Whether Adam's counters advance during a freeze, as in the authors' code.
+    pub count_frozen_steps: bool,
+    /// Full-rank updates before the factors are made.
+    pub warm_start: u64,
+}
+
+impl Default for SwitchLoraTable {
+    fn default() -> Self {
+        Self {
+            interval0: 40.0,
+            ratio: 0.1,
+            freeze: 5,
+            selection: "contiguous".into(),
+            rate: "paper".into(),
+            decay_frozen: false,
+            count_frozen_steps: true,
+            warm_start: 0,
+        }
+    }
+}
