@@ -116,8 +116,10 @@ impl Indices {
     pub fn from_host(values: &[i32], device: &Device, category: Category) -> Self {
         let shape = [values.len()];
         let data = TensorData::new(values.to_vec(), shape);
-        let tensor =
-            Tensor::<1, Int>::from_data(data, (device.tensor_device(), burn::tensor::DType::I32));
+        let tensor = Tensor::<1, Int>::from_data(
+            data,
+            (device.tensor_device(), burn::tensor::DType::I32),
+        );
         let ticket = Ticket::new(device.ledger(), category, values.len() as u64 * 4);
         Self { tensor, _ticket: ticket }
     }
