@@ -2,6 +2,7 @@
 pub mod config;
 pub mod device;
 pub mod error;
+pub mod formats;
 pub mod kernels;
 pub mod methods;
 pub mod model;

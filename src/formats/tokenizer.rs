@@ -1,0 +1,438 @@
+//! Tokenizers: text to ids and back, through the `tokenizers` crate and its `tokenizer.json`.
+//!
+//! The file's bytes are kept as they came, so that a run can hand on exactly the tokenizer that it
+//! used, and its hash says which one that was.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::atomic::write_atomically;
+use super::json::{Fields, read_bytes, read_object};
+use crate::error::{Error, Result};
+
+const FILE: &str = "tokenizer.json";
+const CONFIG_FILE: &str = "tokenizer_config.json";
+const BUILTIN_NAME: &str = "built-in tokenizer";
+const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// Names that end a text, tried in this order where `tokenizer_config.json` names none.
+const EOS_NAMES: [&str; 7] =
+    [END_OF_TEXT, "</s>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[EOS]", "[SEP]"];
+
+/// Names that begin a text, likewise.
+const BOS_NAMES: [&str; 7] =
+    ["<s>", "<|begin_of_text|>", "<|im_start|>", "<bos>", "[BOS]", "[CLS]", END_OF_TEXT];
+
+/// A tokenizer with the bytes of its file and its special tokens.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: Box<tokenizers::Tokenizer>,
+    /// `tokenizer.json` as it was read.
+    json: Vec<u8>,
+    /// `tokenizer_config.json` as it was read, where there is one.
+    config: Option<Vec<u8>>,
+    vocab_size: usize,
+    bos: Option<u32>,
+    eos: u32,
+    hash: String,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`, given itself or as the folder that holds it, and the special tokens
+    /// from `tokenizer_config.json` beside it, where that exists.
+    ///
+    /// Errors: [`Error::Io`], or [`Error::File`] if a file is not what it should be or no token
+    /// ends a text.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let mut path = path.as_ref().to_path_buf();
+        if path.is_dir() {
+            path.push(FILE);
+        }
+        let config_path = path.with_file_name(CONFIG_FILE);
+        let config = if config_path.exists() {
+            let object = read_object(&config_path)?;
+            Some((read_bytes(&config_path)?, object))
+        } else {
+            None
+        };
+        Self::new(
+            &path,
+            read_bytes(&path)?,
+            config.map(|(bytes, object)| (config_path.as_path(), bytes, object)),
+        )
+    }
+
+    /// The tokenizer in the binary: byte-level BPE of 4,096 entries, made for the built-in texts.
+    pub fn builtin() -> Result<Self> {
+        let bytes = include_bytes!("../../assets/tokenizer-4096.json");
+        Self::new(Path::new(BUILTIN_NAME), bytes.to_vec(), None)
+    }
+
+    /// One token a byte: id 0 ends a text, byte b has the id b + 1; 257 entries.
+    pub fn bytes() -> Result<Self> {
+        Self::new(Path::new("byte tokenizer"), byte_level_json().to_string().into_bytes(), None)
+    }
+
+    fn new(
+        path: &Path,
+        json: Vec<u8>,
+        config: Option<(&Path, Vec<u8>, Map<String, Value>)>,
+    ) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(&json).map_err(|e| {
+            Error::file(
+                path,
+                format!("is not a tokenizer that can be read: {e}"),
+                "use the tokenizer.json of a Hugging Face model, downloaded completely",
+            )
+        })?;
+        // Many files carry the settings of the last call; we cut and fill texts ourselves.
+        inner.with_truncation(None).map_err(|e| wrong_call(path, &e))?;
+        inner.with_padding(None);
+
+        // Ids may have gaps, so the largest counts, not the number of entries.
+        let vocab_size =
+            inner.get_vocab(true).values().max().map_or(0, |largest| *largest as usize + 1);
+        let named = |key: &str| match &config {
+            Some((path, _, object)) => special_token(path, object, key, &inner),
+            None => Ok(None),
+        };
+        let common = |names: &[&str]| names.iter().find_map(|name| inner.token_to_id(name));
+        let bos = named("bos_token")?.or_else(|| common(&BOS_NAMES));
+        let eos = named("eos_token")?.or_else(|| common(&EOS_NAMES)).ok_or_else(|| {
+            Error::file(
+                path,
+                "has no token that ends a text",
+                format!("put a {CONFIG_FILE} with \"eos_token\" beside it"),
+            )
+        })?;
+        let hash = blake3::hash(&json).to_hex().to_string();
+        let config = config.map(|(_, bytes, _)| bytes);
+        Ok(Self { inner: Box::new(inner), json, config, vocab_size, bos, eos, hash })
+    }
+
+    /// The ids of a text; special tokens written in it are recognised, none is added.
+    ///
+    /// Errors: [`Error::Config`] for a text that the vocabulary cannot express.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        match self.inner.encode_fast(text, false) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(e) => Err(Error::config(
+                format!("the tokenizer cannot express the text: {e}"),
+                "use a byte-level tokenizer, for example the built-in one",
+            )),
+        }
+    }
+
+    /// The text of ids, special tokens included; bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// Errors: [`Error::Config`] if the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, false).map_err(|e| cannot_decode(&e))
+    }
+
+    /// As [`Tokenizer::decode`], without special tokens.
+    pub fn decode_plain(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(|e| cannot_decode(&e))
+    }
+
+    /// Turns ids into text one at a time.
+    pub fn stream(&self) -> StreamDecoder<'_> {
+        StreamDecoder { tokenizer: self, ids: Vec::new(), shown: 0 }
+    }
+
+    /// One more than the largest id.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The token that begins a text, where there is one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a text, and stands between documents.
+    pub fn eos(&self) -> u32 {
+        self.eos
+    }
+
+    /// blake3 of `tokenizer.json`, in hexadecimal.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Writes `tokenizer.json` (the bytes that were read) and `tokenizer_config.json` into a
+    /// folder.
+    pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
+        let folder = folder.as_ref();
+        write_atomically(folder.join(FILE), &self.json)?;
+        let config = match &self.config {
+            Some(config) => config.clone(),
+            None => {
+                let name = |id: Option<u32>| id.and_then(|id| self.inner.id_to_token(id));
+                let config = json!({
+                    "tokenizer_class": "PreTrainedTokenizerFast",
+                    "bos_token": name(self.bos),
+                    "eos_token": name(Some(self.eos)),
+                    "add_prefix_space": false,
+                    "clean_up_tokenization_spaces": false,
+                });
+                format!("{config:#}\n").into_bytes()
+            }
+        };
+        write_atomically(folder.join(CONFIG_FILE), &config)
+    }
+}
+
+/// Text from ids that arrive one at a time; never shows half a character.
+#[derive(Debug)]
+pub struct StreamDecoder<'a> {
+    tokenizer: &'a Tokenizer,
+    /// The ids that are not shown yet, behind those shown last: some decoders treat the first
+    /// token of a sequence differently, so new ones are never decoded alone.
+    ids: Vec<u32>,
+    /// How many of `ids` are shown.
+    shown: usize,
+}
+
+impl StreamDecoder<'_> {
+    /// After this many ids without a whole character, the bytes are no text: a character has at
+    /// most four.
+    const MAX_WAITING: usize = 8;
+
+    /// Takes the next id and returns the text that is now certain, often a word, sometimes nothing.
+    pub fn push(&mut self, id: u32) -> Result<String> {
+        self.ids.push(id);
+        let text = self.waiting_text()?;
+        let is_whole = !text.is_empty() && !text.ends_with(char::REPLACEMENT_CHARACTER);
+        if is_whole || self.ids.len() - self.shown > Self::MAX_WAITING {
+            self.ids.drain(..self.shown);
+            self.shown = self.ids.len();
+            return Ok(text);
+        }
+        Ok(String::new())
+    }
+
+    /// The rest: a character that was begun and not finished becomes U+FFFD.
+    pub fn finish(mut self) -> Result<String> {
+        let text = self.waiting_text()?;
+        self.ids.clear();
+        Ok(text)
+    }
+
+    fn waiting_text(&self) -> Result<String> {
+        let before = self.tokenizer.decode(&self.ids[..self.shown])?;
+        let all = self.tokenizer.decode(&self.ids)?;
+        Ok(all.strip_prefix(before.as_str()).unwrap_or_default().to_owned())
+    }
+}
+
+/// The id of a special token that `tokenizer_config.json` names, as a text or as an object with
+/// `content`.
+fn special_token(
+    path: &Path,
+    object: &Map<String, Value>,
+    key: &str,
+    tokenizer: &tokenizers::Tokenizer,
+) -> Result<Option<u32>> {
+    let fields = Fields::new(path, object);
+    let name = match fields.get(key) {
+        None => return Ok(None),
+        Some(Value::String(name)) => name,
+        Some(value) => match value.get("content") {
+            Some(Value::String(name)) => name,
+            _ => return Err(fields.wrong(key, value, "a text or an object with \"content\"")),
+        },
+    };
+    match tokenizer.token_to_id(name) {
+        Some(id) => Ok(Some(id)),
+        None => Err(Error::file(
+            path,
+            format!("{key} is \"{name}\", which the tokenizer does not have"),
+            "use the tokenizer.json and tokenizer_config.json of the same model",
+        )),
+    }
+}
+
+fn cannot_decode(e: &tokenizers::Error) -> Error {
+    Error::config(
+        format!("the tokenizer cannot turn ids into text: {e}"),
+        "use the tokenizer that belongs to the model",
+    )
+}
+
+fn wrong_call(path: &Path, e: &tokenizers::Error) -> Error {
+    Error::file(path, format!("cannot be set up: {e}"), "use another tokenizer.json")
+}
+
+/// `tokenizer.json` of the byte tokenizer: a byte-level BPE without merges.
+fn byte_level_json() -> Value {
+    let mut vocab = Map::new();
+    vocab.insert(END_OF_TEXT.to_owned(), json!(0));
+    for byte in 0..=255_u8 {
+        vocab.insert(byte_level_char(byte).to_string(), json!(u32::from(byte) + 1));
+    }
+    let byte_level = json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false,
+    });
+    json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": [{
+            "id": 0, "content": END_OF_TEXT, "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true,
+        }],
+        "normalizer": null,
+        "pre_tokenizer": byte_level,
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+            "ignore_merges": false, "vocab": vocab, "merges": [],
+        },
+    })
+}
+
+/// The printable character that stands for a byte in byte-level vocabularies: itself where it is
+/// visible in Latin-1, else the next free one from U+0100 on.
+/// Source: GPT-2's `bytes_to_unicode`.
+fn byte_level_char(byte: u8) -> char {
+    let is_visible = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    if is_visible(byte) {
+        return char::from(byte);
+    }
+    let hidden_before = (0..byte).filter(|b| !is_visible(*b)).count() as u32;
+    char::from_u32(0x100 + hidden_before).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const TEXTS: [&str; 6] = [
+        "",
+        " ",
+        "It is a truth universally acknowledged,\n\tthat  a single man",
+        "£20,000 – naïve café, 東京 🦀👩‍👩‍👧 \u{0}\u{7f}",
+        "one\r\ntwo\n\n\n",
+        "<|endoftext|>",
+    ];
+
+    #[test]
+    fn the_builtin_tokenizer_gives_back_every_text() {
+        let tokenizer = Tokenizer::builtin().unwrap();
+        assert_eq!(tokenizer.vocab_size(), 4096);
+        assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(0), 0));
+        for text in TEXTS {
+            let ids = tokenizer.encode(text).unwrap();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        }
+        assert_eq!(tokenizer.encode("<|endoftext|>").unwrap(), [0]);
+        assert_eq!(tokenizer.decode_plain(&[0]).unwrap(), "");
+    }
+
+    #[test]
+    fn the_byte_tokenizer_gives_one_id_a_byte() {
+        let tokenizer = Tokenizer::bytes().unwrap();
+        assert_eq!((tokenizer.vocab_size(), tokenizer.eos()), (257, 0));
+        for text in &TEXTS[..5] {
+            let ids = tokenizer.encode(text).unwrap();
+            let bytes: Vec<u32> = text.bytes().map(|b| u32::from(b) + 1).collect();
+            assert_eq!(ids, bytes, "{text}");
+            assert_eq!(tokenizer.decode(&ids).unwrap(), *text);
+        }
+    }
+
+    #[test]
+    fn a_stream_shows_the_same_text_and_never_half_a_character() {
+        for tokenizer in [Tokenizer::builtin().unwrap(), Tokenizer::bytes().unwrap()] {
+            for text in TEXTS {
+                let mut stream = tokenizer.stream();
+                let mut shown = String::new();
+                for id in tokenizer.encode(text).unwrap() {
+                    let piece = stream.push(id).unwrap();
+                    assert!(!piece.contains(char::REPLACEMENT_CHARACTER), "{text}: {piece}");
+                    shown += &piece;
+                }
+                shown += &stream.finish().unwrap();
+                assert_eq!(shown, text);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_of_bytes_that_are_no_text_does_not_wait_forever() {
+        let tokenizer = Tokenizer::bytes().unwrap();
+        let mut stream = tokenizer.stream();
+        let mut shown = String::new();
+        for _ in 0..100 {
+            shown += &stream.push(0x80 + 1).unwrap();
+        }
+        let length = shown.chars().count();
+        assert!((92..=100).contains(&length), "{length}");
+        shown += &stream.push(u32::from(b'a') + 1).unwrap();
+        assert!(shown.ends_with("\u{FFFD}a"), "{shown}");
+        assert_eq!(shown.chars().count(), 101);
+    }
+
+    #[test]
+    fn an_unfinished_character_at_the_end_is_shown_as_replaced() {
+        let tokenizer = Tokenizer::bytes().unwrap();
+        let mut stream = tokenizer.stream();
+        assert_eq!(stream.push(0xE2 + 1).unwrap(), "");
+        assert_eq!(stream.finish().unwrap(), "\u{FFFD}");
+    }
+
+    #[test]
+    fn a_saved_tokenizer_is_the_same_tokenizer() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = Tokenizer::builtin().unwrap();
+        tokenizer.save(folder.path()).unwrap();
+        let again = Tokenizer::from_file(folder.path()).unwrap();
+        assert_eq!(again.hash(), tokenizer.hash());
+        assert_eq!((again.bos(), again.eos()), (tokenizer.bos(), tokenizer.eos()));
+        let other = tempfile::tempdir().unwrap();
+        again.save(other.path()).unwrap();
+        for file in [FILE, CONFIG_FILE] {
+            assert_eq!(
+                fs::read(folder.path().join(file)).unwrap(),
+                fs::read(other.path().join(file)).unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn special_tokens_come_from_the_configuration_beside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let mut json = byte_level_json();
+        json["added_tokens"].as_array_mut().unwrap().push(json!({
+            "id": 257, "content": "<end>", "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true,
+        }));
+        fs::write(&path, json.to_string()).unwrap();
+        assert_eq!(Tokenizer::from_file(&path).unwrap().eos(), 0);
+        let config = folder.path().join(CONFIG_FILE);
+        fs::write(&config, r#"{"eos_token": {"content": "<end>"}, "bos_token": null}"#).unwrap();
+        let tokenizer = Tokenizer::from_file(&path).unwrap();
+        assert_eq!((tokenizer.eos(), tokenizer.vocab_size()), (257, 258));
+        fs::write(&config, r#"{"eos_token": "<stop>"}"#).unwrap();
+        let error = Tokenizer::from_file(&path).unwrap_err().to_string();
+        assert!(error.contains("eos_token is \"<stop>\""), "{error}");
+    }
+
+    #[test]
+    fn settings_that_cut_texts_are_switched_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let mut json = byte_level_json();
+        json["truncation"] = json!({
+            "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0,
+        });
+        fs::write(&path, json.to_string()).unwrap();
+        assert_eq!(Tokenizer::from_file(&path).unwrap().encode("abcdef").unwrap().len(), 6);
+    }
+}
