@@ -2,3 +2,4 @@
 pub mod device;
 pub mod error;
 pub mod kernels;
+pub mod runlog;
