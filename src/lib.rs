@@ -8,3 +8,4 @@ pub mod methods;
 pub mod model;
 pub mod optim;
 pub mod random;
+pub mod runlog;
