@@ -9,3 +9,4 @@ pub mod model;
 pub mod optim;
 pub mod random;
 pub mod runlog;
+pub mod run;

@@ -33,3 +33,8 @@ pub fn rms_norm_backward(
 ) -> (Matrix, Option<Matrix>) {
     unimplemented!()
 }
+
+/// `y += x`, in place.
+pub fn add(y: Matrix, x: &Matrix) -> Matrix {
+    unimplemented!()
+}

@@ -6,7 +6,7 @@ use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul_add};
 use crate::model::{Adapter, Linear, LinearId, Model, Params, Role};
 use crate::random::stream;
-use crate::runlog::body::{Body, Clamp, Init};
+use crate::runlog::{Body, Clamp, Init};
 
 /// How A and B start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::kernels::{Matrix, Vector};
 use crate::model::{Gradients, Model, ParamId};
 use crate::optim::{Optimizer, Schedule};
-use crate::runlog::body::Body;
+use crate::runlog::Body;
 
 pub mod factors;
 pub mod full;

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Vector;
 use crate::model::{Gradients, LinearId};
 use crate::optim::schedule::Schedule;
-use crate::runlog::body::{Body, Phase, Switch};
+use crate::runlog::{Body, Phase, Switch};
 
 use super::factors;
 use super::{Context, Export, Method, MethodState, ScheduleIndex, StateReader, resolved};
@@ -143,9 +143,8 @@ impl Method for SwitchLora {
         let mut state = MethodState::default();
         let mut entries = Vec::new();
         for layer in &self.layers {
-            let name = &cx.model.linears()[layer.id().0].name;
             entries.push(layer.to_json());
-            state.tensors.extend(layer.pools(name));
+            state.tensors.extend(layer.pools());
             state.steps.extend(layer.steps(cx.t));
         }
         state.json = json!({ "layers": entries });

@@ -82,6 +82,7 @@ impl Preset {
             rope: Rope { theta: 10_000.0, kind: RopeKind::Default },
             bos_token_id: None,
             eos_token_ids: Vec::new(),
+            pad_token_id: None,
             initializer_range: 0.02,
         }
     }

@@ -85,8 +85,9 @@ impl<'a> Decoder<'a> {
 
         let (normed, _) = rms_norm(x, gain(block.input_norm), model.eps());
         let q = rotate(project(Q, &normed));
-        let keys = append(&mut self.cache[index].0, &rotate(project(K, &normed)), self.len);
-        let values = append(&mut self.cache[index].1, &project(V, &normed), self.len);
+        let (keys, values) = &mut self.cache[index];
+        let keys = append(keys, &rotate(project(K, &normed)), self.len);
+        let values = append(values, &project(V, &normed), self.len);
         let queries = positions.len();
         let shape = model.attention_shape(1, queries, self.len + queries);
         let (attended, _) = attention(&q, keys, values, shape);

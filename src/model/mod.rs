@@ -8,6 +8,7 @@ pub mod config;
 pub mod generate;
 pub mod linear;
 pub mod llama;
+pub mod load;
 pub mod params;
 
 pub use config::ModelConfig;

@@ -17,7 +17,7 @@ use crate::methods::{Context, NamedTensor, StateReader};
 use crate::model::{Adapter, Gradients, Linear, LinearId, Model, ParamId};
 use crate::optim::adamw::Moments;
 use crate::random::stream;
-use crate::runlog::body::SwitchLayer;
+use crate::runlog::SwitchLayer;
 
 use super::schedule::{Rate, Selection};
 

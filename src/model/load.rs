@@ -1,0 +1,39 @@
+//! A network from a Hugging Face directory.
+
+use std::path::Path;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::formats::hf_checkpoint::HfCheckpoint;
+use crate::formats::hf_config::HfConfig;
+
+use super::Model;
+
+impl Model {
+    /// Reads `config.json` and the weights (single file or shards; f32, f16, bf16) of a directory.
+    ///
+    /// Errors: anything missing, unreadable or of another shape, naming file and tensor. Tensors that the
+    /// network does not have are reported as a warning, as transformers does.
+    pub fn load(directory: &Path, device: &Device) -> Result<Self> {
+        let config = HfConfig::read(directory.join("config.json"))?;
+        let checkpoint = HfCheckpoint::open(directory)?;
+        let model = Self::build(config, device, |name, shape| {
+            Ok::<_, Error>(checkpoint.read_expected(name, shape)?.values)
+        })?;
+        let is_known = |name: &str| {
+            model.params.find(name).is_some()
+                || name.ends_with("rotary_emb.inv_freq")
+                || (name == "lm_head.weight" && model.config.tie_word_embeddings)
+        };
+        let unknown: Vec<&str> = checkpoint.names().filter(|name| !is_known(name)).collect();
+        if !unknown.is_empty() {
+            tracing::warn!(
+                "{}: {} tensors are not part of this network and were left out, the first is {}",
+                directory.display(),
+                unknown.len(),
+                unknown[0]
+            );
+        }
+        Ok(model)
+    }
+}

@@ -1,0 +1,12 @@
+//! A training run without any screen: the engine of one update, the loop around it, evaluation,
+//! checkpoints and resuming. Tells the world through `runlog`.
+
+pub mod checkpoint;
+pub mod commands;
+pub mod engine;
+pub mod estimate;
+pub mod eval;
+pub mod export;
+pub mod plan;
+pub mod setup;
+pub mod trainer;
