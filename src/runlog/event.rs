@@ -107,6 +107,7 @@ pub fn now_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::super::body::*;
+    use super::super::switch::{Switch, SwitchLayer};
     use super::*;
 
     fn event(body: impl Into<Body>) -> Event {
@@ -183,8 +184,7 @@ mod tests {
             dw_norm: 0.5,
             ..SwitchLayer::default()
         };
-        let random =
-            SwitchLayer { slots_a: vec![5, 1], slots_b: vec![7, 0], ..contiguous.clone() };
+        let random = SwitchLayer { slots_a: vec![5, 1], slots_b: vec![7, 0], ..contiguous.clone() };
         let event = round_trip(Switch { l: vec![contiguous, random] });
         let line = event.to_line().unwrap();
         assert!(

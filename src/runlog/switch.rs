@@ -81,13 +81,10 @@ impl<'de> Visitor<'de> for SwitchLayerVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<SwitchLayer, A::Error> {
         let mut numbers = [0_u32; 7];
         for (position, number) in numbers.iter_mut().enumerate() {
-            *number = seq
-                .next_element()?
-                .ok_or_else(|| Error::invalid_length(position, &self))?;
+            *number = seq.next_element()?.ok_or_else(|| Error::invalid_length(position, &self))?;
         }
         let [layer, k, wanted, ptr_a, slot_a, ptr_b, slot_b] = numbers;
-        let dw_norm: Number =
-            seq.next_element()?.ok_or_else(|| Error::invalid_length(7, &self))?;
+        let dw_norm: Number = seq.next_element()?.ok_or_else(|| Error::invalid_length(7, &self))?;
         let slots_a = seq.next_element()?.unwrap_or_default();
         let slots_b = seq.next_element()?.unwrap_or_default();
         while seq.next_element::<IgnoredAny>()?.is_some() {} // fields of a newer version

@@ -23,13 +23,7 @@ pub struct Tail {
 impl Tail {
     /// Follows the log at `path` from its beginning. The file need not exist yet.
     pub fn new(path: impl AsRef<Path>) -> Self {
-        Self {
-            lines: Lines::from_start(path),
-            last_seq: 0,
-            damaged: 0,
-            missing: 0,
-            is_torn: false,
-        }
+        Self { lines: Lines::from_start(path), last_seq: 0, damaged: 0, missing: 0, is_torn: false }
     }
 
     /// Follows the log at `path` from what it holds now: only events still to come are returned.
@@ -117,12 +111,7 @@ pub struct RunLog {
 pub fn read_log(path: impl AsRef<Path>) -> Result<RunLog> {
     let mut tail = Tail::new(path);
     let events = tail.poll()?;
-    Ok(RunLog {
-        events,
-        damaged: tail.damaged(),
-        missing: tail.missing(),
-        is_torn: tail.is_torn(),
-    })
+    Ok(RunLog { events, damaged: tail.damaged(), missing: tail.missing(), is_torn: tail.is_torn() })
 }
 
 /// The events that count: without the updates that a later resume from an earlier checkpoint made
@@ -152,7 +141,8 @@ mod tests {
     fn damaged_lines_are_skipped_and_counted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
-        let text = format!("{}{{\"v\":1,garbage\n\n\r\n{}\u{0}\u{0}\n{}", line(1), line(2), line(5));
+        let text =
+            format!("{}{{\"v\":1,garbage\n\n\r\n{}\u{0}\u{0}\n{}", line(1), line(2), line(5));
         std::fs::write(&path, text).unwrap();
         let log = read_log(&path).unwrap();
         assert_eq!(log.events.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2, 5]);

@@ -176,8 +176,9 @@ impl Appender {
                     }
                 }
                 Ok(Message::Flush(is_sync, answer)) => {
-                    let result =
-                        self.write().and_then(|()| if is_sync { self.file.sync_data() } else { Ok(()) });
+                    let result = self
+                        .write()
+                        .and_then(|()| if is_sync { self.file.sync_data() } else { Ok(()) });
                     due = None;
                     let _ = answer.send(result); // nobody waits any more: nothing to tell
                 }

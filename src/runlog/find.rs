@@ -1,0 +1,143 @@
+//! Finds the run that the user means: `latest`, a path, a name, or the beginning of a name.
+
+use std::path::Path;
+
+use super::index::{RunDir, latest, list};
+use crate::error::{Error, Result};
+
+/// How many runs an error message names.
+const MAX_NAMED: usize = 5;
+
+/// The run under `out` that `what` means: the word `latest`, the path of a run's folder, a folder's
+/// name, the name that the user gave, or the beginning of either, as long as it fits only one run.
+///
+/// Errors: `Error::Run` if no run or more than one fits; it names the nearest.
+pub fn find(out: impl AsRef<Path>, what: &str) -> Result<RunDir> {
+    let out = out.as_ref();
+    let what = what.trim_end_matches(['/', '\\']);
+    if what == "latest" {
+        if let Some(run) = latest(out)? {
+            return Ok(run);
+        }
+        return match list(out)?.into_iter().next() {
+            Some(newest) => Ok(newest), // the file is gone, the runs are not
+            None => Err(no_runs(out)),
+        };
+    }
+    for path in [Path::new(what), &out.join(what)] {
+        let run = RunDir::at(path);
+        if !what.is_empty() && run.is_run() {
+            return Ok(run);
+        }
+    }
+    let runs = list(out)?;
+    if runs.is_empty() {
+        return Err(no_runs(out));
+    }
+    let fits: [&dyn Fn(&RunDir) -> bool; 3] = [
+        &|run| run.short_name() == what,
+        &|run| run.name().starts_with(what) || run.short_name().starts_with(what),
+        &|run| run.name().contains(what),
+    ];
+    for fit in fits {
+        let mut found = runs.iter().filter(|run| fit(run));
+        if let Some(first) = found.next().filter(|_| !what.is_empty()) {
+            let others: Vec<&RunDir> = found.collect();
+            if others.is_empty() {
+                return Ok(first.clone());
+            }
+            return Err(Error::run(
+                format!("{} runs fit \"{what}\": {}", others.len() + 1, names(first, &others)),
+                "give more of the name; `latest` is the newest run",
+            ));
+        }
+    }
+    Err(not_found(out, what, &runs))
+}
+
+fn no_runs(out: &Path) -> Error {
+    Error::run(
+        format!("no runs in {}", out.display()),
+        "start one with `fullrank train`, or name the runs' folder with --out",
+    )
+}
+
+fn not_found(out: &Path, what: &str, runs: &[RunDir]) -> Error {
+    let nearness = |run: &RunDir| {
+        strsim::jaro_winkler(what, &run.name()).max(strsim::jaro_winkler(what, &run.short_name()))
+    };
+    let mut nearest: Vec<&RunDir> = runs.iter().collect();
+    nearest.sort_by(|a, b| nearness(b).total_cmp(&nearness(a))); // stable: newest first
+    let shown: Vec<String> = nearest.iter().take(MAX_NAMED).map(|run| run.name()).collect();
+    Error::run(
+        format!("no run \"{what}\" in {}", out.display()),
+        format!("the nearest names are {}; `fullrank ls` lists all", shown.join(", ")),
+    )
+}
+
+fn names(first: &RunDir, others: &[&RunDir]) -> String {
+    let all = std::iter::once(first).chain(others.iter().copied());
+    let mut text = all.take(MAX_NAMED).map(RunDir::name).collect::<Vec<_>>().join(", ");
+    if others.len() >= MAX_NAMED {
+        text.push_str(", …");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let run = RunDir::at(folder.path().join(name));
+            std::fs::create_dir_all(run.path()).unwrap();
+            std::fs::write(run.config(), "").unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn a_run_is_found_by_path_name_and_unique_beginning() {
+        let folder =
+            runs(&["20261101-000000-austen", "20261102-000000-lora", "20261103-000000-lora-r64"]);
+        let out = folder.path();
+        let name = |what: &str| find(out, what).unwrap().name();
+        assert_eq!(name("20261101-000000-austen"), "20261101-000000-austen");
+        assert_eq!(name("20261101-000000-austen/"), "20261101-000000-austen");
+        let path = out.join("20261102-000000-lora");
+        assert_eq!(name(path.to_str().unwrap()), "20261102-000000-lora");
+        assert_eq!(name("lora"), "20261102-000000-lora", "a whole name wins over a beginning");
+        assert_eq!(name("lora-"), "20261103-000000-lora-r64");
+        assert_eq!(name("20261101"), "20261101-000000-austen");
+        assert_eq!(name("r64"), "20261103-000000-lora-r64");
+        assert_eq!(name("latest"), "20261103-000000-lora-r64", "the newest, where no file says");
+    }
+
+    #[test]
+    fn an_ambiguous_name_lists_the_runs_that_fit() {
+        let folder = runs(&["20261101-000000-demo", "20261102-000000-demo"]);
+        for what in ["demo", "2026", "de"] {
+            let error = find(folder.path(), what).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("2 runs fit \"{what}\": 20261102-000000-demo, 20261101-000000-demo")
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_name_gets_the_nearest() {
+        let folder = runs(&["20261101-000000-austen", "20261102-000000-lora"]);
+        let error = find(folder.path(), "asten").unwrap_err();
+        assert!(error.to_string().starts_with("no run \"asten\" in "), "{error}");
+        assert!(error.remedy().contains("are 20261101-000000-austen, 2026"), "{}", error.remedy());
+        assert!(find(folder.path(), "").is_err());
+        let empty = tempfile::tempdir().unwrap();
+        for what in ["latest", "x"] {
+            let error = find(empty.path(), what).unwrap_err();
+            assert!(error.to_string().starts_with("no runs in "), "{error}");
+        }
+    }
+}
