@@ -49,6 +49,8 @@ pub struct Model {
     pub(super) head: Option<ParamId>,
     pub(super) cos: Matrix,
     pub(super) sin: Matrix,
+    /// Names of weights that were taken away.
+    removed: Vec<String>,
 }
 
 /// A batch of token sequences on the device.
@@ -158,6 +160,7 @@ impl Model {
             head,
             cos,
             sin,
+            removed: Vec::new(),
         })
     }
 
@@ -195,8 +198,14 @@ impl Model {
     /// Takes a linear layer's dense weight away; an adapter must carry the layer from then on.
     pub fn drop_weight(&mut self, id: LinearId) {
         if let Some(weight) = self.linears[id.0].weight.take() {
+            self.removed.push(self.params.get(weight).name.clone());
             self.params.remove(weight);
         }
+    }
+
+    /// Names of the weights that were taken away.
+    pub fn removed_parameters(&self) -> Vec<String> {
+        self.removed.clone()
     }
 
     /// Parameters that are no method's target: embedding, head, norm gains.

@@ -1,0 +1,375 @@
+//! Checkpoints: the complete state of a run on disk, whole or not at all, and back to the bit.
+//!
+//! A checkpoint is a folder `step-00012000` with `config.json` and `model.safetensors` (Hugging Face names,
+//! the full W), `method.safetensors` (factors and pools), `optim.safetensors` (moments and counters) and
+//! `state.json`. It is written beside its place, synced and renamed; `state.json` holds the hash of every
+//! other file, so that a damaged checkpoint is recognised and an older one taken.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::data::Position;
+use crate::device::Device;
+use crate::device::memory::Category;
+use crate::error::{Error, Result};
+use crate::formats::atomic::sync_folder;
+use crate::formats::hf_config::HfConfig;
+use crate::formats::safetensors::{
+    Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan, TensorValues,
+};
+use crate::kernels::Matrix;
+use crate::methods::{MethodState, StateReader};
+use crate::model::{Model, Role};
+use crate::optim::adamw::Moments;
+
+use super::engine::Engine;
+
+const MODEL: &str = "model.safetensors";
+const METHOD: &str = "method.safetensors";
+const OPTIM: &str = "optim.safetensors";
+const CONFIG: &str = "config.json";
+const STATE: &str = "state.json";
+const VERSION: u32 = 1;
+
+/// How far a run is: everything of its state that is no tensor.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// Completed updates.
+    pub t: u64,
+    /// Updates attempted: completed and skipped.
+    pub attempts: u64,
+    /// Updates skipped because something was not finite.
+    pub skipped: u64,
+    /// Tokens seen in training.
+    pub tokens: u64,
+    /// Seconds spent training, without pauses.
+    pub active_s: f64,
+    /// Where the data order stands.
+    pub position: Position,
+    /// Smoothed training loss, as the line view shows it.
+    pub loss_ema: Option<f64>,
+    /// The lowest validation loss and the step it was seen at.
+    pub best: Option<Best>,
+    /// Validation loss of the last evaluation.
+    pub last_eval: Option<f64>,
+    /// Number of the last event when this was written.
+    pub event_seq: u64,
+}
+
+/// The best evaluation so far.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Validation loss.
+    pub loss: f64,
+    /// Completed updates at that time.
+    pub step: u64,
+}
+
+/// `state.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    version: u32,
+    progress: Progress,
+    /// The method's own part.
+    method: Value,
+    /// Parameters that have moments.
+    moments: Vec<String>,
+    /// Parameters of the network that the method took away.
+    removed: Vec<String>,
+    /// Hashes of the other files.
+    files: BTreeMap<String, String>,
+}
+
+/// Writes a checkpoint into `parent` and returns its folder. What was there before stays whatever happens.
+pub fn save(parent: &Path, engine: &mut Engine, progress: &Progress) -> Result<PathBuf> {
+    let target = parent.join(format!("step-{:08}", progress.t));
+    let partial = parent.join(format!(".step-{:08}.partial", progress.t));
+    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    remove_leftover(&partial)?;
+    fs::create_dir(&partial).map_err(Error::io("create", &partial))?;
+    let written = write_files(&partial, engine, progress).and_then(|()| replace(&partial, &target));
+    if let Err(error) = written {
+        // The error that matters is the first; leftovers are removed by the next save in any case.
+        let _ = fs::remove_dir_all(&partial);
+        return Err(error);
+    }
+    sync_folder(parent)?;
+    Ok(target)
+}
+
+fn remove_leftover(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gives the finished folder its name. A checkpoint of the same step (a resumed run writes it again) is moved
+/// aside first and removed last.
+fn replace(partial: &Path, target: &Path) -> Result<()> {
+    let aside = target.with_extension("replaced");
+    remove_leftover(&aside)?;
+    if target.exists() {
+        fs::rename(target, &aside).map_err(Error::io("rename", target))?;
+    }
+    fs::rename(partial, target).map_err(Error::io("rename", partial))?;
+    remove_leftover(&aside)
+}
+
+fn write_files(folder: &Path, engine: &mut Engine, progress: &Progress) -> Result<()> {
+    let MethodState { tensors, json, steps } =
+        engine.with_method(|method, cx| method.state(cx));
+    let steps: BTreeMap<_, _> = steps.into_iter().collect();
+    let model = &engine.model;
+    let by_role = |role| model.params.iter().filter(move |(_, param)| param.role == role);
+
+    let plan = |name: &str, shape: &[usize], dtype| TensorPlan {
+        name: name.to_owned(),
+        dtype,
+        shape: shape.to_vec(),
+    };
+    let create = |file: &str, plans: Vec<TensorPlan>| {
+        SafetensorsWriter::create(folder.join(file), &BTreeMap::new(), &plans)
+    };
+
+    let plans = by_role(Role::Network).map(|(_, p)| plan(&p.name, &p.shape, Dtype::F32)).collect();
+    let mut writer = create(MODEL, plans)?;
+    for (_, param) in by_role(Role::Network) {
+        writer.write(&param.name, TensorValues::F32(&param.value().to_host()))?;
+    }
+    writer.finish()?;
+
+    let factors = by_role(Role::Factor).map(|(_, p)| plan(&p.name, &p.shape, Dtype::F32));
+    let plans = factors.chain(tensors.iter().map(|t| plan(&t.name, &t.shape, Dtype::F32)));
+    let mut writer = create(METHOD, plans.collect())?;
+    for (_, param) in by_role(Role::Factor) {
+        writer.write(&param.name, TensorValues::F32(&param.value().to_host()))?;
+    }
+    for tensor in &tensors {
+        writer.write(&tensor.name, TensorValues::F32(&tensor.values))?;
+    }
+    writer.finish()?;
+
+    let mut plans = Vec::new();
+    let mut moments = Vec::new();
+    for (id, state) in engine.optimizer.iter() {
+        let param = model.params.get(id);
+        let counters = steps.get(&id).map_or(1, Vec::len);
+        for moment in ["exp_avg", "exp_avg_sq"] {
+            plans.push(plan(&format!("{}.{moment}", param.name), &param.shape, Dtype::F32));
+        }
+        plans.push(plan(&format!("{}.step", param.name), &[counters], Dtype::I32));
+        moments.push((param.name.clone(), id, state));
+    }
+    // Counters exist before the first update gives their parameter moments.
+    for (id, counters) in &steps {
+        if !moments.iter().any(|(_, other, _)| other == id) {
+            let name = format!("{}.step", model.params.get(*id).name);
+            plans.push(plan(&name, &[counters.len()], Dtype::I32));
+        }
+    }
+    let mut writer = create(OPTIM, plans)?;
+    for (name, id, state) in &moments {
+        let values = state.exp_avg.to_host();
+        writer.write(&format!("{name}.exp_avg"), TensorValues::F32(&values))?;
+        let values = state.exp_avg_sq.to_host();
+        writer.write(&format!("{name}.exp_avg_sq"), TensorValues::F32(&values))?;
+        if !steps.contains_key(id) {
+            let step = [state.step as i32];
+            writer.write(&format!("{name}.step"), TensorValues::I32(&step))?;
+        }
+    }
+    for (id, counters) in &steps {
+        let name = format!("{}.step", model.params.get(*id).name);
+        writer.write(&name, TensorValues::I32(counters))?;
+    }
+    writer.finish()?;
+
+    model.config.write(folder, "float32")?;
+    let mut files = BTreeMap::new();
+    for file in [CONFIG, MODEL, METHOD, OPTIM] {
+        files.insert(file.to_owned(), hash(&folder.join(file))?);
+    }
+    let state = State {
+        version: VERSION,
+        progress: progress.clone(),
+        method: json,
+        moments: moments.into_iter().map(|(name, ..)| name).collect(),
+        removed: model.removed_parameters(),
+        files,
+    };
+    let path = folder.join(STATE);
+    let text = serde_json::to_vec_pretty(&state)
+        .map_err(|error| Error::file(&path, error.to_string(), "report this"))?;
+    crate::formats::atomic::write_atomically(&path, &text)?;
+    sync_folder(folder)
+}
+
+fn hash(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let file = fs::File::open(path).map_err(Error::io("read", path))?;
+    hasher.update_reader(file).map_err(Error::io("read", path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Removes checkpoints beyond the newest `keep` and the best one.
+pub fn prune(checkpoints: &[PathBuf], keep: usize, best: Option<u64>) -> Result<()> {
+    let best = best.map(|step| format!("step-{step:08}"));
+    let old = checkpoints.len().saturating_sub(keep.max(1));
+    for path in &checkpoints[..old] {
+        let is_best = path.file_name().and_then(|name| name.to_str()) == best.as_deref();
+        if !is_best {
+            fs::remove_dir_all(path).map_err(Error::io("remove", path))?;
+        }
+    }
+    Ok(())
+}
+
+/// A checkpoint on disk whose files are all there and undamaged.
+#[derive(Debug)]
+pub struct Checkpoint {
+    folder: PathBuf,
+    state: State,
+    model: SafetensorsFile,
+    method: SafetensorsFile,
+    optim: SafetensorsFile,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint and checks every file against its hash.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(STATE);
+        let text = fs::read(&path).map_err(Error::io("read", &path))?;
+        let state: State = serde_json::from_slice(&text).map_err(|error| {
+            Error::file(&path, format!("not the state of a checkpoint: {error}"), OLDER)
+        })?;
+        if state.version != VERSION {
+            let what = format!("version {}, this program reads {VERSION}", state.version);
+            return Err(Error::file(&path, what, "use the version of fullrank that wrote it"));
+        }
+        for (name, expected) in &state.files {
+            let path = folder.join(name);
+            if hash(&path)? != *expected {
+                let what = "the content is not what was saved (the hash differs)";
+                return Err(Error::file(&path, what, OLDER));
+            }
+        }
+        let open = |name: &str| SafetensorsFile::open(folder.join(name));
+        Ok(Self {
+            model: open(MODEL)?,
+            method: open(METHOD)?,
+            optim: open(OPTIM)?,
+            folder: folder.to_path_buf(),
+            state,
+        })
+    }
+
+    /// The newest of the given checkpoints (oldest first) that is intact, and what was wrong with newer ones.
+    pub fn newest_intact(folders: &[PathBuf]) -> Result<(Option<Self>, Vec<Error>)> {
+        let mut damaged = Vec::new();
+        for folder in folders.iter().rev() {
+            match Self::open(folder) {
+                Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
+                Err(error) => damaged.push(error),
+            }
+        }
+        match damaged.pop() {
+            // None is intact: the oldest one's reason is as good as any, the first to be shown is the newest's.
+            Some(last) => Err(damaged.into_iter().next().unwrap_or(last)),
+            None => Ok((None, Vec::new())),
+        }
+    }
+
+    /// How far the run was.
+    pub fn progress(&self) -> &Progress {
+        &self.state.progress
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The network with its weights; the method puts its factors on it in [`Checkpoint::restore`].
+    pub fn load_model(&self, device: &Device) -> Result<Model> {
+        let config = HfConfig::read(self.folder.join(CONFIG))?;
+        Model::build(config, device, |name, shape| {
+            if self.state.removed.iter().any(|removed| removed == name) {
+                return Ok(vec![0.0; shape.iter().product()]);
+            }
+            Ok::<_, Error>(self.model.read_expected(name, shape)?.values)
+        })
+    }
+
+    /// Brings an engine with this checkpoint's model to the state that was saved; `with_moments` is false
+    /// where nothing will be trained.
+    pub fn restore(&self, engine: &mut Engine, with_moments: bool) -> Result<()> {
+        engine.t = self.state.progress.t;
+        engine.with_method(|method, cx| method.restore(cx, self))?;
+        let device = engine.model.device().clone();
+        let upload = |values, shape: [usize; 2], category| {
+            Matrix::from_host(values, shape, &device, category)
+        };
+        for id in engine.model.params.ids() {
+            let param = engine.model.params.get(id);
+            if param.role == Role::Factor {
+                let shape = param.value().shape();
+                let values = self.method.read_expected(&param.name, &param.shape)?.values;
+                engine.model.params.set(id, upload(values, shape, Category::Adapters));
+            }
+        }
+        if !with_moments {
+            return Ok(());
+        }
+        for name in &self.state.moments {
+            let Some(id) = engine.model.params.find(name) else {
+                return Err(self.mismatch(format!("moments of {name}, which is not in the model")));
+            };
+            let param = engine.model.params.get(id);
+            let (shape, file_shape) = (param.value().shape(), param.shape.clone());
+            let read = |moment: &str| {
+                let name = format!("{name}.{moment}");
+                let values = self.optim.read_expected(&name, &file_shape)?.values;
+                Ok::<_, Error>(upload(values, shape, Category::Optimizer))
+            };
+            let (exp_avg, exp_avg_sq) = (read("exp_avg")?, read("exp_avg_sq")?);
+            let steps = self.optim.read_i32(&format!("{name}.step"))?;
+            // Counters per vector belong to the method, which has read them.
+            let step = if let [step] = steps[..] { step.max(0) as u32 } else { 0 };
+            engine.optimizer.put(id, Moments { exp_avg, exp_avg_sq, step });
+        }
+        Ok(())
+    }
+}
+
+const OLDER: &str = "resume takes the newest intact checkpoint; remove this one if it is in the way";
+
+impl StateReader for Checkpoint {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.method.read_expected(name, shape)?.values)
+    }
+
+    fn steps(&self, parameter: &str, len: usize) -> Result<Vec<i32>> {
+        let steps = self.optim.read_i32(&format!("{parameter}.step"))?;
+        if steps.len() == len {
+            Ok(steps)
+        } else {
+            let what = format!("{parameter}.step has {} counters, expected {len}", steps.len());
+            Err(self.mismatch(what))
+        }
+    }
+
+    fn json(&self) -> &Value {
+        &self.state.method
+    }
+
+    fn mismatch(&self, what: String) -> Error {
+        Error::file(&self.folder, what, "resume with the configuration that wrote the checkpoint")
+    }
+}
