@@ -1,5 +1,6 @@
 //! fullrank
 pub mod config;
+pub mod data;
 pub mod device;
 pub mod error;
 pub mod formats;

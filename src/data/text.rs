@@ -1,0 +1,310 @@
+//! Where text comes from: the built-in novels, a file, or a folder of files.
+//!
+//! # Which text validates
+//!
+//! - Built in: *Persuasion*; the five other novels are trained on.
+//! - A folder with `valid.txt` (or `valid.md`): that file.
+//! - Otherwise: a share of the tokens at the end, at least one block.
+//!
+//! In a folder, all `.txt` and `.md` files below it are documents, sorted by path; hidden files and
+//! folders, and links to folders, are passed over. If `train.txt` is in it, that file alone is
+//! trained on; `test.txt` never is.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// The built-in novels that are trained on, by name and text.
+const NOVELS: [(&str, &str); 5] = [
+    ("emma.txt", include_str!("../../assets/corpus/emma.txt")),
+    ("mansfield-park.txt", include_str!("../../assets/corpus/mansfield-park.txt")),
+    ("northanger-abbey.txt", include_str!("../../assets/corpus/northanger-abbey.txt")),
+    ("pride-and-prejudice.txt", include_str!("../../assets/corpus/pride-and-prejudice.txt")),
+    ("sense-and-sensibility.txt", include_str!("../../assets/corpus/sense-and-sensibility.txt")),
+];
+const HELD_OUT: (&str, &str) =
+    ("persuasion.txt", include_str!("../../assets/corpus/persuasion.txt"));
+
+const EXTENSIONS: [&str; 2] = ["txt", "md"];
+
+/// One text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    /// A text in the binary.
+    Builtin {
+        /// Its file name in `assets/corpus`.
+        name: &'static str,
+        /// The text.
+        text: &'static str,
+    },
+    /// A file, read when it is needed.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Its length when it was found.
+        bytes: u64,
+    },
+}
+
+impl Document {
+    /// Length in bytes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Builtin { text, .. } => text.len() as u64,
+            Self::File { bytes, .. } => *bytes,
+        }
+    }
+
+    /// The path for messages.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Builtin { name, .. } => Path::new(name),
+            Self::File { path, .. } => path,
+        }
+    }
+
+    /// Opens the text for reading from its start.
+    pub fn open(&self) -> Result<Box<dyn Read>> {
+        match self {
+            Self::Builtin { text, .. } => Ok(Box::new(text.as_bytes())),
+            Self::File { path, .. } => {
+                Ok(Box::new(File::open(path).map_err(Error::io("read", path))?))
+            }
+        }
+    }
+}
+
+/// The text that validates.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Validation {
+    /// Documents of its own.
+    Documents(Vec<Document>),
+    /// This share of the training tokens, at their end, at least one block; above 0, below 1.
+    ShareAtEnd(f64),
+}
+
+/// The texts of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Corpus {
+    /// What the user calls it: `builtin` or the path.
+    pub source: String,
+    /// The texts that are trained on, in order.
+    pub train: Vec<Document>,
+    /// The text that validates.
+    pub validation: Validation,
+}
+
+impl Corpus {
+    /// The five novels, with *Persuasion* to validate.
+    pub fn builtin() -> Self {
+        let document = |(name, text)| Document::Builtin { name, text };
+        Self {
+            source: "builtin".to_owned(),
+            train: NOVELS.map(document).to_vec(),
+            validation: Validation::Documents(vec![document(HELD_OUT)]),
+        }
+    }
+
+    /// The corpus that a user names: `builtin`, a text file, or a folder.
+    ///
+    /// `valid_fraction` is the share held out at the end where nothing else validates.
+    /// Errors: [`Error::Config`] for an impossible share, else as [`Corpus::from_path`].
+    pub fn open(source: &str, valid_fraction: f64) -> Result<Self> {
+        if source == "builtin" {
+            return Ok(Self::builtin());
+        }
+        Self::from_path(Path::new(source), valid_fraction)
+    }
+
+    /// The corpus of a text file or a folder of text files.
+    ///
+    /// Errors: [`Error::File`] or [`Error::Io`] for what is missing, empty or no text.
+    pub fn from_path(path: &Path, valid_fraction: f64) -> Result<Self> {
+        if !(valid_fraction > 0.0 && valid_fraction < 1.0) {
+            return Err(Error::config(
+                format!("valid-fraction is {valid_fraction}, expected above 0 and below 1"),
+                "0.05 holds out the last twentieth",
+            ));
+        }
+        let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
+        let (train, valid) = if metadata.is_dir() {
+            folder_documents(path)?
+        } else if metadata.is_file() {
+            let document = Document::File { path: path.to_path_buf(), bytes: metadata.len() };
+            (vec![document], None)
+        } else {
+            return Err(Error::file(
+                path,
+                "is neither a file nor a folder",
+                "give a text file or a folder of .txt and .md files",
+            ));
+        };
+        let validation = match valid {
+            Some(document) => Validation::Documents(keep_texts(path, vec![document])?),
+            None => Validation::ShareAtEnd(valid_fraction),
+        };
+        let train = keep_texts(path, train)?;
+        Ok(Self { source: path.display().to_string(), train, validation })
+    }
+}
+
+/// Leaves out empty files; nothing but empty files is an error.
+fn keep_texts(path: &Path, documents: Vec<Document>) -> Result<Vec<Document>> {
+    let only = documents.first().map(|document| document.path().to_path_buf());
+    let mut kept = Vec::with_capacity(documents.len());
+    for document in documents {
+        if document.bytes() == 0 {
+            tracing::warn!("{} is empty and is left out", document.path().display());
+        } else {
+            kept.push(document);
+        }
+    }
+    if kept.is_empty() {
+        let path = only.as_deref().unwrap_or(path);
+        return Err(Error::file(path, "is empty (0 bytes)", "give a file with text in it"));
+    }
+    Ok(kept)
+}
+
+/// The documents of a folder: those to train on, and the one that validates.
+fn folder_documents(folder: &Path) -> Result<(Vec<Document>, Option<Document>)> {
+    let mut found = Vec::new();
+    collect(folder, &mut found)?;
+    // By components, so that the order is the same wherever the folder lies and on every system.
+    found.sort_by(|a, b| a.path().components().cmp(b.path().components()));
+    if found.is_empty() {
+        return Err(Error::file(
+            folder,
+            "has no .txt or .md file in it (hidden files do not count)",
+            "put text files into the folder, or name one file",
+        ));
+    }
+
+    let is_named = |document: &Document, stem: &str| {
+        document.path().parent() == Some(folder)
+            && document.path().file_stem().is_some_and(|found| found == stem)
+    };
+    let valid = found.iter().find(|document| is_named(document, "valid")).cloned();
+    found.retain(|document| !is_named(document, "valid") && !is_named(document, "test"));
+    if let Some(train) = found.iter().find(|document| is_named(document, "train")).cloned() {
+        found = vec![train];
+    }
+    if found.is_empty() {
+        return Err(Error::file(
+            folder,
+            "has text to validate or test and none to train on",
+            "add train.txt, or other .txt or .md files",
+        ));
+    }
+    Ok((found, valid))
+}
+
+/// Adds the text files below a folder, in no particular order.
+fn collect(folder: &Path, found: &mut Vec<Document>) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let entry = entry.map_err(Error::io("read", folder))?;
+        let path = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        // The type without following links: a link to a folder could lead round in a circle.
+        if entry.file_type().map_err(Error::io("read", &path))?.is_dir() {
+            collect(&path, found)?;
+            continue;
+        }
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if !extension.is_some_and(|found| EXTENSIONS.iter().any(|e| found.eq_ignore_ascii_case(e)))
+        {
+            continue;
+        }
+        let metadata = fs::metadata(&path).map_err(Error::io("read", &path))?;
+        if metadata.is_file() {
+            found.push(Document::File { path, bytes: metadata.len() });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(documents: &[Document], folder: &Path) -> Vec<String> {
+        documents
+            .iter()
+            .map(|document| {
+                let path = document.path().strip_prefix(folder).unwrap();
+                path.to_str().unwrap().replace('\\', "/")
+            })
+            .collect()
+    }
+
+    fn folder_with(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "text").unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn the_builtin_corpus_holds_out_persuasion() {
+        let corpus = Corpus::builtin();
+        assert_eq!(corpus.train.len(), 5);
+        assert_eq!(corpus.train.iter().map(Document::bytes).sum::<u64>(), 3_558_175);
+        let Validation::Documents(valid) = corpus.validation else { panic!("documents") };
+        assert_eq!(valid[0].path(), Path::new("persuasion.txt"));
+        assert!(!corpus.train.contains(&valid[0]));
+    }
+
+    #[test]
+    fn a_folder_is_read_in_the_order_of_its_paths() {
+        let folder =
+            folder_with(&["b.txt", "a/z.md", "a/b/c.TXT", ".hidden.txt", ".git/x.txt", "c.rs"]);
+        let corpus = Corpus::from_path(folder.path(), 0.1).unwrap();
+        assert_eq!(names(&corpus.train, folder.path()), ["a/b/c.TXT", "a/z.md", "b.txt"]);
+        assert_eq!(corpus.validation, Validation::ShareAtEnd(0.1));
+    }
+
+    #[test]
+    fn files_named_valid_and_train_are_what_they_say() {
+        let folder = folder_with(&["valid.txt", "test.txt", "a.txt", "sub/valid.txt"]);
+        let corpus = Corpus::from_path(folder.path(), 0.1).unwrap();
+        assert_eq!(names(&corpus.train, folder.path()), ["a.txt", "sub/valid.txt"]);
+        let Validation::Documents(valid) = &corpus.validation else { panic!("documents") };
+        assert_eq!(names(valid, folder.path()), ["valid.txt"]);
+
+        fs::write(folder.path().join("train.md"), "text").unwrap();
+        let corpus = Corpus::from_path(folder.path(), 0.1).unwrap();
+        assert_eq!(names(&corpus.train, folder.path()), ["train.md"]);
+    }
+
+    #[test]
+    fn a_folder_with_only_text_to_validate_is_an_error() {
+        let folder = folder_with(&["valid.txt"]);
+        let error = Corpus::from_path(folder.path(), 0.1).unwrap_err();
+        assert!(error.to_string().contains("none to train on"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_file_among_others_is_left_out_and_alone_is_an_error() {
+        let folder = folder_with(&["a.txt"]);
+        let empty = folder.path().join("empty.txt");
+        fs::write(&empty, "").unwrap();
+        assert_eq!(Corpus::from_path(folder.path(), 0.1).unwrap().train.len(), 1);
+        let error = Corpus::from_path(&empty, 0.1).unwrap_err();
+        assert!(error.to_string().ends_with("empty.txt: is empty (0 bytes)"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_folders_do_not_lead_round_in_circles() {
+        let folder = folder_with(&["a.txt"]);
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("again")).unwrap();
+        assert_eq!(Corpus::from_path(folder.path(), 0.1).unwrap().train.len(), 1);
+    }
+}
