@@ -187,7 +187,7 @@ fn place(key: &str, value: &str) -> String {
     match settings::find(key) {
         Some(setting) => format!(
             "set --{} {value}, or {} under [{}]",
-            setting.flag(),
+            setting.flag,
             setting.name(),
             setting.table()
         ),

@@ -175,7 +175,7 @@ fn nearest_setting(table: &str, key: &str) -> Option<&'static Setting> {
     let key = key.replace('-', "_");
     let score = |setting: &Setting| {
         let own = likeness(&key, setting.name());
-        let whole = likeness(&key, &setting.flag().replace('-', "_"));
+        let whole = likeness(&key, &setting.flag.replace('-', "_"));
         let alias = |alias: &&str| if alias.replace('-', "_") == key { 1.0 } else { 0.0 };
         let alias = setting.aliases.iter().map(alias).fold(0.0, f64::max);
         let best = own.max(whole).max(alias);
@@ -246,10 +246,9 @@ fn from_flag(setting: &Setting, text: &str) -> Result<Value> {
         },
     };
     value.ok_or_else(|| {
-        let flag = setting.flag();
         Error::config(
-            format!("--{flag} is `{text}`, expected {}", setting.kind.expected()),
-            format!("give for example `--{flag} {}`", setting.kind.example()),
+            format!("--{} is `{text}`, expected {}", setting.flag, setting.kind.expected()),
+            format!("give for example `--{} {}`", setting.flag, setting.kind.example()),
         )
     })
 }

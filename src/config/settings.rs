@@ -47,6 +47,9 @@ impl Kind {
 pub struct Setting {
     /// Table and key in TOML: `switchlora.interval0`.
     pub key: &'static str,
+    /// The flag without the dashes in front: the bare key for the common tables, with the method's name in
+    /// front for a method's own table.
+    pub flag: &'static str,
     /// Name of the value in help: `N`.
     pub value: &'static str,
     /// What the value must look like.
@@ -68,16 +71,6 @@ impl Setting {
     /// The key inside its table: `interval0` of `switchlora.interval0`.
     pub fn name(&self) -> &'static str {
         self.key.split_once('.').map_or(self.key, |(_, name)| name)
-    }
-
-    /// The flag without the dashes in front: the bare key for the common tables, with the method's name in
-    /// front for a method's own table.
-    pub fn flag(&self) -> String {
-        let name = self.name().replace('_', "-");
-        match self.table() {
-            "model" | "data" | "train" => name,
-            method => format!("{method}-{name}"),
-        }
     }
 }
 
@@ -153,6 +146,7 @@ pub const GROUPS: &[Group] = &[
 const MODEL: &[Setting] = &[
     Setting {
         key: "model.model",
+        flag: "model",
         value: "PRESET|DIR",
         kind: Kind::Text,
         short: "Preset or Hugging Face folder to train",
@@ -162,6 +156,7 @@ const MODEL: &[Setting] = &[
     },
     Setting {
         key: "model.hidden_size",
+        flag: "hidden-size",
         value: "N",
         kind: Kind::Count,
         short: "Width of the model [default: the preset's]",
@@ -170,6 +165,7 @@ const MODEL: &[Setting] = &[
     },
     Setting {
         key: "model.intermediate_size",
+        flag: "intermediate-size",
         value: "N",
         kind: Kind::Count,
         short: "Width of the MLP [default: the preset's]",
@@ -178,6 +174,7 @@ const MODEL: &[Setting] = &[
     },
     Setting {
         key: "model.num_hidden_layers",
+        flag: "num-hidden-layers",
         value: "N",
         kind: Kind::Count,
         short: "Number of blocks [default: the preset's]",
@@ -186,6 +183,7 @@ const MODEL: &[Setting] = &[
     },
     Setting {
         key: "model.num_attention_heads",
+        flag: "num-attention-heads",
         value: "N",
         kind: Kind::Count,
         short: "Query heads per block [default: the preset's]",
@@ -194,6 +192,7 @@ const MODEL: &[Setting] = &[
     },
     Setting {
         key: "model.num_key_value_heads",
+        flag: "num-key-value-heads",
         value: "N",
         kind: Kind::Count,
         short: "Key and value heads per block [default: the preset's]",
@@ -203,9 +202,10 @@ const MODEL: &[Setting] = &[
     },
     Setting {
         key: "model.tie_word_embeddings",
+        flag: "tie-word-embeddings",
         value: "BOOL",
         kind: Kind::Switch,
-        short: "Share the weights of embedding and head [default: the preset's]",
+        short: "Embedding and head share weights [default: the preset's]",
         more: "Changes a preset; not allowed with a folder.",
         aliases: &[],
     },
@@ -214,23 +214,26 @@ const MODEL: &[Setting] = &[
 const DATA: &[Setting] = &[
     Setting {
         key: "data.data",
+        flag: "data",
         value: "PATH",
         kind: Kind::Text,
-        short: "Text to train on: a file, a folder of text files, or `builtin`",
-        more: "A folder may hold train.txt and valid.txt; else a share at the end is held out. The \
+        short: "Text to train on: a file, a folder or `builtin`",
+        more: "A folder holds text files, and may hold train.txt and valid.txt; else a share at the end is held out. The \
                built-in text is five novels by Jane Austen, with Persuasion to validate.",
         aliases: &[],
     },
     Setting {
         key: "data.tokenizer",
+        flag: "tokenizer",
         value: "PATH",
         kind: Kind::Text,
-        short: "Tokenizer: tokenizer.json, a folder with one, `builtin` or `bytes` [default: the model's]",
-        more: "A model folder brings its own; presets use the built-in one with 4096 entries.",
+        short: "A tokenizer.json, `builtin` or `bytes` [default: the model's]",
+        more: "A folder with a tokenizer.json will do. A model folder brings its own; presets use the built-in one with 4096 entries.",
         aliases: &["tokenizer-name"],
     },
     Setting {
         key: "data.max_seq_length",
+        flag: "max-seq-length",
         value: "N",
         kind: Kind::Count,
         short: "Tokens per sequence [default: the preset's]",
@@ -239,6 +242,7 @@ const DATA: &[Setting] = &[
     },
     Setting {
         key: "data.valid_fraction",
+        flag: "valid-fraction",
         value: "X",
         kind: Kind::Number,
         short: "Share of the text held out to validate",
@@ -247,6 +251,7 @@ const DATA: &[Setting] = &[
     },
     Setting {
         key: "data.data_seed",
+        flag: "data-seed",
         value: "N",
         kind: Kind::Count,
         short: "Seed of the order of the data [default: --seed]",
@@ -258,6 +263,7 @@ const DATA: &[Setting] = &[
 const TRAINING: &[Setting] = &[
     Setting {
         key: "train.method",
+        flag: "method",
         value: "NAME",
         kind: Kind::Choice(METHODS),
         short: "Training method: full, lora or switchlora",
@@ -266,6 +272,7 @@ const TRAINING: &[Setting] = &[
     },
     Setting {
         key: "train.rank",
+        flag: "rank",
         value: "N",
         kind: Kind::Count,
         short: "Rank of the factors [default: hidden size / 4]",
@@ -274,14 +281,16 @@ const TRAINING: &[Setting] = &[
     },
     Setting {
         key: "train.alpha",
+        flag: "alpha",
         value: "X",
         kind: Kind::Number,
-        short: "Numerator of the adapter's scale, alpha / rank [default: the method's]",
+        short: "The adapter's scale is alpha / rank [default: the method's]",
         more: "SwitchLoRA uses 1.",
         aliases: &["lora-alpha"],
     },
     Setting {
         key: "train.iters",
+        flag: "iters",
         value: "N",
         kind: Kind::Count,
         short: "Updates to attempt [default: the preset's]",
@@ -290,6 +299,7 @@ const TRAINING: &[Setting] = &[
     },
     Setting {
         key: "train.max_minutes",
+        flag: "max-minutes",
         value: "X",
         kind: Kind::Number,
         short: "Stop with a checkpoint after this many minutes of training",
@@ -298,6 +308,7 @@ const TRAINING: &[Setting] = &[
     },
     Setting {
         key: "train.batch_size",
+        flag: "batch-size",
         value: "N",
         kind: Kind::Count,
         short: "Sequences per micro-batch [default: the preset's]",
@@ -306,6 +317,7 @@ const TRAINING: &[Setting] = &[
     },
     Setting {
         key: "train.grad_accumulation_steps",
+        flag: "grad-accumulation-steps",
         value: "N",
         kind: Kind::Count,
         short: "Micro-batches per update",
@@ -317,6 +329,7 @@ const TRAINING: &[Setting] = &[
 const OPTIMIZER: &[Setting] = &[
     Setting {
         key: "train.learning_rate",
+        flag: "learning-rate",
         value: "X",
         kind: Kind::Number,
         short: "Peak learning rate [default: the method's]",
@@ -325,15 +338,17 @@ const OPTIMIZER: &[Setting] = &[
     },
     Setting {
         key: "train.lr_schedule",
+        flag: "lr-schedule",
         value: "NAME",
         kind: Kind::Choice(SCHEDULES),
-        short: "Schedule: constant, linear, cosine, cosine_floor or cosine_min [default: the method's]",
-        more: "All but `constant` warm up first. `linear` and `cosine` end at 0; `cosine_floor` never goes \
+        short: "Schedule of the learning rate [default: the method's]",
+        more: "One of constant, linear, cosine, cosine_floor, cosine_min. All but `constant` warm up first. `linear` and `cosine` end at 0; `cosine_floor` never goes \
                below --min-lr-ratio, `cosine_min` is scaled to end there.",
         aliases: &["lr-scheduler-type"],
     },
     Setting {
         key: "train.warmup_steps",
+        flag: "warmup-steps",
         value: "N",
         kind: Kind::Count,
         short: "Warm-up updates [default: 100, at most a tenth of the run]",
@@ -342,6 +357,7 @@ const OPTIMIZER: &[Setting] = &[
     },
     Setting {
         key: "train.min_lr_ratio",
+        flag: "min-lr-ratio",
         value: "X",
         kind: Kind::Number,
         short: "Lowest learning rate as a share of the peak",
@@ -350,6 +366,7 @@ const OPTIMIZER: &[Setting] = &[
     },
     Setting {
         key: "train.beta1",
+        flag: "beta1",
         value: "X",
         kind: Kind::Number,
         short: "Adam's decay of the first moment",
@@ -358,6 +375,7 @@ const OPTIMIZER: &[Setting] = &[
     },
     Setting {
         key: "train.beta2",
+        flag: "beta2",
         value: "X",
         kind: Kind::Number,
         short: "Adam's decay of the second moment",
@@ -366,6 +384,7 @@ const OPTIMIZER: &[Setting] = &[
     },
     Setting {
         key: "train.adam_eps",
+        flag: "adam-eps",
         value: "X",
         kind: Kind::Number,
         short: "Added to Adam's root",
@@ -374,6 +393,7 @@ const OPTIMIZER: &[Setting] = &[
     },
     Setting {
         key: "train.adam_form",
+        flag: "adam-form",
         value: "NAME",
         kind: Kind::Choice(ADAM_FORMS),
         short: "Adam's form: torch or reference",
@@ -383,6 +403,7 @@ const OPTIMIZER: &[Setting] = &[
     },
     Setting {
         key: "train.weight_decay",
+        flag: "weight-decay",
         value: "X",
         kind: Kind::Number,
         short: "Decoupled weight decay",
@@ -391,6 +412,7 @@ const OPTIMIZER: &[Setting] = &[
     },
     Setting {
         key: "train.max_grad_norm",
+        flag: "max-grad-norm",
         value: "X",
         kind: Kind::Number,
         short: "Clip the gradient to this global norm; 0 switches it off",
@@ -402,6 +424,7 @@ const OPTIMIZER: &[Setting] = &[
 const DEVICE: &[Setting] = &[
     Setting {
         key: "train.seed",
+        flag: "seed",
         value: "N",
         kind: Kind::Count,
         short: "Seed of everything random",
@@ -410,6 +433,7 @@ const DEVICE: &[Setting] = &[
     },
     Setting {
         key: "train.device",
+        flag: "device",
         value: "NAME",
         kind: Kind::Text,
         short: "Device: auto, cpu, gpu[:N] or software",
@@ -418,6 +442,7 @@ const DEVICE: &[Setting] = &[
     },
     Setting {
         key: "train.threads",
+        flag: "threads",
         value: "N",
         kind: Kind::Count,
         short: "Worker threads on the CPU; 0 means all cores",
@@ -426,6 +451,7 @@ const DEVICE: &[Setting] = &[
     },
     Setting {
         key: "train.grad_checkpoint",
+        flag: "grad-checkpoint",
         value: "BOOL",
         kind: Kind::Switch,
         short: "Recompute activations in the backward pass",
@@ -437,6 +463,7 @@ const DEVICE: &[Setting] = &[
 const OUTPUT: &[Setting] = &[
     Setting {
         key: "train.steps_per_report",
+        flag: "steps-per-report",
         value: "N",
         kind: Kind::Count,
         short: "Updates between report lines [default: about 60 lines a run]",
@@ -445,6 +472,7 @@ const OUTPUT: &[Setting] = &[
     },
     Setting {
         key: "train.eval_every",
+        flag: "eval-every",
         value: "N",
         kind: Kind::Count,
         short: "Updates between evaluations [default: 10 evaluations a run]",
@@ -453,6 +481,7 @@ const OUTPUT: &[Setting] = &[
     },
     Setting {
         key: "train.eval_batches",
+        flag: "eval-batches",
         value: "N",
         kind: Kind::Count,
         short: "Validation batches per evaluation; 0 means all",
@@ -461,14 +490,16 @@ const OUTPUT: &[Setting] = &[
     },
     Setting {
         key: "train.checkpoint_every",
+        flag: "checkpoint-every",
         value: "N",
         kind: Kind::Count,
-        short: "Updates between checkpoints; 0 means only at the end [default: 4 a run]",
+        short: "Updates between checkpoints; 0: only at the end [default: 4 a run]",
         more: "",
         aliases: &["save-steps", "save-every"],
     },
     Setting {
         key: "train.keep_checkpoints",
+        flag: "keep-checkpoints",
         value: "N",
         kind: Kind::Count,
         short: "How many of the newest checkpoints to keep",
@@ -477,6 +508,7 @@ const OUTPUT: &[Setting] = &[
     },
     Setting {
         key: "train.sample_every",
+        flag: "sample-every",
         value: "N",
         kind: Kind::Count,
         short: "Updates between text samples; 0 means only at the end",
@@ -485,6 +517,7 @@ const OUTPUT: &[Setting] = &[
     },
     Setting {
         key: "train.sample_tokens",
+        flag: "sample-tokens",
         value: "N",
         kind: Kind::Count,
         short: "Tokens per sample",
@@ -493,6 +526,7 @@ const OUTPUT: &[Setting] = &[
     },
     Setting {
         key: "train.sample_prompt",
+        flag: "sample-prompt",
         value: "TEXT",
         kind: Kind::Text,
         short: "What samples begin with",
@@ -504,15 +538,17 @@ const OUTPUT: &[Setting] = &[
 const LORA: &[Setting] = &[
     Setting {
         key: "lora.init",
+        flag: "lora-init",
         value: "NAME",
         kind: Kind::Choice(LORA_INITS),
-        short: "Init of the factors: standard, both_kaiming, switchlora or gaussian",
+        short: "standard, both_kaiming, switchlora or gaussian factors",
         more: "All but `standard` and `gaussian` start with a product that is not zero and take it off the \
                frozen weight, so the model's output is unchanged.",
         aliases: &["init-lora-weights"],
     },
     Setting {
         key: "lora.base",
+        flag: "lora-base",
         value: "NAME",
         kind: Kind::Choice(LORA_BASES),
         short: "dense: the frozen weight stays; none: only the product of the factors",
@@ -524,6 +560,7 @@ const LORA: &[Setting] = &[
 const SWITCHLORA: &[Setting] = &[
     Setting {
         key: "switchlora.interval0",
+        flag: "switchlora-interval0",
         value: "X",
         kind: Kind::Number,
         short: "Mean updates between two switches of one vector, at the start",
@@ -532,6 +569,7 @@ const SWITCHLORA: &[Setting] = &[
     },
     Setting {
         key: "switchlora.ratio",
+        flag: "switchlora-ratio",
         value: "X",
         kind: Kind::Number,
         short: "The switching rate has fallen to a third at this share of the run",
@@ -540,6 +578,7 @@ const SWITCHLORA: &[Setting] = &[
     },
     Setting {
         key: "switchlora.freeze",
+        flag: "switchlora-freeze",
         value: "N",
         kind: Kind::Count,
         short: "Updates for which the counterpart of a switched vector is held",
@@ -548,6 +587,7 @@ const SWITCHLORA: &[Setting] = &[
     },
     Setting {
         key: "switchlora.selection",
+        flag: "switchlora-selection",
         value: "NAME",
         kind: Kind::Choice(SWITCH_SELECTIONS),
         short: "Choice of vectors: contiguous or random",
@@ -556,6 +596,7 @@ const SWITCHLORA: &[Setting] = &[
     },
     Setting {
         key: "switchlora.rate",
+        flag: "switchlora-rate",
         value: "NAME",
         kind: Kind::Choice(SWITCH_RATES),
         short: "Form of the rate's decay: paper or code",
@@ -564,6 +605,7 @@ const SWITCHLORA: &[Setting] = &[
     },
     Setting {
         key: "switchlora.decay_frozen",
+        flag: "switchlora-decay-frozen",
         value: "BOOL",
         kind: Kind::Switch,
         short: "Let weight decay act on held vectors, as the authors' code does",
@@ -572,6 +614,7 @@ const SWITCHLORA: &[Setting] = &[
     },
     Setting {
         key: "switchlora.count_frozen_steps",
+        flag: "switchlora-count-frozen-steps",
         value: "BOOL",
         kind: Kind::Switch,
         short: "Let Adam's counters advance while a vector is held, as the authors' code does",
@@ -580,6 +623,7 @@ const SWITCHLORA: &[Setting] = &[
     },
     Setting {
         key: "switchlora.warm_start",
+        flag: "switchlora-warm-start",
         value: "N",
         kind: Kind::Count,
         short: "Full-rank updates before the factors are made",
