@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 mod check;
 mod load;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 
 pub use load::FlagValue;
 

@@ -175,7 +175,7 @@ pub enum Request {
 
 const EXAMPLES: &str = "\
 Examples:
-  fullrank train                                    SwitchLoRA on the built-in text, about a minute
+  fullrank train                                    SwitchLoRA on the built-in text
   fullrank train --method full --iters 500          full rank, for comparison
   fullrank train --data novels/ --rank 32           your own text
   fullrank train --config runs/NAME/run.toml        the settings of an earlier run
@@ -610,5 +610,118 @@ fn ui(matches: &ArgMatches) -> UiMode {
         "json" => UiMode::Json,
         "none" => UiMode::None,
         _ => UiMode::Auto,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Request {
+        let words = line.split_whitespace().map(Into::into);
+        let matches = command().try_get_matches_from(settings::with_dashes(words)).unwrap();
+        request(&matches).unwrap()
+    }
+
+    fn train(line: &str) -> TrainArgs {
+        match parse(&format!("fullrank train {line}")) {
+            Request::Train(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn train_alone_takes_the_defaults() {
+        let expected = TrainArgs {
+            config: RunConfig::default(),
+            out: "runs".into(),
+            name: None,
+            ui: UiMode::Auto,
+            resume_auto: false,
+        };
+        assert_eq!(train(""), expected);
+    }
+
+    #[test]
+    fn flags_reach_their_fields() {
+        let args = train(
+            "--iters 5 --switchlora-interval0 inf --lora-base dense --data a.txt --out x --name n-1 \
+             --ui json --resume auto",
+        );
+        assert_eq!(args.config.train.iters, Some(5));
+        assert_eq!(args.config.switchlora.interval0, f64::INFINITY);
+        assert_eq!(args.config.data.data, "a.txt");
+        assert_eq!((args.out, args.name), ("x".into(), Some("n-1".into())));
+        assert_eq!((args.ui, args.resume_auto), (UiMode::Json, true));
+    }
+
+    #[test]
+    fn every_setting_is_a_flag() {
+        for setting in crate::config::settings::all() {
+            let matches = command()
+                .try_get_matches_from(["fullrank", "train", &format!("--{}", setting.flag), "7"])
+                .unwrap();
+            let given = settings::given(matches.subcommand_matches("train").unwrap());
+            let keys: Vec<_> = given.iter().map(|value| value.setting.key).collect();
+            assert_eq!(keys, [setting.key]);
+            assert_eq!(given[0].text, "7");
+        }
+    }
+
+    #[test]
+    fn spellings_of_other_tools_work() {
+        let theirs = train(
+            "--per_device_train_batch_size 4 --gradient_accumulation_steps=2 --max_steps 30 --lr 0.1 \
+             --lr_scheduler_type linear --logging_steps 1 --eval-steps 3 --save-steps 6 --lora_r 8 \
+             --lora_alpha 16 --gradient_checkpointing True --output_dir o_o",
+        );
+        let ours = train(
+            "--batch-size 4 --grad-accumulation-steps 2 --iters 30 --learning-rate 0.1 \
+             --lr-schedule linear --steps-per-report 1 --eval-every 3 --checkpoint-every 6 --rank 8 \
+             --alpha 16 --grad-checkpoint --out o_o",
+        );
+        assert_eq!(theirs, ours);
+    }
+
+    #[test]
+    fn a_switch_is_on_when_named_and_can_be_turned_off() {
+        assert!(train("--grad-checkpoint").config.train.grad_checkpoint);
+        assert!(!train("--grad-checkpoint --grad-checkpoint=false").config.train.grad_checkpoint);
+        let off = train("--switchlora-count-frozen-steps false --iters 3");
+        assert!(!off.config.switchlora.count_frozen_steps);
+        assert_eq!(off.config.train.iters, Some(3));
+    }
+
+    #[test]
+    fn the_last_of_repeated_flags_counts() {
+        assert_eq!(train("--iters 5 --max-steps 6").config.train.iters, Some(6));
+    }
+
+    #[test]
+    fn the_other_commands_get_what_they_need() {
+        let Request::Resume(args) = parse("fullrank resume latest --extend 900 --threads 1") else {
+            panic!("not resume");
+        };
+        assert_eq!((args.run.as_str(), args.extend, args.threads), ("latest", Some(900), Some(1)));
+
+        let Request::Eval(args) = parse("fullrank eval dir --batches 3 --json") else {
+            panic!("not eval");
+        };
+        assert_eq!((args.target.as_str(), args.batches, args.json), ("dir", 3, true));
+
+        let Request::Generate(args) = parse("fullrank generate latest --top-k 5 --temp 0") else {
+            panic!("not generate");
+        };
+        assert_eq!((args.top_k, args.temperature, args.max_tokens), (5, 0.0, 200));
+
+        let Request::Ctl(args) = parse("fullrank ctl latest stop --no-wait --out there") else {
+            panic!("not ctl");
+        };
+        assert_eq!((args.command, args.wait, args.out), (CtlCommand::Stop, false, "there".into()));
     }
 }

@@ -46,28 +46,30 @@ fn check_data(data: &DataTable) -> Result<()> {
     // One token to see and one to predict.
     at_least_if_set("data.max_seq_length", data.max_seq_length, 2)?;
     let share = data.valid_fraction;
-    number("data.valid_fraction", share, share > 0.0 && share < 1.0, "between 0 and 1")
+    number("data.valid_fraction", share, share > 0.0 && share < 1.0, "above 0 and below 1")
 }
 
 fn check_method(method: &str) -> Result<()> {
     if settings::METHODS.contains(&method) {
         return Ok(());
     }
-    let there = format!(
-        "this version has {}: {}",
-        in_words(settings::METHODS),
-        place("train.method", "NAME")
-    );
+    let here = format!("this version has {}", in_words(settings::METHODS, "and"));
     let dashed = method.replace('_', "-");
     if settings::LATER_METHODS.contains(&dashed.as_str()) {
-        return Err(Error::config(format!("method {dashed} is not in this version yet"), there));
+        return Err(Error::config(
+            format!("method {dashed} is not in this version yet"),
+            format!("{here}: {}", place("train.method", "NAME")),
+        ));
     }
-    let what = format!("train.method is `{method}`, which is no method");
     let names = settings::METHODS.iter().chain(settings::LATER_METHODS).copied();
-    Err(match nearest(&dashed, names) {
-        Some(name) => Error::config(what, format!("did you mean {name}? {there}")),
-        None => Error::config(what, there),
-    })
+    let remedy = match nearest(&dashed, names) {
+        Some(name) if settings::METHODS.contains(&name) => {
+            format!("did you mean {name}? {}", place("train.method", name))
+        }
+        Some(name) => format!("did you mean {name}? it is not in this version yet; {here}"),
+        None => format!("{here}: {}", place("train.method", "NAME")),
+    };
+    Err(Error::config(format!("train.method is `{method}`, which is no method"), remedy))
 }
 
 fn check_training(train: &TrainTable) -> Result<()> {
@@ -195,11 +197,12 @@ fn place(key: &str, value: &str) -> String {
     }
 }
 
-fn in_words(words: &[&str]) -> String {
+/// `a, b and c`, or with another word than "and".
+fn in_words(words: &[&str], last_join: &str) -> String {
     match words {
         [] => String::new(),
         [one] => (*one).into(),
-        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+        [first @ .., last] => format!("{} {last_join} {last}", first.join(", ")),
     }
 }
 
@@ -235,5 +238,6 @@ fn one_of(key: &str, value: &str, words: &[&str]) -> Result<()> {
         Some(word) => format!("did you mean {word}? {}", place(key, word)),
         None => place(key, "NAME"),
     };
-    Err(Error::config(format!("{key} is `{value}`, expected {}", words.join(", ")), remedy))
+    let expected = in_words(words, "or");
+    Err(Error::config(format!("{key} is `{value}`, expected {expected}"), remedy))
 }

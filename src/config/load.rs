@@ -51,14 +51,12 @@ impl RunConfig {
     }
 
     /// The configuration as TOML: all tables in the order of the structs, without the values that are not
-    /// set. Reading it gives the same bits.
-    ///
-    /// Errors: `Error::Config` for a whole number that TOML cannot hold (2⁶³ or more).
+    /// set. Reading it gives the same bits, as long as whole numbers are below 2⁶³; `load` lets no others in.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).map_err(|error| {
             Error::config(
                 format!("the configuration cannot be written as TOML: {error}"),
-                "use whole numbers below 9223372036854775808",
+                "use values that TOML can hold",
             )
         })
     }
@@ -245,9 +243,14 @@ fn from_flag(setting: &Setting, text: &str) -> Result<Value> {
             _ => None,
         },
     };
+    let is_long = text.len() > 1 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let expected = match setting.kind {
+        Kind::Count if is_long => "at most 9223372036854775807",
+        kind => kind.expected(),
+    };
     value.ok_or_else(|| {
         Error::config(
-            format!("--{} is `{text}`, expected {}", setting.flag, setting.kind.expected()),
+            format!("--{} is `{text}`, expected {expected}", setting.flag),
             format!("give for example `--{} {}`", setting.flag, setting.kind.example()),
         )
     })

@@ -36,7 +36,7 @@ impl Kind {
             Self::Text => "\"text\"".into(),
             Self::Choice(words) => format!("\"{}\"", words.first().unwrap_or(&"text")),
             Self::Count => "8".into(),
-            Self::Number => "0.5".into(),
+            Self::Number => "0.01".into(),
             Self::Switch => "true".into(),
         }
     }
