@@ -1,9 +1,18 @@
 //! The configuration of a run: one struct for flags and TOML.
 //!
 //! Values that depend on the model or the method are `Option`s here; `RunConfig::resolve` fills them in
-//! once the model is known, and the result is what `run.toml` holds.
+//! once the model is known, and the result is what `run.toml` holds. `settings` is the table of keys, flags
+//! and texts, `load` reads and writes, `check` says which values are allowed.
 
 use serde::{Deserialize, Serialize};
+
+mod check;
+mod load;
+pub mod settings;
+#[cfg(test)]
+mod tests;
+
+pub use load::FlagValue;
 
 /// Everything that decides a run. Tables of TOML: `[model] [data] [train]` and one per method.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

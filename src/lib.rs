@@ -1,4 +1,5 @@
 //! fullrank
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;

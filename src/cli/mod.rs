@@ -1,0 +1,84 @@
+//! The command line: parses, checks and hands over to one file per command.
+//!
+//! `args` describes the commands, `settings` the flags that come from the table of settings, `print` what
+//! the program says itself. Only `main` calls this room; nothing below knows of it.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::error::Result;
+
+pub mod args;
+pub mod ctl;
+pub mod eval;
+pub mod generate;
+pub mod ls;
+pub mod print;
+pub mod resume;
+pub mod rm;
+pub mod settings;
+pub mod show;
+pub mod train;
+
+use args::{Request, UiMode};
+
+/// The program: parses the arguments (the program's name first), runs the command, prints what went
+/// wrong to stderr.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let matches = match args::command().try_get_matches_from(settings::with_dashes(args)) {
+        Ok(matches) => matches,
+        Err(help_or_usage) => {
+            // Help and version come this way too, with exit code 0. A closed pipe is no failure.
+            let _ = help_or_usage.print();
+            return ExitCode::from(u8::try_from(help_or_usage.exit_code()).unwrap_or(2));
+        }
+    };
+    match args::request(&matches).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if print::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = print::error(&error, &mut io::stderr());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Runs one command.
+pub fn run(request: Request) -> Result<()> {
+    let stdout = &mut io::stdout();
+    match request {
+        Request::Train(mut args) => {
+            args.ui = available(args.ui);
+            train::train(*args)
+        }
+        Request::Resume(mut args) => {
+            args.ui = available(args.ui);
+            resume::resume(args)
+        }
+        Request::Eval(args) => eval::eval(args),
+        Request::Generate(args) => generate::generate(args),
+        Request::Ls { out, json } => ls::ls(&out, json, stdout),
+        Request::Show { run, out, json } => show::show(&out, &run, json, stdout),
+        Request::Rm { run, out } => rm::rm(&out, &run, stdout),
+        Request::Ctl(args) => ctl::ctl(&args, stdout),
+        Request::Completions(shell) => completions(shell, stdout),
+    }
+}
+
+/// The nearest thing to the wanted screen that this version has.
+fn available(ui: UiMode) -> UiMode {
+    if ui == UiMode::Tui {
+        print::notice("the terminal UI is not in this version; using --ui line");
+        return UiMode::Line;
+    }
+    ui
+}
+
+/// Writes the completion script of a shell.
+fn completions(shell: clap_complete::Shell, stdout: &mut dyn Write) -> Result<()> {
+    // Into memory first: the generator panics when its writer fails, as a closed pipe does.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut args::command(), "fullrank", &mut script);
+    stdout.write_all(&script).and_then(|()| stdout.flush()).map_err(print::stdout_failed)
+}

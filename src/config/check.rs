@@ -1,0 +1,243 @@
+//! What values a configuration may have, as far as that is known without the model and the data.
+
+use std::fmt::Display;
+
+use super::load::nearest;
+use super::settings;
+use super::{DataTable, LoraTable, ModelTable, RunConfig, SwitchLoraTable, TrainTable};
+use crate::error::{Error, Result};
+
+/// More threads than this are a slip of the finger; each one costs memory.
+const MOST_THREADS: usize = 1024;
+
+impl RunConfig {
+    /// Checks every value that can be checked without the model and the data.
+    ///
+    /// Errors: `Error::Config` for the first value that cannot work, `Error::Device` for a device that this
+    /// build cannot use.
+    pub fn check(&self) -> Result<()> {
+        check_model(&self.model)?;
+        check_data(&self.data)?;
+        check_method(&self.train.method)?;
+        check_training(&self.train)?;
+        check_optimizer(&self.train)?;
+        check_output(&self.train)?;
+        check_lora(&self.lora)?;
+        check_switchlora(&self.switchlora)?;
+        check_warm_start(self)?;
+        check_device(&self.train.device)
+    }
+}
+
+fn check_model(model: &ModelTable) -> Result<()> {
+    not_empty("model.model", &model.model)?;
+    at_least_if_set("model.hidden_size", model.hidden_size, 1)?;
+    at_least_if_set("model.intermediate_size", model.intermediate_size, 1)?;
+    at_least_if_set("model.num_hidden_layers", model.num_hidden_layers, 1)?;
+    at_least_if_set("model.num_attention_heads", model.num_attention_heads, 1)?;
+    at_least_if_set("model.num_key_value_heads", model.num_key_value_heads, 1)
+}
+
+fn check_data(data: &DataTable) -> Result<()> {
+    not_empty("data.data", &data.data)?;
+    if let Some(tokenizer) = &data.tokenizer {
+        not_empty("data.tokenizer", tokenizer)?;
+    }
+    // One token to see and one to predict.
+    at_least_if_set("data.max_seq_length", data.max_seq_length, 2)?;
+    let share = data.valid_fraction;
+    number("data.valid_fraction", share, share > 0.0 && share < 1.0, "above 0 and below 1")
+}
+
+fn check_method(method: &str) -> Result<()> {
+    if settings::METHODS.contains(&method) {
+        return Ok(());
+    }
+    let here = format!("this version has {}", in_words(settings::METHODS, "and"));
+    let dashed = method.replace('_', "-");
+    if settings::LATER_METHODS.contains(&dashed.as_str()) {
+        return Err(Error::config(
+            format!("method {dashed} is not in this version yet"),
+            format!("{here}: {}", place("train.method", "NAME")),
+        ));
+    }
+    let names = settings::METHODS.iter().chain(settings::LATER_METHODS).copied();
+    let remedy = match nearest(&dashed, names) {
+        Some(name) if settings::METHODS.contains(&name) => {
+            format!("did you mean {name}? {}", place("train.method", name))
+        }
+        Some(name) => format!("did you mean {name}? it is not in this version yet; {here}"),
+        None => format!("{here}: {}", place("train.method", "NAME")),
+    };
+    Err(Error::config(format!("train.method is `{method}`, which is no method"), remedy))
+}
+
+fn check_training(train: &TrainTable) -> Result<()> {
+    at_least_if_set("train.rank", train.rank, 1)?;
+    if let Some(alpha) = train.alpha {
+        positive("train.alpha", alpha)?;
+    }
+    at_least_if_set("train.iters", train.iters, 1)?;
+    if let Some(minutes) = train.max_minutes {
+        positive("train.max_minutes", minutes)?;
+    }
+    at_least_if_set("train.batch_size", train.batch_size, 1)?;
+    at_least("train.grad_accumulation_steps", train.grad_accumulation_steps, 1)?;
+    if train.threads > MOST_THREADS {
+        return Err(wrong("train.threads", train.threads, &format!("at most {MOST_THREADS}")));
+    }
+    Ok(())
+}
+
+fn check_optimizer(train: &TrainTable) -> Result<()> {
+    if let Some(rate) = train.learning_rate {
+        not_negative("train.learning_rate", rate)?;
+    }
+    if let Some(schedule) = &train.lr_schedule {
+        one_of("train.lr_schedule", schedule, settings::SCHEDULES)?;
+    }
+    let share = train.min_lr_ratio;
+    number("train.min_lr_ratio", share, (0.0..=1.0).contains(&share), "from 0 to 1")?;
+    for (key, beta) in [("train.beta1", train.beta1), ("train.beta2", train.beta2)] {
+        number(key, beta, (0.0..1.0).contains(&beta), "from 0 to below 1")?;
+    }
+    positive("train.adam_eps", train.adam_eps)?;
+    one_of("train.adam_form", &train.adam_form, settings::ADAM_FORMS)?;
+    not_negative("train.weight_decay", train.weight_decay)?;
+    not_negative("train.max_grad_norm", train.max_grad_norm)
+}
+
+fn check_output(train: &TrainTable) -> Result<()> {
+    at_least_if_set("train.steps_per_report", train.steps_per_report, 1)?;
+    at_least_if_set("train.eval_every", train.eval_every, 1)?;
+    at_least("train.keep_checkpoints", train.keep_checkpoints, 1)
+}
+
+fn check_lora(lora: &LoraTable) -> Result<()> {
+    one_of("lora.init", &lora.init, settings::LORA_INITS)?;
+    one_of("lora.base", &lora.base, settings::LORA_BASES)?;
+    if lora.base == "none" && lora.init != "both_kaiming" {
+        // With one factor at zero and no dense path the gradient is dead (GaLore's "Low-Rank" baseline).
+        return Err(Error::config(
+            format!("lora.base is `none` and lora.init is `{}`, which cannot learn", lora.init),
+            "give --lora-init both_kaiming with it, or keep --lora-base dense",
+        ));
+    }
+    Ok(())
+}
+
+fn check_switchlora(switchlora: &SwitchLoraTable) -> Result<()> {
+    let SwitchLoraTable { interval0, ratio, freeze, selection, rate, .. } = switchlora;
+    number("switchlora.interval0", *interval0, *interval0 > 0.0, "above 0 (`inf` never switches)")?;
+    positive("switchlora.ratio", *ratio)?;
+    one_of("switchlora.selection", selection, settings::SWITCH_SELECTIONS)?;
+    one_of("switchlora.rate", rate, settings::SWITCH_RATES)?;
+    // Shorter intervals would find most vectors still held (methods.md 2.4).
+    let least = 2.0 * *freeze as f64;
+    if *interval0 < least {
+        return Err(Error::config(
+            format!(
+                "switchlora.interval0 is {interval0}, below {least}, twice switchlora.freeze = {freeze}"
+            ),
+            format!(
+                "give --switchlora-interval0 {least} or more, or --switchlora-freeze {} or less",
+                (interval0 / 2.0).floor()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_warm_start(config: &RunConfig) -> Result<()> {
+    let warm_start = config.switchlora.warm_start;
+    match config.train.iters {
+        Some(iters) if config.train.method == "switchlora" && warm_start >= iters => {
+            Err(Error::config(
+                format!("switchlora.warm_start is {warm_start}, but train.iters is {iters}"),
+                format!(
+                    "give --switchlora-warm-start {} or less, or more --iters; --method full trains \
+                     full rank all the way",
+                    iters - 1
+                ),
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_device(device: &str) -> Result<()> {
+    let is_gpu = device == "gpu"
+        || device.strip_prefix("gpu:").is_some_and(|index| index.parse::<usize>().is_ok());
+    match device {
+        "auto" | "cpu" => Ok(()),
+        _ if is_gpu || device == "software" => Err(Error::Device {
+            what: format!("device {device}: this build has no GPU backend yet"),
+            remedy: "train on the CPU with --device cpu (or auto)".into(),
+        }),
+        _ => Err(wrong("train.device", format!("`{device}`"), "auto, cpu, gpu, gpu:N or software")),
+    }
+}
+
+/// The error for a value outside its range: both sides in the first line, where to set it in the second.
+fn wrong(key: &str, value: impl Display, expected: &str) -> Error {
+    let name = settings::find(key).map_or("VALUE", |setting| setting.value);
+    Error::config(format!("{key} is {value}, expected {expected}"), place(key, name))
+}
+
+/// Where a setting is set, as an instruction.
+fn place(key: &str, value: &str) -> String {
+    match settings::find(key) {
+        Some(setting) => format!(
+            "set --{} {value}, or {} under [{}]",
+            setting.flag,
+            setting.name(),
+            setting.table()
+        ),
+        None => format!("set {key}"),
+    }
+}
+
+/// `a, b and c`, or with another word than "and".
+fn in_words(words: &[&str], last_join: &str) -> String {
+    match words {
+        [] => String::new(),
+        [one] => (*one).into(),
+        [first @ .., last] => format!("{} {last_join} {last}", first.join(", ")),
+    }
+}
+
+fn at_least<T: PartialOrd + Display>(key: &str, value: T, least: T) -> Result<()> {
+    if value >= least { Ok(()) } else { Err(wrong(key, value, &format!("{least} or more"))) }
+}
+
+fn at_least_if_set<T: PartialOrd + Display>(key: &str, value: Option<T>, least: T) -> Result<()> {
+    value.map_or(Ok(()), |value| at_least(key, value, least))
+}
+
+fn number(key: &str, value: f64, is_right: bool, expected: &str) -> Result<()> {
+    if is_right { Ok(()) } else { Err(wrong(key, value, expected)) }
+}
+
+fn positive(key: &str, value: f64) -> Result<()> {
+    number(key, value, value > 0.0 && value.is_finite(), "above 0 and finite")
+}
+
+fn not_negative(key: &str, value: f64) -> Result<()> {
+    number(key, value, value >= 0.0 && value.is_finite(), "0 or more and finite")
+}
+
+fn not_empty(key: &str, value: &str) -> Result<()> {
+    if value.trim().is_empty() { Err(wrong(key, "empty", "a name or a path")) } else { Ok(()) }
+}
+
+fn one_of(key: &str, value: &str, words: &[&str]) -> Result<()> {
+    if words.contains(&value) {
+        return Ok(());
+    }
+    let remedy = match nearest(value, words.iter().copied()) {
+        Some(word) => format!("did you mean {word}? {}", place(key, word)),
+        None => place(key, "NAME"),
+    };
+    let expected = in_words(words, "or");
+    Err(Error::config(format!("{key} is `{value}`, expected {expected}"), remedy))
+}
