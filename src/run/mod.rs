@@ -8,5 +8,6 @@ pub mod estimate;
 pub mod eval;
 pub mod export;
 pub mod plan;
+pub mod session;
 pub mod setup;
 pub mod trainer;

@@ -1,0 +1,88 @@
+//! The finished model as a Hugging Face directory: factors merged into the weights.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::device::memory::Category;
+use crate::error::{Error, Result};
+use crate::formats::atomic::sync_folder;
+use crate::formats::safetensors::{Dtype, SafetensorsWriter, TensorPlan, TensorValues};
+use crate::formats::tokenizer::Tokenizer;
+use crate::kernels::Matrix;
+use crate::kernels::matmul::{Layout, matmul_add};
+use crate::model::{Linear, Model, Role};
+
+/// `W + s·B·A` of a layer, on the host. The layer's own weight keeps its bits.
+pub fn merged_weight(model: &Model, linear: &Linear) -> Vec<f32> {
+    let device = model.device();
+    let weight = match linear.weight {
+        Some(id) => model.params.value(id).duplicate(device, Category::Activations),
+        None => Matrix::zeros([linear.rows, linear.cols], device, Category::Activations),
+    };
+    match &linear.adapter {
+        Some(adapter) => {
+            let (a, b) = (model.params.value(adapter.a), model.params.value(adapter.b));
+            matmul_add(weight, adapter.scale, Layout::Nn, b, a).to_host()
+        }
+        None => weight.to_host(),
+    }
+}
+
+/// Writes `config.json`, `generation_config.json`, `model.safetensors` and the tokenizer. The folder appears
+/// complete or not at all.
+pub fn write_model(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
+    let partial = folder.with_extension("partial");
+    for path in [&partial, &folder.with_extension("replaced")] {
+        if path.exists() {
+            fs::remove_dir_all(path).map_err(Error::io("remove", path))?;
+        }
+    }
+    fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
+    if let Err(error) = write_files(&partial, model, tokenizer) {
+        let _ = fs::remove_dir_all(&partial);
+        return Err(error);
+    }
+    if folder.exists() {
+        fs::remove_dir_all(folder).map_err(Error::io("replace", folder))?;
+    }
+    fs::rename(&partial, folder).map_err(Error::io("rename", &partial))
+}
+
+fn write_files(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
+    let merged: BTreeMap<String, &Linear> = model
+        .linears()
+        .iter()
+        .filter(|linear| linear.adapter.is_some())
+        .map(|linear| (format!("{}.weight", linear.name), linear))
+        .collect();
+    let mut plans = Vec::new();
+    for (_, param) in model.params.iter().filter(|(_, p)| p.role == Role::Network) {
+        plans.push(TensorPlan {
+            name: param.name.clone(),
+            dtype: Dtype::F32,
+            shape: param.shape.clone(),
+        });
+    }
+    for (name, linear) in &merged {
+        // Without a dense weight the product of the factors takes its place.
+        if !plans.iter().any(|plan| plan.name == *name) {
+            let shape = vec![linear.rows, linear.cols];
+            plans.push(TensorPlan { name: name.clone(), dtype: Dtype::F32, shape });
+        }
+    }
+    let path = folder.join("model.safetensors");
+    let mut writer = SafetensorsWriter::create(path, &BTreeMap::new(), &plans)?;
+    for plan in &plans {
+        let values = match (merged.get(&plan.name), model.params.find(&plan.name)) {
+            (Some(linear), _) => merged_weight(model, linear),
+            (None, Some(id)) => model.params.value(id).to_host(),
+            (None, None) => unreachable!("{} is a parameter or merged", plan.name),
+        };
+        writer.write(&plan.name, TensorValues::F32(&values))?;
+    }
+    writer.finish()?;
+    model.config.write(folder, "float32")?;
+    tokenizer.save(folder)?;
+    sync_folder(folder)
+}

@@ -1,0 +1,223 @@
+//! From a configuration to one whose every value is set: the model's shape, and the defaults that depend
+//! on model and method.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+use crate::formats::hf_config::HfConfig;
+use crate::formats::tokenizer::Tokenizer;
+use crate::model::ModelConfig;
+use crate::model::config::{PRESETS, Preset, preset};
+use crate::optim::Schedule;
+
+use super::engine::Settings;
+
+/// Where the network comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelSource {
+    /// A preset, freshly initialised.
+    Preset(&'static Preset),
+    /// The weights of a Hugging Face directory.
+    Directory(PathBuf),
+}
+
+impl ModelSource {
+    /// Finds what `model.model` names.
+    pub fn find(name: &str) -> Result<Self> {
+        if let Some(preset) = preset(name) {
+            return Ok(Self::Preset(preset));
+        }
+        let path = Path::new(name);
+        if path.join("config.json").is_file() {
+            return Ok(Self::Directory(path.to_path_buf()));
+        }
+        if path.is_dir() {
+            let what = "the folder has no config.json";
+            return Err(Error::file(path, what, "name a Hugging Face directory of a LLaMA model"));
+        }
+        let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
+        Err(Error::config(
+            format!("model {name}: no such preset or folder"),
+            format!("use one of {}, or a Hugging Face directory", names.join(", ")),
+        ))
+    }
+
+    /// The tokenizer that `data.tokenizer` names, or the one that belongs to the model.
+    pub fn tokenizer(&self, config: &RunConfig) -> Result<Tokenizer> {
+        match (config.data.tokenizer.as_deref(), self) {
+            (Some("builtin"), _) | (None, Self::Preset(_)) => Tokenizer::builtin(),
+            (Some("bytes"), _) => Tokenizer::bytes(),
+            (Some(path), _) => Tokenizer::from_file(tokenizer_file(Path::new(path))),
+            (None, Self::Directory(folder)) => Tokenizer::from_file(tokenizer_file(folder)),
+        }
+    }
+
+    /// The network's shape for a tokenizer.
+    ///
+    /// Errors: shape settings beside a directory; a tokenizer with more entries than the model.
+    pub fn model_config(&self, config: &RunConfig, tokenizer: &Tokenizer) -> Result<ModelConfig> {
+        let table = &config.model;
+        let overrides = [
+            table.hidden_size,
+            table.intermediate_size,
+            table.num_hidden_layers,
+            table.num_attention_heads,
+            table.num_key_value_heads,
+            table.tie_word_embeddings.map(usize::from),
+        ];
+        match self {
+            Self::Preset(preset) => {
+                let mut shape = preset.config(tokenizer.vocab_size());
+                let set = |target: &mut usize, value: Option<usize>| {
+                    *target = value.unwrap_or(*target);
+                };
+                set(&mut shape.hidden_size, table.hidden_size);
+                set(&mut shape.intermediate_size, table.intermediate_size);
+                set(&mut shape.num_hidden_layers, table.num_hidden_layers);
+                set(&mut shape.num_attention_heads, table.num_attention_heads);
+                shape.num_key_value_heads = shape.num_attention_heads;
+                set(&mut shape.num_key_value_heads, table.num_key_value_heads);
+                shape.tie_word_embeddings = table.tie_word_embeddings.unwrap_or(false);
+                shape.eos_token_ids = vec![tokenizer.eos()];
+                shape.bos_token_id = tokenizer.bos();
+                let (hidden, heads) = (shape.hidden_size, shape.num_attention_heads);
+                if heads == 0 || hidden % heads != 0 || (hidden / heads) % 2 != 0 {
+                    return Err(Error::config(
+                        format!(
+                            "model.hidden_size {hidden} with {heads} heads: a head needs an even size"
+                        ),
+                        "choose a hidden size that is an even multiple of the number of heads",
+                    ));
+                }
+                if shape.num_key_value_heads == 0 || heads % shape.num_key_value_heads != 0 {
+                    return Err(Error::config(
+                        format!(
+                            "model.num_key_value_heads {} does not divide the {heads} heads",
+                            shape.num_key_value_heads
+                        ),
+                        "choose a divisor of num_attention_heads",
+                    ));
+                }
+                if shape.num_hidden_layers == 0 || shape.intermediate_size == 0 {
+                    return Err(Error::config(
+                        "model.num_hidden_layers and model.intermediate_size must be at least 1",
+                        "give positive sizes",
+                    ));
+                }
+                shape.head_dim = hidden / heads;
+                let seq_len = config.data.max_seq_length.unwrap_or(preset.seq_len);
+                shape.max_position_embeddings = shape.max_position_embeddings.max(seq_len);
+                Ok(shape)
+            }
+            Self::Directory(folder) => {
+                if overrides.iter().any(Option::is_some) {
+                    return Err(Error::config(
+                        "shape settings in [model] do not go with a model directory",
+                        "leave them out: the directory's config.json fixes the shape",
+                    ));
+                }
+                let shape = HfConfig::read(folder.join("config.json"))?;
+                if tokenizer.vocab_size() > shape.vocab_size {
+                    return Err(Error::config(
+                        format!(
+                            "the tokenizer has {} entries, the model's vocabulary {}",
+                            tokenizer.vocab_size(),
+                            shape.vocab_size
+                        ),
+                        "use the model's own tokenizer (leave out --tokenizer), or a larger model vocabulary",
+                    ));
+                }
+                Ok(shape)
+            }
+        }
+    }
+}
+
+fn tokenizer_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() }
+}
+
+/// Fills in every value that depends on model or method, and checks what needs both.
+///
+/// Errors: rank above the hidden size; sequences longer than the model's context; a warm start as long as
+/// the run.
+pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig) -> Result<()> {
+    let (seq_len, batch_size, iters) = match source {
+        ModelSource::Preset(preset) => (preset.seq_len, preset.batch_size, preset.iters),
+        ModelSource::Directory(_) => (shape.max_position_embeddings.min(256), 4, 1_000),
+    };
+    let (method, init) = (config.train.method.clone(), config.lora.init.clone());
+    let is_switchlora_scale = method == "switchlora" || (method == "lora" && init == "switchlora");
+    if method == "lora" && config.lora.base == "none" && init == "standard" {
+        config.lora.init = "both_kaiming".into();
+    }
+
+    let data = &mut config.data;
+    let seq_len = *data.max_seq_length.get_or_insert(seq_len);
+    data.data_seed.get_or_insert(config.train.seed);
+    let train = &mut config.train;
+    let rank = *train.rank.get_or_insert((shape.hidden_size / 4).max(1));
+    train.alpha.get_or_insert(if is_switchlora_scale { 1.0 } else { 32.0 });
+    let iters = *train.iters.get_or_insert(iters);
+    train.batch_size.get_or_insert(batch_size);
+    train.learning_rate.get_or_insert(match (method.as_str(), is_switchlora_scale) {
+        ("full", _) => 1e-3,
+        ("switchlora", _) => 2e-2,
+        (_, true) => 1e-2,
+        _ => 2e-3,
+    });
+    let has_warm_start = method == "switchlora" && config.switchlora.warm_start > 0;
+    let schedule = if has_warm_start { "cosine_floor" } else { "cosine" };
+    train.lr_schedule.get_or_insert_with(|| schedule.into());
+    train.warmup_steps.get_or_insert((iters / 10).min(100));
+    train.steps_per_report.get_or_insert((iters / 60).max(1));
+    train.eval_every.get_or_insert((iters / 10).max(1));
+    train.checkpoint_every.get_or_insert((iters / 4).max(1));
+
+    if rank > shape.hidden_size {
+        return Err(Error::config(
+            format!("train.rank = {rank} is above the model's hidden size {}", shape.hidden_size),
+            format!("use a rank of at most {}; a quarter of it is a good start", shape.hidden_size),
+        ));
+    }
+    if seq_len > shape.max_position_embeddings {
+        return Err(Error::config(
+            format!(
+                "data.max_seq_length = {seq_len} is above the model's context of {}",
+                shape.max_position_embeddings
+            ),
+            format!("use --max-seq-length {} or less", shape.max_position_embeddings),
+        ));
+    }
+    if has_warm_start && config.switchlora.warm_start >= iters {
+        return Err(Error::config(
+            format!(
+                "switchlora.warm_start = {} leaves nothing of {iters} updates",
+                config.switchlora.warm_start
+            ),
+            "make the warm start shorter or the run longer",
+        ));
+    }
+    Ok(())
+}
+
+/// The engine's settings from a resolved configuration.
+pub fn settings(config: &RunConfig) -> Result<Settings> {
+    let train = &config.train;
+    let name = train.lr_schedule.as_deref().unwrap_or("cosine");
+    let schedule = Schedule::from_name(name).ok_or_else(|| {
+        Error::config(
+            format!("train.lr_schedule = {name}: no such schedule"),
+            "use constant, linear, cosine, cosine_floor or cosine_min",
+        )
+    })?;
+    Ok(Settings {
+        learning_rate: train.learning_rate.unwrap_or(1e-3),
+        schedule,
+        warmup: train.warmup_steps.unwrap_or(0),
+        min_ratio: train.min_lr_ratio,
+        max_grad_norm: train.max_grad_norm,
+        recompute: train.grad_checkpoint,
+    })
+}

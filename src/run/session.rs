@@ -1,0 +1,270 @@
+//! From a command to a run on disk: makes the folder or opens it, takes the lock, and trains.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::config::RunConfig;
+use crate::data::Position;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::formats::atomic::write_atomically;
+use crate::model::Role;
+use crate::runlog::{
+    ControlReader, EventSink, Level, Log, Resume, Run, RunDir, RunLock, RunState, RunWriter, Status,
+};
+
+use super::checkpoint::{Checkpoint, Progress};
+use super::commands::Signals;
+use super::engine::Engine;
+use super::estimate;
+use super::setup::{self, Prepared};
+use super::trainer::Trainer;
+
+/// A run that is about to train.
+pub struct Session {
+    prepared: Prepared,
+    dir: RunDir,
+    _lock: RunLock,
+    device: Device,
+    /// The checkpoint to go on from.
+    checkpoint: Option<Checkpoint>,
+    is_resumed: bool,
+    notes: Vec<String>,
+}
+
+/// The device a configuration asks for.
+pub fn open_device(_config: &RunConfig) -> Device {
+    Device::cpu()
+}
+
+/// Runs `work` in a pool of the given number of threads; 0: one for each core.
+///
+/// Errors: what `work` returns, or that the pool could not be made.
+pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| {
+        Error::config(format!("train.threads = {threads}: {error}"), "use fewer threads")
+    })?;
+    pool.install(work)
+}
+
+impl Session {
+    /// A new run in a folder of its own below `out`.
+    pub fn create(config: RunConfig, out: &Path, name: Option<&str>) -> Result<Self> {
+        let prepared = setup::prepare(config)?;
+        let device = open_device(&prepared.config);
+        let default_name = format!("{}-{}", prepared.config.train.method, model_name(&prepared));
+        let dir = RunDir::create(out, name.unwrap_or(&default_name))?;
+        let lock = dir.lock()?;
+        write_atomically(dir.config(), prepared.config.to_toml()?.as_bytes())?;
+        write_facts(&dir, &prepared, &device)?;
+        Ok(Self {
+            prepared,
+            dir,
+            _lock: lock,
+            device,
+            checkpoint: None,
+            is_resumed: false,
+            notes: Vec::new(),
+        })
+    }
+
+    /// An existing run, from its newest intact checkpoint; from its start if it has none. `extend` makes the
+    /// run longer, which also stretches its schedules.
+    ///
+    /// Errors: a live or finished run; data or tokenizer that are no longer what the run began with.
+    pub fn resume(dir: RunDir, extend: Option<u64>, threads: Option<usize>) -> Result<Self> {
+        let lock = dir.lock()?;
+        let mut config = RunConfig::load(Some(&dir.config()), &[])?;
+        let mut notes = Vec::new();
+        if let Some(threads) = threads {
+            config.train.threads = threads;
+        }
+        let folders: Vec<_> = dir.list_checkpoints()?.into_iter().map(|c| c.path).collect();
+        let (checkpoint, damaged) = Checkpoint::newest_intact(&folders)?;
+        notes.extend(damaged.iter().map(|error| format!("skipped a damaged checkpoint: {error}")));
+        let attempts = checkpoint.as_ref().map_or(0, |c| c.progress().attempts);
+        let total = config.train.iters.unwrap_or(0);
+        if let Some(iters) = extend {
+            if iters <= total.max(attempts) {
+                return Err(Error::config(
+                    format!("--extend {iters} is not longer than the run's {total} updates"),
+                    format!("give the new total, above {total}"),
+                ));
+            }
+            notes.push(format!("extended from {total} to {iters} updates"));
+            config.train.iters = Some(iters);
+            write_atomically(dir.config(), config.to_toml()?.as_bytes())?;
+        } else if attempts >= total {
+            return Err(Error::run(
+                format!("{} has done all its {total} updates", dir.name()),
+                format!("make it longer with `fullrank resume {} --extend ITERS`", dir.name()),
+            ));
+        }
+        let prepared = setup::prepare(config)?;
+        check_facts(&dir, &prepared)?;
+        let device = open_device(&prepared.config);
+        Ok(Self { prepared, dir, _lock: lock, device, checkpoint, is_resumed: true, notes })
+    }
+
+    /// The run's folder.
+    pub fn dir(&self) -> &RunDir {
+        &self.dir
+    }
+
+    /// The resolved configuration.
+    pub fn config(&self) -> &RunConfig {
+        &self.prepared.config
+    }
+
+    /// Trains to the end.
+    pub fn train(self, sink: &mut dyn EventSink) -> Result<()> {
+        let Self { prepared, dir, _lock, device, checkpoint, is_resumed, notes } = self;
+        let config = prepared.config.clone();
+        let signals = Signals::listen()?;
+        let control = ControlReader::open(&dir)?;
+        let mut log = RunWriter::open(dir.events())?;
+        let (engine, progress) = match &checkpoint {
+            Some(checkpoint) => {
+                let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
+                checkpoint.restore(&mut engine, true)?;
+                (engine, checkpoint.progress().clone())
+            }
+            None => {
+                let mut engine = setup::engine(&config, prepared.fresh_model(&device)?)?;
+                engine.with_method(|method, cx| method.prepare(cx))?;
+                (engine, Progress::default())
+            }
+        };
+        let mut loader = prepared.dataset.loader(config.train.data_seed(&config))?;
+        if progress.position != Position::default() {
+            loader.seek(progress.position.clone())?;
+        }
+        let predicted_bytes = estimate::peak_bytes(&config, &prepared.shape).total();
+
+        let run = run_event(&prepared, &dir, &device, &engine);
+        sink.on_event(&log.emit(engine.t, run)?);
+        if is_resumed {
+            let resume =
+                Resume { from_step: Some(engine.t), from_seq: Some(progress.event_seq) };
+            sink.on_event(&log.emit(engine.t, resume)?);
+        }
+        for msg in notes {
+            sink.on_event(&log.emit(engine.t, Log { level: Level::Warn, msg })?);
+        }
+        let valid = prepared.dataset.validation()?;
+        Trainer {
+            config,
+            dir,
+            log,
+            sink,
+            engine,
+            loader,
+            valid,
+            tokenizer: prepared.tokenizer,
+            progress,
+            control,
+            signals,
+            predicted_bytes,
+        }
+        .run()
+    }
+}
+
+/// The newest run below `out` that has the same resolved configuration and is not done: what
+/// `train --resume auto` goes on with.
+pub fn unfinished(config: &RunConfig, out: &Path) -> Result<Option<RunDir>> {
+    if !out.is_dir() {
+        return Ok(None);
+    }
+    let prepared = setup::prepare(config.clone())?;
+    let mut runs = crate::runlog::list(out)?;
+    runs.sort_by_key(|run| std::cmp::Reverse(run.name()));
+    for run in runs {
+        let status = RunState::of(&run)?.status;
+        let is_open = matches!(
+            status,
+            Status::Crashed | Status::Interrupted | Status::Stopped | Status::Failed
+        );
+        if is_open
+            && RunConfig::load(Some(&run.config()), &[]).is_ok_and(|c| c == prepared.config)
+        {
+            return Ok(Some(run));
+        }
+    }
+    Ok(None)
+}
+
+fn model_name(prepared: &Prepared) -> String {
+    let name = &prepared.config.model.model;
+    Path::new(name).file_name().map_or_else(|| name.clone(), |n| n.to_string_lossy().into_owned())
+}
+
+fn run_event(prepared: &Prepared, dir: &RunDir, device: &Device, engine: &Engine) -> Run {
+    let (train, facts) = (&prepared.config.train, &prepared.dataset.facts);
+    let params = &engine.model.params;
+    let network = params.iter().filter(|(_, p)| p.role == Role::Network);
+    let batch = train.batch_size.unwrap_or(1) * train.grad_accumulation_steps;
+    Run {
+        name: dir.short_name(),
+        method: train.method.clone(),
+        model: prepared.config.model.model.clone(),
+        data: facts.source.clone(),
+        device: device.name().to_owned(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        seed: train.seed,
+        steps: engine.total,
+        max_s: train.max_minutes.map(|minutes| minutes * 60.0),
+        tokens_per_step: (batch * prepared.dataset.seq_len) as u64,
+        train_tokens: facts.train.tokens as u64,
+        val_tokens: facts.valid.tokens as u64,
+        params: network.map(|(_, p)| p.len() as u64).sum(),
+        trained_params: params.trainable_len() as u64,
+        rank: (train.method != "full").then(|| train.rank.unwrap_or(0) as u64),
+        unigram_ppl: Some(facts.valid_unigram_perplexity),
+        layers: engine.model.linears().iter().map(|linear| linear.name.clone()).collect(),
+    }
+}
+
+/// `facts.json`: what the run was made of, so that it can be told apart from one with other data.
+fn write_facts(dir: &RunDir, prepared: &Prepared, device: &Device) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let facts = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "device": device.name(),
+        "host": {
+            "os": std::env::consts::OS,
+            "arch": std::env::consts::ARCH,
+            "cores": cores,
+            "threads": rayon::current_num_threads(),
+        },
+        "data": prepared.dataset.facts,
+        "model": prepared.shape.to_json("float32"),
+    });
+    let path = dir.facts();
+    let text = serde_json::to_vec_pretty(&facts)
+        .map_err(|error| Error::file(&path, error.to_string(), "report this"))?;
+    write_atomically(&path, &text)
+}
+
+/// Refuses to go on with other data or another tokenizer than the run began with.
+fn check_facts(dir: &RunDir, prepared: &Prepared) -> Result<()> {
+    let path = dir.facts();
+    let text = fs::read(&path).map_err(Error::io("read", &path))?;
+    let facts: serde_json::Value = serde_json::from_slice(&text)
+        .map_err(|error| Error::file(&path, format!("not JSON: {error}"), "restore the file"))?;
+    let now = serde_json::to_value(&prepared.dataset.facts)
+        .map_err(|error| Error::file(&path, error.to_string(), "report this"))?;
+    for key in ["tokenizer_blake3", "train", "valid"] {
+        if facts["data"][key] != now[key] {
+            return Err(Error::file(
+                &path,
+                format!("the {key} of the data is not what the run began with"),
+                "bring the old text and tokenizer back, or start a new run",
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! Puts a run together: tokenizer, data, network, method and optimizer from a configuration.
+
+use crate::config::RunConfig;
+use crate::data::cache::TokenCache;
+use crate::data::{Corpus, Dataset};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::formats::tokenizer::Tokenizer;
+use crate::kernels::update::AdamW;
+use crate::methods;
+use crate::model::{Model, ModelConfig};
+use crate::optim::Optimizer;
+use crate::optim::adamw::form_from_name;
+
+use super::engine::Engine;
+use super::plan::{self, ModelSource};
+
+/// What a configuration means, before any tensor is made.
+pub struct Prepared {
+    /// The configuration with every value set.
+    pub config: RunConfig,
+    /// Where the network comes from.
+    pub source: ModelSource,
+    /// Its shape.
+    pub shape: ModelConfig,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The data.
+    pub dataset: Dataset,
+}
+
+/// Resolves a configuration and prepares its data.
+pub fn prepare(mut config: RunConfig) -> Result<Prepared> {
+    config.check()?;
+    let source = ModelSource::find(&config.model.model)?;
+    let tokenizer = source.tokenizer(&config)?;
+    let shape = source.model_config(&config, &tokenizer)?;
+    plan::resolve(&mut config, &source, &shape)?;
+    let corpus = Corpus::open(&config.data.data, config.data.valid_fraction)?;
+    let seq_len = config.data.max_seq_length.unwrap_or(shape.max_position_embeddings);
+    let dataset = Dataset::prepare(&corpus, &tokenizer, seq_len, &TokenCache::user())?;
+    Ok(Prepared { config, source, shape, tokenizer, dataset })
+}
+
+impl Prepared {
+    /// The network at its start.
+    pub fn fresh_model(&self, device: &Device) -> Result<Model> {
+        match &self.source {
+            ModelSource::Preset(_) => {
+                Ok(Model::init(self.shape.clone(), self.config.train.seed, device))
+            }
+            ModelSource::Directory(folder) => Model::load(folder, device),
+        }
+    }
+}
+
+/// An engine around a network; the method has not touched it yet.
+pub fn engine(config: &RunConfig, model: Model) -> Result<Engine> {
+    let train = &config.train;
+    let form = form_from_name(&train.adam_form).ok_or_else(|| {
+        Error::config(
+            format!("train.adam_form = {}: no such form", train.adam_form),
+            "use torch or reference",
+        )
+    })?;
+    let hyper = AdamW {
+        learning_rate: 0.0,
+        beta1: train.beta1,
+        beta2: train.beta2,
+        eps: train.adam_eps,
+        weight_decay: train.weight_decay,
+        form,
+    };
+    Ok(Engine {
+        optimizer: Optimizer::new(hyper, model.device()),
+        method: methods::create(config)?,
+        settings: plan::settings(config)?,
+        seed: train.seed,
+        t: 0,
+        total: train.iters.unwrap_or(0),
+        events: Vec::new(),
+        model,
+    })
+}

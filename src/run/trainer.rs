@@ -1,0 +1,388 @@
+//! The loop around the engine: data, updates, evaluation, samples, checkpoints, commands, signals.
+//!
+//! Everything it does is told as an event, to the log and to one sink (a progress line, a screen). It
+//! decides nothing from time except `--max-minutes`, so two runs of one configuration have the same bits.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::config::RunConfig;
+use crate::data::{Loader, ValidationBlocks};
+use crate::device::memory::Category;
+use crate::error::{Error, Result};
+use crate::formats::tokenizer::Tokenizer;
+use crate::model::Batch;
+use crate::model::generate::Sampling;
+use crate::random::stream;
+use crate::runlog::{
+    Action, Alert, Body, Ckpt, Cmd, Command, ControlReader, End, EndStatus, Eval, EventSink, Level,
+    Mem, Pause, Phase, Resume, RunDir, RunWriter, Sample, Skip, Step, Sys, Time,
+};
+
+use super::checkpoint::{self, Best, Progress};
+use super::commands::Signals;
+use super::engine::{Engine, Outcome};
+use super::eval::{continue_text, evaluate};
+use super::export::write_model;
+
+/// Updates may be skipped as not finite for this share of the run before it stops.
+const MAX_SKIPPED_SHARE: f64 = 0.05;
+/// Weight of the newest loss in the smoothed one.
+const EMA_WEIGHT: f64 = 0.05;
+/// How often a paused run looks for commands.
+const PAUSE_POLL: Duration = Duration::from_millis(50);
+
+/// A run in progress.
+pub struct Trainer<'a> {
+    /// The resolved configuration.
+    pub config: RunConfig,
+    /// The run's folder; the caller holds its lock.
+    pub dir: RunDir,
+    /// The event log.
+    pub log: RunWriter,
+    /// Where events go besides the log.
+    pub sink: &'a mut dyn EventSink,
+    /// Network, optimizer, method.
+    pub engine: Engine,
+    /// Training batches, at the position of `progress`.
+    pub loader: Loader,
+    /// Validation batches.
+    pub valid: ValidationBlocks,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How far the run is.
+    pub progress: Progress,
+    /// Commands in.
+    pub control: ControlReader,
+    /// Signals in.
+    pub signals: Signals,
+    /// The high-water mark of memory that was predicted.
+    pub predicted_bytes: u64,
+}
+
+/// Why the loop ended.
+enum Stop {
+    Done,
+    TimeIsUp,
+    Asked,
+    Signal(i32),
+    Diverged(String),
+}
+
+/// Milliseconds by part since the last report.
+#[derive(Default)]
+struct Clock {
+    data: Duration,
+    step: Duration,
+    updates: u32,
+}
+
+impl Trainer<'_> {
+    /// Trains to the end, or until something stops it. In every case but an I/O error a checkpoint holds
+    /// the last state, and the log ends with an `end` event.
+    pub fn run(&mut self) -> Result<()> {
+        match self.train() {
+            Ok(stop) => self.finish(stop),
+            Err(error) => {
+                let what = error.to_string();
+                // The first error is the one to report; the log may be what failed.
+                let _ = self.emit(End { status: EndStatus::Failed, what });
+                let _ = self.log.sync();
+                Err(error)
+            }
+        }
+    }
+
+    fn train(&mut self) -> Result<Stop> {
+        self.emit_method_events()?;
+        self.emit(Phase { name: "train".into(), detail: String::new() })?;
+        if self.progress.attempts == 0 {
+            self.evaluate()?;
+        }
+        let mut clock = Clock::default();
+        let iters = self.engine.total;
+        let max_s = self.config.train.max_minutes.map(|minutes| minutes * 60.0);
+        while self.progress.attempts < iters {
+            if let Some(stop) = self.interruption()? {
+                return Ok(stop);
+            }
+            if max_s.is_some_and(|limit| self.progress.active_s >= limit) {
+                return Ok(Stop::TimeIsUp);
+            }
+            let outcome = self.attempt(&mut clock)?;
+            if !outcome.is_applied
+                && self.progress.skipped as f64 > MAX_SKIPPED_SHARE * iters as f64
+            {
+                return Ok(Stop::Diverged(format!(
+                    "{} of {} updates were not finite (loss {}, gradient norm {})",
+                    self.progress.skipped,
+                    self.progress.attempts,
+                    outcome.loss,
+                    outcome.grad_norm
+                )));
+            }
+            self.at_intervals(&mut clock)?;
+        }
+        Ok(Stop::Done)
+    }
+
+    /// One update, applied or skipped, with its events.
+    fn attempt(&mut self, clock: &mut Clock) -> Result<Outcome> {
+        let start = Instant::now();
+        let train = &self.config.train;
+        let batch_size = train.batch_size.unwrap_or(1);
+        let mut micro_batches = Vec::new();
+        for _ in 0..train.grad_accumulation_steps {
+            let batch = self.loader.next_batch(batch_size)?;
+            let device = self.engine.model.device();
+            micro_batches.push(Batch::new(&batch.inputs, &batch.targets, batch.seq_len, device));
+        }
+        let tokens: u64 = micro_batches.iter().map(|batch| batch.counted as u64).sum();
+        let loaded = Instant::now();
+        let outcome = self.engine.step(&micro_batches)?;
+        let end = Instant::now();
+
+        clock.data += loaded - start;
+        clock.step += end - loaded;
+        clock.updates += 1;
+        let seconds = (end - start).as_secs_f64();
+        let progress = &mut self.progress;
+        progress.t = self.engine.t;
+        progress.attempts += 1;
+        progress.tokens += tokens;
+        progress.active_s += seconds;
+        progress.position = self.loader.position();
+        let Outcome { loss, grad_norm, learning_rate, is_applied } = outcome;
+        if is_applied {
+            let ema = progress.loss_ema.map_or(loss, |ema| ema + EMA_WEIGHT * (loss - ema));
+            progress.loss_ema = Some(ema);
+            let (tokens_seen, active_s) = (progress.tokens, progress.active_s);
+            self.emit(Step {
+                loss,
+                lr: learning_rate,
+                grad_norm,
+                tokens: tokens_seen,
+                active_s,
+                tok_s: tokens as f64 / seconds.max(1e-9),
+            })?;
+        } else {
+            progress.skipped += 1;
+            let reason = if loss.is_finite() { "gradient norm" } else { "loss" };
+            self.emit(Skip {
+                reason: format!("{reason} is not finite"),
+                loss: Some(loss),
+                grad_norm: Some(grad_norm),
+            })?;
+        }
+        self.emit_method_events()?;
+        Ok(outcome)
+    }
+
+    /// What is due after this attempt: report, evaluation, sample, checkpoint.
+    fn at_intervals(&mut self, clock: &mut Clock) -> Result<()> {
+        let train = &self.config.train;
+        let attempts = self.progress.attempts;
+        let is_last = attempts >= self.engine.total;
+        let is_due = |every: u64| every > 0 && attempts % every == 0;
+        let (report, eval, save, sample) = (
+            is_due(train.steps_per_report.unwrap_or(1)) || is_last,
+            is_due(train.eval_every.unwrap_or(0)) || is_last,
+            is_due(train.checkpoint_every.unwrap_or(0)) && !is_last,
+            is_due(train.sample_every) && !is_last,
+        );
+        if report {
+            self.report(clock)?;
+        }
+        if eval {
+            self.evaluate()?;
+        }
+        if sample {
+            self.sample()?;
+        }
+        if save {
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, clock: &mut Clock) -> Result<()> {
+        let reading = self.engine.model.device().ledger().read();
+        let bytes = Category::ALL.iter().zip(reading.now);
+        self.emit(Mem {
+            bytes: bytes.map(|(category, bytes)| (category.name().into(), bytes)).collect(),
+            peak_bytes: reading.peak,
+            predicted_bytes: Some(self.predicted_bytes),
+        })?;
+        let mean = |total: Duration| total.as_secs_f64() * 1e3 / f64::from(clock.updates.max(1));
+        let ms = [("data".into(), mean(clock.data)), ("step".into(), mean(clock.step))];
+        *clock = Clock::default();
+        self.emit(Time { ms: ms.into() })?;
+        self.emit(Sys { rss_bytes: resident_bytes(), ..Sys::default() })
+    }
+
+    fn evaluate(&mut self) -> Result<()> {
+        let train = &self.config.train;
+        let batch_size = train.batch_size.unwrap_or(1);
+        let result = evaluate(&self.engine.model, &self.valid, batch_size, train.eval_batches)?;
+        self.progress.last_eval = Some(result.loss);
+        let is_best = self.progress.best.is_none_or(|best| result.loss < best.loss);
+        if is_best && result.loss.is_finite() {
+            self.progress.best = Some(Best { loss: result.loss, step: self.engine.t });
+        }
+        let (loss, ppl, tokens) = (result.loss, result.perplexity(), result.tokens);
+        self.emit(Eval { loss, ppl, tokens })
+    }
+
+    fn sample(&mut self) -> Result<()> {
+        let train = &self.config.train;
+        let mut random = stream(train.seed, "sample", "text", self.engine.t);
+        let mut text = String::new();
+        continue_text(
+            &self.engine.model,
+            &self.tokenizer,
+            &train.sample_prompt,
+            train.sample_tokens,
+            Sampling::default(),
+            &mut random,
+            &mut |piece| {
+                text.push_str(piece);
+                Ok(())
+            },
+        )?;
+        let prompt = train.sample_prompt.clone();
+        self.emit(Sample { prompt, text })
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let start = Instant::now();
+        self.log.sync()?;
+        self.progress.event_seq = self.log.seq();
+        let path = checkpoint::save(&self.dir.checkpoints(), &mut self.engine, &self.progress)?;
+        let is_best = self.progress.best.is_some_and(|best| best.step == self.engine.t);
+        let all: Vec<PathBuf> =
+            self.dir.list_checkpoints()?.into_iter().map(|checkpoint| checkpoint.path).collect();
+        let best = self.progress.best.map(|best| best.step);
+        checkpoint::prune(&all, self.config.train.keep_checkpoints, best)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.emit(Ckpt {
+            path: format!("checkpoints/{name}"),
+            bytes: crate::runlog::index::size_of(&path),
+            ms: start.elapsed().as_secs_f64() * 1e3,
+            is_best,
+        })
+    }
+
+    /// Signals and commands that wait; holds the run while it is paused.
+    fn interruption(&mut self) -> Result<Option<Stop>> {
+        let mut is_paused = false;
+        loop {
+            if let Some(signal) = self.signals.seen() {
+                return Ok(Some(Stop::Signal(signal)));
+            }
+            for command in self.control.poll()? {
+                if let Some(stop) = self.obey(&command, &mut is_paused)? {
+                    return Ok(Some(stop));
+                }
+            }
+            if !is_paused {
+                return Ok(None);
+            }
+            std::thread::sleep(PAUSE_POLL);
+        }
+    }
+
+    fn obey(&mut self, command: &Command, is_paused: &mut bool) -> Result<Option<Stop>> {
+        let mut answer = Cmd {
+            id: command.id.clone(),
+            cmd: command.action.to_string(),
+            ok: true,
+            what: String::new(),
+        };
+        let mut stop = None;
+        match &command.action {
+            Action::Pause if *is_paused => answer.what = "the run is paused already".into(),
+            Action::Pause => {
+                *is_paused = true;
+                self.emit(Pause { reason: "asked to".into() })?;
+            }
+            Action::Resume if !*is_paused => answer.what = "the run is not paused".into(),
+            Action::Resume => {
+                *is_paused = false;
+                self.emit(Resume::default())?;
+            }
+            Action::Checkpoint => {
+                self.save()?;
+                answer.what = format!("step {}", self.engine.t);
+            }
+            Action::Stop => stop = Some(Stop::Asked),
+            Action::Set { .. } => {
+                answer.ok = false;
+                answer.what = "settings cannot be changed in flight in this version".into();
+            }
+        }
+        self.emit(answer)?;
+        self.log.flush()?;
+        Ok(stop)
+    }
+
+    fn finish(&mut self, stop: Stop) -> Result<()> {
+        if matches!(stop, Stop::Done | Stop::TimeIsUp) {
+            if matches!(stop, Stop::TimeIsUp) {
+                self.evaluate()?;
+            }
+            self.sample()?;
+        }
+        self.save()?;
+        if matches!(stop, Stop::Done | Stop::TimeIsUp) {
+            self.emit(Phase { name: "export".into(), detail: "model/".into() })?;
+            write_model(&self.dir.model(), &self.engine.model, &self.tokenizer)?;
+        }
+        let (status, what, result) = match stop {
+            Stop::Done => (EndStatus::Finished, String::new(), Ok(())),
+            Stop::TimeIsUp => {
+                let minutes = self.config.train.max_minutes.unwrap_or(0.0);
+                (EndStatus::Finished, format!("{minutes} minutes are up"), Ok(()))
+            }
+            Stop::Asked => (EndStatus::Stopped, "asked to".into(), Ok(())),
+            Stop::Signal(signal) => {
+                let what = format!("signal {signal}");
+                (EndStatus::Interrupted, what, Err(Error::Interrupted { signal }))
+            }
+            Stop::Diverged(what) => {
+                let remedy = "lower --learning-rate, or clip harder with --max-grad-norm; the last \
+                              state is in the newest checkpoint";
+                let error = Error::Diverged { what: what.clone(), remedy: remedy.into() };
+                let alert =
+                    Alert { level: Level::Error, what: what.clone(), remedy: remedy.into() };
+                self.emit(alert)?;
+                (EndStatus::Diverged, what, Err(error))
+            }
+        };
+        self.emit(End { status, what })?;
+        self.log.sync()?;
+        result
+    }
+
+    /// Writes what the method told since the last look.
+    fn emit_method_events(&mut self) -> Result<()> {
+        for body in std::mem::take(&mut self.engine.events) {
+            self.emit(body)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the world.
+    pub fn emit(&mut self, body: impl Into<Body>) -> Result<()> {
+        let event = self.log.emit(self.engine.t, body)?;
+        self.sink.on_event(&event);
+        Ok(())
+    }
+}
+
+/// Resident memory of this process, where the system says it in `/proc`.
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib * 1024)
+}
