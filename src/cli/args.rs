@@ -160,10 +160,10 @@ pub enum Request {
         /// As JSON.
         json: bool,
     },
-    /// Move a run to the trash folder.
+    /// Move runs to the trash folder.
     Rm {
-        /// A run's folder, its name, or `latest`.
-        run: String,
+        /// For each run its folder, its name, or `latest`.
+        runs: Vec<String>,
         /// Folder with the runs.
         out: PathBuf,
     },
@@ -223,11 +223,11 @@ pub fn command() -> Command {
         ]))
         .subcommand(
             Command::new("rm")
-                .about("Moves a run to the trash folder")
+                .about("Moves runs to the trash folder")
                 .long_about(
-                    "Moves a run to .trash inside the folder of the runs. A live run is refused.",
+                    "Moves runs to .trash inside the folder of the runs. A live run is refused.",
                 )
-                .args([run_arg(), out_arg()]),
+                .args([run_arg().num_args(1..), out_arg()]),
         )
         .subcommand(ctl_command())
         .subcommand(
@@ -511,7 +511,10 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
             out: out(matches),
             json: matches.get_flag("json"),
         },
-        "rm" => Request::Rm { run: text(matches, "run"), out: out(matches) },
+        "rm" => Request::Rm {
+            runs: matches.get_many::<String>("run").unwrap_or_default().cloned().collect(),
+            out: out(matches),
+        },
         "ctl" => Request::Ctl(CtlArgs {
             run: text(matches, "run"),
             out: out(matches),
@@ -723,5 +726,10 @@ mod tests {
             panic!("not ctl");
         };
         assert_eq!((args.command, args.wait, args.out), (CtlCommand::Stop, false, "there".into()));
+
+        let Request::Rm { runs, .. } = parse("fullrank rm one two") else {
+            panic!("not rm");
+        };
+        assert_eq!(runs, ["one", "two"]);
     }
 }

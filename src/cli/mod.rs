@@ -60,8 +60,8 @@ pub fn run(request: Request) -> Result<()> {
         Request::Generate(args) => generate::generate(args),
         Request::Ls { out, json } => ls::ls(&out, json, stdout),
         Request::Show { run, out, json } => show::show(&out, &run, json, stdout),
-        Request::Rm { run, out } => rm::rm(&out, &run, stdout),
-        Request::Ctl(args) => ctl::ctl(&args, stdout),
+        Request::Rm { runs, out } => rm::rm(&out, &runs, stdout),
+        Request::Ctl(args) => ctl::ctl(&args.out, &args.run, args.command, args.wait, stdout),
         Request::Completions(shell) => completions(shell, stdout),
     }
 }
