@@ -1,5 +1,8 @@
 //! The real binary: help, usage and configuration errors, exit codes. Trains nothing.
 
+// Clippy knows `#[test]` functions as tests, but not the functions they share.
+#![allow(clippy::unwrap_used)]
+
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! The command line: parses, checks and hands over to one file per command.
 //!
-//! `args` describes the commands, `settings` the flags that come from the table of settings, `print` what
-//! the program says itself. Only `main` calls this room; nothing below knows of it.
+//! `commands` describes the command line, `settings` the flags that come from the table of settings,
+//! `args` what each command is given, `print` what the program says itself. Only `main` calls this
+//! room; nothing below knows of it.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use crate::error::Result;
 
 pub mod args;
+pub mod commands;
 pub mod ctl;
 pub mod eval;
 pub mod generate;
@@ -26,7 +28,7 @@ use args::{Request, UiMode};
 /// The program: parses the arguments (the program's name first), runs the command, prints what went
 /// wrong to stderr.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let matches = match args::command().try_get_matches_from(settings::with_dashes(args)) {
+    let matches = match commands::command().try_get_matches_from(settings::with_dashes(args)) {
         Ok(matches) => matches,
         Err(help_or_usage) => {
             // Help and version come this way too, with exit code 0. A closed pipe is no failure.
@@ -60,8 +62,8 @@ pub fn run(request: Request) -> Result<()> {
         Request::Generate(args) => generate::generate(args),
         Request::Ls { out, json } => ls::ls(&out, json, stdout),
         Request::Show { run, out, json } => show::show(&out, &run, json, stdout),
-        Request::Rm { run, out } => rm::rm(&out, &run, stdout),
-        Request::Ctl(args) => ctl::ctl(&args, stdout),
+        Request::Rm { runs, out } => rm::rm(&out, &runs, stdout),
+        Request::Ctl(args) => ctl::ctl(&args.out, &args.run, args.command, args.wait, stdout),
         Request::Completions(shell) => completions(shell, stdout),
     }
 }
@@ -79,6 +81,6 @@ fn available(ui: UiMode) -> UiMode {
 fn completions(shell: clap_complete::Shell, stdout: &mut dyn Write) -> Result<()> {
     // Into memory first: the generator panics when its writer fails, as a closed pipe does.
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut args::command(), "fullrank", &mut script);
+    clap_complete::generate(shell, &mut commands::command(), "fullrank", &mut script);
     stdout.write_all(&script).and_then(|()| stdout.flush()).map_err(print::stdout_failed)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Moves a run to the trash folder.
-pub fn rm(_out: &Path, _run: &str, _stdout: &mut dyn Write) -> Result<()> {
+/// Moves runs to the trash folder.
+pub fn rm(_out: &Path, _names: &[String], _stdout: &mut dyn Write) -> Result<()> {
     Err(Error::run("`rm` is not in this build", "update fullrank"))
 }

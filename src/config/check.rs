@@ -206,11 +206,15 @@ fn in_words(words: &[&str], last_join: &str) -> String {
     }
 }
 
-fn at_least<T: PartialOrd + Display>(key: &str, value: T, least: T) -> Result<()> {
+fn at_least<T: Copy + PartialOrd + Display>(key: &str, value: T, least: T) -> Result<()> {
     if value >= least { Ok(()) } else { Err(wrong(key, value, &format!("{least} or more"))) }
 }
 
-fn at_least_if_set<T: PartialOrd + Display>(key: &str, value: Option<T>, least: T) -> Result<()> {
+fn at_least_if_set<T: Copy + PartialOrd + Display>(
+    key: &str,
+    value: Option<T>,
+    least: T,
+) -> Result<()> {
     value.map_or(Ok(()), |value| at_least(key, value, least))
 }
 

@@ -1,0 +1,319 @@
+//! The command line as clap sees it: commands, flags and their help. `args` reads the values back.
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
+use clap_complete::Shell;
+
+use super::settings;
+
+const EXAMPLES: &str = "\
+Examples:
+  fullrank train                                    SwitchLoRA on the built-in text
+  fullrank train --method full --iters 500          full rank, for comparison
+  fullrank train --data novels/ --rank 32           your own text
+  fullrank train --config runs/NAME/run.toml        the settings of an earlier run
+  fullrank ls                                       what has been trained
+  fullrank resume latest                            go on after an interruption
+  fullrank generate latest --prompt \"It was\"        let the model write
+
+Exit codes: 0 finished or stopped with a checkpoint, 1 failure, 2 wrong usage or configuration,
+3 diverged, 4 no usable device or out of its memory, 130 or 143 interrupted with a checkpoint.";
+
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  fullrank train
+  fullrank train --method lora --rank 16 --learning-rate 2e-3
+  fullrank train --data book.txt --tokenizer bytes --iters 2000 --name book
+  fullrank train --config my.toml --seed 1
+
+Settings can stand in a TOML file: --batch-size 8 is `batch_size = 8` under [train], and a method's
+flags have a table of their own: --switchlora-ratio 0.2 is `ratio = 0.2` under [switchlora].
+Flags win over the file. The spellings of Hugging Face (--max-steps, --learning_rate) work too.";
+
+/// The whole command line.
+pub fn command() -> Command {
+    Command::new("fullrank")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Trains LLaMA-family language models with low-rank methods")
+        .long_about(
+            "Trains LLaMA-family language models with low-rank methods that reach full-rank quality. \
+             `fullrank train` alone needs no files: text, tokenizer and model are built in.",
+        )
+        .after_help(EXAMPLES)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(train_command())
+        .subcommand(resume_command())
+        .subcommand(eval_command())
+        .subcommand(generate_command())
+        .subcommand(
+            Command::new("ls").about("Lists the runs, newest first").args([out_arg(), json_arg()]),
+        )
+        .subcommand(Command::new("show").about("Shows one run in detail").args([
+            run_arg(),
+            out_arg(),
+            json_arg(),
+        ]))
+        .subcommand(
+            Command::new("rm")
+                .about("Moves runs to the trash folder")
+                .long_about(
+                    "Moves runs to .trash inside the folder of the runs. A live run is refused.",
+                )
+                .args([run_arg().num_args(1..), out_arg()]),
+        )
+        .subcommand(ctl_command())
+        .subcommand(
+            Command::new("completions")
+                .about("Prints a completion script for a shell")
+                .long_about(
+                    "Prints a completion script for a shell, for example: \
+                     fullrank completions bash > ~/.local/share/bash-completion/completions/fullrank",
+                )
+                .arg(
+                    Arg::new("shell")
+                        .value_name("SHELL")
+                        .required(true)
+                        .value_parser(value_parser!(Shell))
+                        .help("The shell"),
+                ),
+        )
+}
+
+fn train_command() -> Command {
+    Command::new("train")
+        .about("Trains a model with one method")
+        .long_about(
+            "Trains a model with one method: a preset from random weights (pre-training), or a Hugging \
+             Face folder (fine-tuning). Without options it pre-trains a small LLaMA with SwitchLoRA on \
+             the built-in text.",
+        )
+        .after_help(TRAIN_EXAMPLES)
+        .args_override_self(true)
+        .next_help_heading("Run")
+        .arg(
+            Arg::new("config")
+                .short('c')
+                .long("config")
+                .value_name("FILE")
+                .value_hint(ValueHint::FilePath)
+                .value_parser(value_parser!(PathBuf))
+                .help("Read settings from a TOML file")
+                .long_help("Read settings from a TOML file. A run's own is run.toml in its folder."),
+        )
+        .arg(out_arg().help("Folder in which the run's folder is made").alias("output-dir"))
+        .arg(
+            Arg::new("name")
+                .long("name")
+                .alias("run-name")
+                .value_name("NAME")
+                .help("Name of the run [default: made from method and model]")
+                .long_help(
+                    "Name of the run. Its folder is the date, the time and this name. Default: made \
+                     from method and model.",
+                ),
+        )
+        .arg(ui_arg())
+        .arg(
+            Arg::new("resume")
+                .long("resume")
+                .value_name("auto")
+                .value_parser(PossibleValuesParser::new(["auto"]))
+                .hide_possible_values(true)
+                .help("auto: go on with an unfinished run of these settings, if there is one")
+                .long_help(
+                    "auto: go on with the newest unfinished run of the same settings, or start a new \
+                     one if there is none. For jobs that may be killed and started again.",
+                ),
+        )
+        .args(settings::flags())
+}
+
+fn resume_command() -> Command {
+    Command::new("resume")
+        .about("Goes on with a run from its newest intact checkpoint")
+        .long_about(
+            "Goes on with a run from its newest intact checkpoint, with the settings in its run.toml. \
+             On the same device the result has the bits of not having stopped.",
+        )
+        .args_override_self(true)
+        .arg(run_arg())
+        .arg(out_arg())
+        .arg(
+            Arg::new("extend")
+                .long("extend")
+                .value_name("ITERS")
+                .value_parser(value_parser!(u64).range(1..))
+                .help("New total number of updates")
+                .long_help(
+                    "New total number of updates, for a run that is finished or should last longer. The \
+                     change is recorded in the run; schedules follow the new total.",
+                ),
+        )
+        .arg(ui_arg())
+        .arg(
+            Arg::new("threads")
+                .long("threads")
+                .value_name("N")
+                .value_parser(value_parser!(u64).range(..=1024))
+                .help("Worker threads; 0 means all cores [default: the run's]")
+                .long_help(
+                    "Worker threads; 0 means all cores. Default: the run's. Results do not depend on it.",
+                ),
+        )
+}
+
+fn eval_command() -> Command {
+    Command::new("eval")
+        .about("Measures loss and perplexity of a run or a model")
+        .long_about(
+            "Measures loss and perplexity, weighted by tokens, of a run's newest weights or of a Hugging \
+             Face folder.",
+        )
+        .args_override_self(true)
+        .arg(target_arg())
+        .arg(out_arg())
+        .arg(
+            Arg::new("data")
+                .long("data")
+                .value_name("PATH")
+                .value_hint(ValueHint::AnyPath)
+                .help("Text to measure on [default: the run's validation text]")
+                .long_help(
+                    "Text to measure on: a file, a folder or `builtin`. Default: the validation text of \
+                     the run, or the built-in one.",
+                ),
+        )
+        .arg(
+            Arg::new("batches")
+                .long("batches")
+                .alias("val-batches")
+                .value_name("N")
+                .default_value("0")
+                .value_parser(value_parser!(u64))
+                .help("Number of batches; 0 means all"),
+        )
+        .arg(json_arg())
+}
+
+fn generate_command() -> Command {
+    let number = |name: &'static str, value: &'static str, default: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name(value)
+            .default_value(default)
+            .allow_negative_numbers(true)
+    };
+    Command::new("generate")
+        .about("Writes text with a run or a model")
+        .args_override_self(true)
+        .arg(target_arg())
+        .arg(out_arg())
+        .arg(
+            Arg::new("prompt")
+                .long("prompt")
+                .short('p')
+                .value_name("TEXT")
+                .allow_hyphen_values(true)
+                .help("What the text begins with [default: the run's sample prompt]"),
+        )
+        .arg(
+            number("max-tokens", "N", "200")
+                .aliases(["max-new-tokens"])
+                .value_parser(value_parser!(u64).range(1..))
+                .help("Most tokens to add"),
+        )
+        .arg(
+            number("temperature", "T", "0.8")
+                .alias("temp")
+                .value_parser(value_parser!(f64))
+                .help("0 takes the most likely token, more is more varied"),
+        )
+        .arg(
+            number("top-k", "K", "0")
+                .value_parser(value_parser!(u64))
+                .help("Draw among the K most likely tokens; 0 means all"),
+        )
+        .arg(number("top-p", "P", "1").value_parser(value_parser!(f64)).help(
+            "Draw among the most likely tokens that together have this probability; 1 means all",
+        ))
+        .arg(
+            number("seed", "N", "0")
+                .value_parser(value_parser!(u64))
+                .help("Seed of the draws; the same seed writes the same text"),
+        )
+}
+
+fn ctl_command() -> Command {
+    Command::new("ctl")
+        .about("Commands a live run: pause, resume, checkpoint or stop")
+        .long_about(
+            "Commands a live run, from a script or another terminal. Waits until the run has answered, \
+             unless told not to.",
+        )
+        .arg(run_arg())
+        .arg(
+            Arg::new("command")
+                .value_name("COMMAND")
+                .required(true)
+                .value_parser(PossibleValuesParser::new(["pause", "resume", "checkpoint", "stop"]))
+                .help("What to do")
+                .long_help(
+                    "pause: stop updating; resume: go on; checkpoint: save now; stop: save and end",
+                ),
+        )
+        .arg(out_arg())
+        .arg(
+            Arg::new("no-wait")
+                .long("no-wait")
+                .action(ArgAction::SetTrue)
+                .help("Do not wait for the run's answer"),
+        )
+}
+
+fn run_arg() -> Arg {
+    Arg::new("run")
+        .value_name("RUN")
+        .required(true)
+        .value_hint(ValueHint::DirPath)
+        .help("Folder of a run, its name in --out, or `latest`")
+}
+
+fn target_arg() -> Arg {
+    Arg::new("target")
+        .value_name("RUN|DIR")
+        .required(true)
+        .value_hint(ValueHint::DirPath)
+        .help("Folder of a run, its name in --out, `latest`, or a Hugging Face folder")
+}
+
+fn out_arg() -> Arg {
+    Arg::new("out")
+        .long("out")
+        .value_name("PARENT")
+        .default_value("runs")
+        .value_hint(ValueHint::DirPath)
+        .value_parser(value_parser!(PathBuf))
+        .help("Folder with the runs")
+}
+
+fn json_arg() -> Arg {
+    Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON, for scripts")
+}
+
+fn ui_arg() -> Arg {
+    Arg::new("ui")
+        .long("ui")
+        .value_name("auto|tui|line|json|none")
+        .default_value("auto")
+        .value_parser(PossibleValuesParser::new(["auto", "tui", "line", "json", "none"]))
+        .hide_possible_values(true)
+        .help("How to show the run")
+        .long_help(
+            "How to show the run: line prints a line per interval to stderr, json the run's events to \
+             stdout, none nothing but the result. The terminal UI (tui) is not in this version; auto is \
+             line.",
+        )
+}
