@@ -95,8 +95,35 @@ impl<const D: usize> Array<D> {
     }
 
     /// Takes the tensor out for an operation in place; [`Array::from_parts`] puts the result back.
-    pub(super) fn into_parts(self) -> (Tensor<D>, Arc<Ticket>) {
+    /// Panics if there is another handle: it would see the values change, or force a copy.
+    pub(super) fn into_unique_parts(self, operation: &str) -> (Tensor<D>, Arc<Ticket>) {
+        assert_eq!(
+            Arc::strong_count(&self.ticket),
+            1,
+            "{operation} works in place and needs the only handle to its target {:?}",
+            self.shape()
+        );
         (self.tensor, self.ticket)
+    }
+
+    /// Runs an operation in place on the tensor.
+    pub(super) fn in_place(
+        self,
+        operation: &str,
+        run: impl FnOnce(Tensor<D>) -> Tensor<D>,
+    ) -> Self {
+        self.in_place_with(operation, |tensor| (run(tensor), ())).0
+    }
+
+    /// The same for an operation with a second result.
+    pub(super) fn in_place_with<R>(
+        self,
+        operation: &str,
+        run: impl FnOnce(Tensor<D>) -> (Tensor<D>, R),
+    ) -> (Self, R) {
+        let (tensor, ticket) = self.into_unique_parts(operation);
+        let (tensor, result) = run(tensor);
+        (Self::from_parts(tensor, ticket), result)
     }
 
     pub(super) fn from_parts(tensor: Tensor<D>, ticket: Arc<Ticket>) -> Self {
@@ -125,10 +152,8 @@ impl Indices {
     pub fn from_host(values: &[i32], device: &Device, category: Category) -> Self {
         let shape = [values.len()];
         let data = TensorData::new(values.to_vec(), shape);
-        let tensor = Tensor::<1, Int>::from_data(
-            data,
-            (device.tensor_device(), burn::tensor::DType::I32),
-        );
+        let tensor =
+            Tensor::<1, Int>::from_data(data, (device.tensor_device(), burn::tensor::DType::I32));
         let ticket = Ticket::new(device.ledger(), category, values.len() as u64 * 4);
         Self { tensor, _ticket: ticket }
     }

@@ -1,5 +1,5 @@
 //! The operations of training: for each one a public function on [`Matrix`], [`Vector`] and
-//! [`Indices`], a form per backend behind [`TrainOps`], and a plain reference for the tests.
+//! [`Indices`], a form per backend behind [`TrainOps`], and a plain [`mod@reference`] for the tests.
 //!
 //! Only this room and `device` know burn. Operations in place take their target by value and give it
 //! back; they assert that nobody else holds it. Sums run in a fixed order: the bits of a result do not
@@ -8,13 +8,21 @@
 pub mod array;
 pub mod attention;
 pub mod embedding;
+mod fallback;
+mod flex;
+mod gemm;
 pub mod lora;
 pub mod loss;
 pub mod lowrank;
+mod math;
 pub mod matmul;
 pub mod norm;
+pub mod ops;
+#[doc(hidden)]
+pub mod reference;
 pub mod rope;
 pub mod swiglu;
 pub mod update;
 
 pub use array::{Array, Indices, Matrix, Vector};
+pub use ops::TrainOps;

@@ -1,4 +1,18 @@
 //! Optimizer updates in place: AdamW with a counter per tensor, row or column; norms and clipping.
+//!
+//! Bias corrections are made in f64; the element-wise part is f32 in PyTorch's order of operations
+//! (`lerp` for the first moment), so that the golden cases agree to the last few bits.
+//! Sources: arXiv:1711.05101; `torch.optim.AdamW`; for the reference form the package galore-torch 1.0.
+
+use burn::backend::{Backend, BoolDType, Dispatch, FloatDType, Scalar, TensorMetadata};
+use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::fallback::{Float, Int, add, constant, div, mul, reshape, scaled, shifted, sub};
+use super::flex::{self, CHUNK, rows_per_task};
+use super::math::{sum_squares, vectorised};
+use super::ops::TrainOps;
 use super::{Array, Indices, Matrix, Vector};
 
 /// Where epsilon and the decay stand.
@@ -47,7 +61,19 @@ pub fn adamw(
     hyper: AdamW,
     step: u32,
 ) -> (Matrix, Matrix, Matrix) {
-    unimplemented!()
+    assert!(step > 0, "the first update is step 1");
+    in_place_update(param, grad, exp_avg, exp_avg_sq, "adamw", |param, exp_avg, exp_avg_sq| {
+        let (param, exp_avg, exp_avg_sq) = <Dispatch as TrainOps>::adamw(
+            param.into_dispatch(),
+            grad.tensor().into_dispatch(),
+            grad_scale.tensor().into_dispatch(),
+            exp_avg.into_dispatch(),
+            exp_avg_sq.into_dispatch(),
+            hyper,
+            step,
+        );
+        [param, exp_avg, exp_avg_sq].map(Tensor::from_dispatch)
+    })
 }
 
 /// Counters and freezes of vectors, as functions of the update index `t` (completed updates).
@@ -74,16 +100,435 @@ pub fn adamw_vectors(
     t: u32,
     counters: &VectorCounters<'_>,
 ) -> (Matrix, Matrix, Matrix) {
-    unimplemented!()
+    let vectors = match counters.axis {
+        Axis::Rows => param.shape()[0],
+        Axis::Columns => param.shape()[1],
+    };
+    assert_eq!(counters.since.len(), vectors, "one counter for each vector");
+    assert_eq!(counters.frozen_until.len(), vectors, "one freeze for each vector");
+    let name = "adamw_vectors";
+    in_place_update(param, grad, exp_avg, exp_avg_sq, name, |param, exp_avg, exp_avg_sq| {
+        let (param, exp_avg, exp_avg_sq) = <Dispatch as TrainOps>::adamw_vectors(
+            param.into_dispatch(),
+            grad.tensor().into_dispatch(),
+            grad_scale.tensor().into_dispatch(),
+            exp_avg.into_dispatch(),
+            exp_avg_sq.into_dispatch(),
+            counters.since.tensor().into_dispatch(),
+            counters.frozen_until.tensor().into_dispatch(),
+            hyper,
+            t,
+            counters.axis,
+            counters.decay_frozen,
+        );
+        [param, exp_avg, exp_avg_sq].map(Tensor::from_dispatch)
+    })
+}
+
+fn in_place_update(
+    param: Matrix,
+    grad: &Matrix,
+    exp_avg: Matrix,
+    exp_avg_sq: Matrix,
+    name: &str,
+    run: impl FnOnce(Tensor<2>, Tensor<2>, Tensor<2>) -> [Tensor<2>; 3],
+) -> (Matrix, Matrix, Matrix) {
+    assert_eq!(grad.shape(), param.shape(), "gradient of an update");
+    assert_eq!(exp_avg.shape(), param.shape(), "first moment of an update");
+    assert_eq!(exp_avg_sq.shape(), param.shape(), "second moment of an update");
+    let (param, param_ticket) = param.into_unique_parts(name);
+    let (exp_avg, exp_avg_ticket) = exp_avg.into_unique_parts(name);
+    let (exp_avg_sq, exp_avg_sq_ticket) = exp_avg_sq.into_unique_parts(name);
+    let [param, exp_avg, exp_avg_sq] = run(param, exp_avg, exp_avg_sq);
+    (
+        Matrix::from_parts(param, param_ticket),
+        Matrix::from_parts(exp_avg, exp_avg_ticket),
+        Matrix::from_parts(exp_avg_sq, exp_avg_sq_ticket),
+    )
 }
 
 /// `acc [1] += Σ x²`, in place, summed in f64 over fixed chunks.
 pub fn add_sum_squares<const D: usize>(acc: Vector, x: &Array<D>) -> Vector {
-    unimplemented!()
+    assert_eq!(acc.shape(), [1], "accumulator of a norm");
+    acc.in_place("add_sum_squares", |acc| {
+        Tensor::from_dispatch(<Dispatch as TrainOps>::add_sum_squares(
+            acc.into_dispatch(),
+            x.tensor().into_dispatch(),
+        ))
+    })
 }
 
 /// `min(1, max_norm / (sqrt(sum_squares) + 1e-6))` as `[1]`; 1 where `max_norm` is 0 (no clipping) or the norm does
 /// not exceed it.
 pub fn clip_factor(sum_squares: &Vector, max_norm: f64) -> Vector {
-    unimplemented!()
+    assert_eq!(sum_squares.shape(), [1], "sum of a norm");
+    sum_squares.like(Tensor::from_dispatch(<Dispatch as TrainOps>::clip_factor(
+        sum_squares.tensor().into_dispatch(),
+        max_norm,
+    )))
+}
+
+/// Added to the norm before dividing, as in `torch.nn.utils.clip_grad_norm_`.
+const CLIP_EPS: f64 = 1e-6;
+
+/// The part of an update that does not depend on the step.
+#[derive(Clone, Copy)]
+struct Constants {
+    /// `1 - beta1`.
+    new1: f32,
+    beta2: f32,
+    /// `1 - beta2`.
+    new2: f32,
+    eps: f32,
+    /// `1 - learning_rate·weight_decay`.
+    keep: f32,
+    decay_first: bool,
+}
+
+impl Constants {
+    fn new(hyper: AdamW) -> Self {
+        Self {
+            new1: (1.0 - hyper.beta1) as f32,
+            beta2: hyper.beta2 as f32,
+            new2: (1.0 - hyper.beta2) as f32,
+            eps: hyper.eps as f32,
+            keep: (1.0 - hyper.learning_rate * hyper.weight_decay) as f32,
+            decay_first: hyper.form == AdamForm::Torch,
+        }
+    }
+}
+
+/// The part of an update that depends on the step: the learning rate and the divisor of the root, with
+/// their bias corrections.
+fn step_factors(hyper: AdamW, step: u32) -> (f32, f32) {
+    let power = i32::try_from(step).unwrap_or(i32::MAX);
+    let correction1 = 1.0 - hyper.beta1.powi(power);
+    let correction2 = (1.0 - hyper.beta2.powi(power)).sqrt();
+    match hyper.form {
+        AdamForm::Torch => ((hyper.learning_rate / correction1) as f32, correction2 as f32),
+        AdamForm::Reference => ((hyper.learning_rate * correction2 / correction1) as f32, 1.0),
+    }
+}
+
+/// One element: returns the new `(param, exp_avg, exp_avg_sq)`.
+#[inline(always)]
+fn update_element(
+    (p, m, v): (f32, f32, f32),
+    g: f32,
+    rate: f32,
+    root_divisor: f32,
+    c: Constants,
+) -> (f32, f32, f32) {
+    let m = m + c.new1 * (g - m);
+    let v = v * c.beta2 + c.new2 * g * g;
+    let denominator = v.sqrt() / root_divisor + c.eps;
+    let p = if c.decay_first { p * c.keep } else { p };
+    let p = p - rate * (m / denominator);
+    let p = if c.decay_first { p } else { p * c.keep };
+    (p, m, v)
+}
+
+/// What a task of the update works on.
+struct Task<'a> {
+    param: &'a mut [f32],
+    grad: &'a [f32],
+    exp_avg: &'a mut [f32],
+    exp_avg_sq: &'a mut [f32],
+}
+
+impl Task<'_> {
+    /// Calls `update(element, (p, m, v), g)` on every element and stores what it returns. With `moments_only` the
+    /// parameter keeps its bits: at learning rate 0 even a subtracted zero could turn -0 into 0.
+    #[inline(always)]
+    fn run(
+        self,
+        moments_only: bool,
+        update: impl Fn(usize, (f32, f32, f32), f32) -> (f32, f32, f32),
+    ) {
+        let n = self.param.len();
+        let (param, grad) = (&mut self.param[..n], &self.grad[..n]);
+        let (exp_avg, exp_avg_sq) = (&mut self.exp_avg[..n], &mut self.exp_avg_sq[..n]);
+        for i in 0..n {
+            let (p, m, v) = update(i, (param[i], exp_avg[i], exp_avg_sq[i]), grad[i]);
+            param[i] = if moments_only { param[i] } else { p };
+            exp_avg[i] = m;
+            exp_avg_sq[i] = v;
+        }
+    }
+}
+
+/// Runs `each(first element, task)` on chunks of `chunk` elements.
+fn for_each_task(
+    state: &mut [FlexTensor; 3],
+    grad: &[f32],
+    chunk: usize,
+    each: impl Fn(usize, Task<'_>) + Send + Sync,
+) {
+    let [param, exp_avg, exp_avg_sq] = state;
+    flex::values_mut(param)
+        .par_chunks_mut(chunk)
+        .zip(grad.par_chunks(chunk))
+        .zip(flex::values_mut(exp_avg).par_chunks_mut(chunk))
+        .zip(flex::values_mut(exp_avg_sq).par_chunks_mut(chunk))
+        .enumerate()
+        .for_each(|(i, (((param, grad), exp_avg), exp_avg_sq))| {
+            each(i * chunk, Task { param, grad, exp_avg, exp_avg_sq });
+        });
+}
+
+pub(super) fn flex_adamw(
+    param: FlexTensor,
+    grad: &FlexTensor,
+    grad_scale: &FlexTensor,
+    exp_avg: FlexTensor,
+    exp_avg_sq: FlexTensor,
+    hyper: AdamW,
+    step: u32,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    let mut state = [param, exp_avg, exp_avg_sq];
+    let constants = Constants::new(hyper);
+    let (rate, root_divisor) = step_factors(hyper, step);
+    let grad_scale = flex::values(grad_scale)[0];
+    let moments_only = hyper.learning_rate == 0.0;
+    for_each_task(&mut state, flex::values(grad), CHUNK, |_, task| {
+        vectorised(
+            #[inline(always)]
+            || {
+                task.run(moments_only, |_, pmv, g| {
+                    update_element(pmv, g * grad_scale, rate, root_divisor, constants)
+                });
+            },
+        );
+    });
+    let [param, exp_avg, exp_avg_sq] = state;
+    (param, exp_avg, exp_avg_sq)
+}
+
+/// What one vector's step and freeze make of the update: its gradient's factor (0: frozen), rate, root
+/// divisor, and whether its bits stay.
+struct VectorFactors {
+    grad: Vec<f32>,
+    rate: Vec<f32>,
+    root_divisor: Vec<f32>,
+    stays: Vec<bool>,
+}
+
+impl VectorFactors {
+    fn new(
+        since: &[i32],
+        frozen_until: &[i32],
+        grad_scale: f32,
+        hyper: AdamW,
+        t: u32,
+        decay_frozen: bool,
+    ) -> Self {
+        let now = i64::from(t);
+        let frozen = || frozen_until.iter().map(|&until| now < i64::from(until));
+        let steps = since.iter().map(|&since| (now + 1 - i64::from(since)).max(1) as u32);
+        let (rate, root_divisor) = steps.map(|step| step_factors(hyper, step)).unzip();
+        let none = hyper.learning_rate == 0.0;
+        Self {
+            grad: frozen().map(|frozen| if frozen { 0.0 } else { grad_scale }).collect(),
+            rate,
+            root_divisor,
+            stays: frozen().map(|frozen| none || (frozen && !decay_frozen)).collect(),
+        }
+    }
+
+    #[inline(always)]
+    fn update(&self, i: usize, pmv: (f32, f32, f32), g: f32, c: Constants) -> (f32, f32, f32) {
+        // A frozen gradient may be anything, also NaN; it counts as zero.
+        let g = if self.grad[i] == 0.0 { 0.0 } else { g * self.grad[i] };
+        let (p, m, v) = update_element(pmv, g, self.rate[i], self.root_divisor[i], c);
+        (if self.stays[i] { pmv.0 } else { p }, m, v)
+    }
+}
+
+pub(super) fn flex_adamw_vectors(
+    param: FlexTensor,
+    grad: &FlexTensor,
+    grad_scale: &FlexTensor,
+    exp_avg: FlexTensor,
+    exp_avg_sq: FlexTensor,
+    since: &FlexTensor,
+    frozen_until: &FlexTensor,
+    hyper: AdamW,
+    t: u32,
+    axis: Axis,
+    decay_frozen: bool,
+) -> (FlexTensor, FlexTensor, FlexTensor) {
+    let width = flex::sizes(&param)[1];
+    let mut state = [param, exp_avg, exp_avg_sq];
+    let constants = Constants::new(hyper);
+    let factors = VectorFactors::new(
+        flex::indices(since),
+        flex::indices(frozen_until),
+        flex::values(grad_scale)[0],
+        hyper,
+        t,
+        decay_frozen,
+    );
+    let chunk = rows_per_task(width) * width;
+    for_each_task(&mut state, flex::values(grad), chunk.max(1), |first, task| {
+        let Task { param, grad, exp_avg, exp_avg_sq } = task;
+        let rows = param
+            .chunks_exact_mut(width)
+            .zip(grad.chunks_exact(width))
+            .zip(exp_avg.chunks_exact_mut(width))
+            .zip(exp_avg_sq.chunks_exact_mut(width));
+        for (i, (((param, grad), exp_avg), exp_avg_sq)) in rows.enumerate() {
+            let row = first / width + i;
+            let task = Task { param, grad, exp_avg, exp_avg_sq };
+            vectorised(
+                #[inline(always)]
+                || match axis {
+                    Axis::Rows => {
+                        task.run(false, |_, pmv, g| factors.update(row, pmv, g, constants));
+                    }
+                    Axis::Columns => {
+                        task.run(false, |j, pmv, g| factors.update(j, pmv, g, constants));
+                    }
+                },
+            );
+        }
+    });
+    let [param, exp_avg, exp_avg_sq] = state;
+    (param, exp_avg, exp_avg_sq)
+}
+
+pub(super) fn flex_add_sum_squares(mut acc: FlexTensor, x: &FlexTensor) -> FlexTensor {
+    let partial: Vec<f64> = flex::values(x)
+        .par_chunks(CHUNK)
+        .map(|x| {
+            vectorised(
+                #[inline(always)]
+                || sum_squares(x),
+            )
+        })
+        .collect();
+    let sum: f64 = partial.iter().sum();
+    for acc in flex::values_mut(&mut acc) {
+        *acc = (f64::from(*acc) + sum) as f32;
+    }
+    acc
+}
+
+pub(super) fn flex_clip_factor(sum_squares: &FlexTensor, max_norm: f64) -> FlexTensor {
+    let norm = f64::from(flex::values(sum_squares)[0]).sqrt();
+    let factor =
+        if max_norm <= 0.0 || norm <= max_norm { 1.0 } else { max_norm / (norm + CLIP_EPS) };
+    flex::vector(vec![factor as f32])
+}
+
+/// Moments and parameter with factors of any shape that broadcasts.
+fn default_update<B: Backend>(
+    param: Float<B>,
+    grad: Float<B>,
+    exp_avg: Float<B>,
+    exp_avg_sq: Float<B>,
+    rate: Float<B>,
+    root_divisor: Float<B>,
+    hyper: AdamW,
+) -> (Float<B>, Float<B>, Float<B>) {
+    let c = Constants::new(hyper);
+    let step = scaled::<B>(sub::<B>(grad.clone(), exp_avg.clone()), c.new1);
+    let exp_avg = add::<B>(exp_avg, step);
+    let squares = scaled::<B>(mul::<B>(grad.clone(), grad), c.new2);
+    let exp_avg_sq = add::<B>(scaled::<B>(exp_avg_sq, c.beta2), squares);
+    let root = div::<B>(B::float_sqrt(exp_avg_sq.clone()), root_divisor);
+    let step = mul::<B>(rate, div::<B>(exp_avg.clone(), shifted::<B>(root, c.eps)));
+    let param = match hyper.form {
+        AdamForm::Torch => sub::<B>(scaled::<B>(param, c.keep), step),
+        AdamForm::Reference => scaled::<B>(sub::<B>(param, step), c.keep),
+    };
+    (param, exp_avg, exp_avg_sq)
+}
+
+pub(super) fn default_adamw<B: Backend>(
+    param: Float<B>,
+    grad: Float<B>,
+    grad_scale: Float<B>,
+    exp_avg: Float<B>,
+    exp_avg_sq: Float<B>,
+    hyper: AdamW,
+    step: u32,
+) -> (Float<B>, Float<B>, Float<B>) {
+    let grad = mul::<B>(grad, reshape::<B, 2>(grad_scale, [1, 1]));
+    let (rate, root_divisor) = step_factors(hyper, step);
+    let rate = constant::<B, 2>(vec![rate], [1, 1], &grad);
+    let root_divisor = constant::<B, 2>(vec![root_divisor], [1, 1], &grad);
+    let (new_param, exp_avg, exp_avg_sq) =
+        default_update::<B>(param.clone(), grad, exp_avg, exp_avg_sq, rate, root_divisor, hyper);
+    let param = if hyper.learning_rate == 0.0 { param } else { new_param };
+    (param, exp_avg, exp_avg_sq)
+}
+
+/// From this step on bias corrections no longer change an f32 (for beta2 up to 0.9999).
+const SETTLED_STEP: u32 = 1 << 18;
+
+pub(super) fn default_adamw_vectors<B: Backend>(
+    param: Float<B>,
+    grad: Float<B>,
+    grad_scale: Float<B>,
+    exp_avg: Float<B>,
+    exp_avg_sq: Float<B>,
+    since: Int<B>,
+    frozen_until: Int<B>,
+    hyper: AdamW,
+    t: u32,
+    axis: Axis,
+    decay_frozen: bool,
+) -> (Float<B>, Float<B>, Float<B>) {
+    let [vectors] = since.shape().dims();
+    let shape = match axis {
+        Axis::Rows => [vectors, 1],
+        Axis::Columns => [1, vectors],
+    };
+    // The corrections of every possible step, made in f64 on the host; the device picks by step.
+    let steps = (t + 1).min(SETTLED_STEP);
+    let (rates, divisors): (Vec<f32>, Vec<f32>) =
+        (1..=steps).map(|step| step_factors(hyper, step)).unzip();
+    let now = Scalar::from(i64::from(t));
+    let entry = B::int_add_scalar(B::int_neg(since), now);
+    let entry = B::int_clamp(entry, Scalar::from(0), Scalar::from(i64::from(steps) - 1));
+    let pick = |table: Vec<f32>| {
+        let len = table.len();
+        let table = constant::<B, 1>(table, [len], &param);
+        reshape::<B, 2>(B::float_select(table, 0, entry.clone()), shape)
+    };
+    let (rate, root_divisor) = (pick(rates), pick(divisors));
+    let bools = BoolDType::Native;
+    let frozen = B::int_greater_elem(frozen_until, now, bools);
+    let frozen = reshape::<B, 2>(B::bool_into_float(frozen, FloatDType::F32), shape);
+    let expanded = B::float_expand(frozen, param.shape());
+    let frozen = B::float_greater_elem(expanded, Scalar::from(0.5), bools);
+
+    let grad = mul::<B>(grad, reshape::<B, 2>(grad_scale, [1, 1]));
+    let grad = B::float_mask_fill(grad, frozen.clone(), Scalar::from(0.0));
+    let old = param.clone();
+    let (new, exp_avg, exp_avg_sq) =
+        default_update::<B>(param.clone(), grad, exp_avg, exp_avg_sq, rate, root_divisor, hyper);
+    let param = if hyper.learning_rate == 0.0 {
+        old
+    } else if decay_frozen {
+        new
+    } else {
+        B::float_mask_where(new, frozen, old)
+    };
+    (param, exp_avg, exp_avg_sq)
+}
+
+pub(super) fn default_add_sum_squares<B: Backend>(acc: Float<B>, x: Float<B>) -> Float<B> {
+    let n = x.shape().num_elements();
+    let x = reshape::<B, 1>(x, [n]);
+    add::<B>(acc, B::float_sum_dim(mul::<B>(x.clone(), x), 0))
+}
+
+pub(super) fn default_clip_factor<B: Backend>(sum_squares: Float<B>, max_norm: f64) -> Float<B> {
+    if max_norm <= 0.0 {
+        return constant::<B, 1>(vec![1.0], [1], &sum_squares);
+    }
+    let norm = shifted::<B>(B::float_sqrt(sum_squares), CLIP_EPS as f32);
+    let factor = scaled::<B>(B::float_recip(norm), max_norm as f32);
+    B::float_clamp_max(factor, Scalar::from(1.0))
 }

@@ -1,0 +1,107 @@
+//! Matrix products on host slices: views, the cut of the output into tiles, and the sequential product.
+//!
+//! The products themselves are faer's, whose kernels are safe to call and reach the AVX-512 peak.
+//! Every tile is one sequential product over the whole inner dimension, and the tiles depend on the
+//! sizes only: the bits do not depend on the number of threads.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+use super::matmul::Layout;
+
+/// A view of a row-major matrix.
+pub(super) type View<'a> = MatRef<'a, f32>;
+/// A view to write to.
+pub(super) type ViewMut<'a> = MatMut<'a, f32>;
+
+/// Rows of an output tile. Each tile packs its operands anew, which costs `1/TILE_ROWS` of the work.
+const TILE_ROWS: usize = 128;
+/// Columns of an output tile where there are few rows.
+const TILE_COLUMNS: usize = 128;
+/// Columns of an output tile where the rows alone give enough tiles.
+const WIDE_TILE_COLUMNS: usize = 1024;
+/// So many row tiles are enough work for all threads.
+const MANY_ROW_TILES: usize = 8;
+
+/// What to do with the values that are in the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Write {
+    /// Overwrite them.
+    Replace,
+    /// Add to them.
+    Add,
+}
+
+impl From<Write> for Accum {
+    fn from(write: Write) -> Self {
+        match write {
+            Write::Replace => Accum::Replace,
+            Write::Add => Accum::Add,
+        }
+    }
+}
+
+/// `values` as a matrix of `columns` columns.
+pub(super) fn view(values: &[f32], columns: usize) -> View<'_> {
+    let rows = values.len().checked_div(columns).unwrap_or(0);
+    MatRef::from_row_major_slice(values, rows, columns)
+}
+
+/// `values` as a matrix of `columns` columns, to write to.
+pub(super) fn view_mut(values: &mut [f32], columns: usize) -> ViewMut<'_> {
+    let rows = values.len().checked_div(columns).unwrap_or(0);
+    MatMut::from_row_major_slice_mut(values, rows, columns)
+}
+
+/// The operands of a product as they are stored, turned so that the product is plain `A · B`.
+pub(super) fn operands<'a>(layout: Layout, a: View<'a>, b: View<'a>) -> (View<'a>, View<'a>) {
+    match layout {
+        Layout::Nn => (a, b),
+        Layout::Nt => (a, b.transpose()),
+        Layout::Tn => (a.transpose(), b),
+    }
+}
+
+/// `C = scale·A·B` or `C += scale·A·B` on the calling thread.
+pub(super) fn multiply(c: ViewMut<'_>, write: Write, scale: f32, a: View<'_>, b: View<'_>) {
+    matmul(c, write.into(), a, b, scale, Par::Seq);
+}
+
+/// The same on all threads, tile by tile.
+pub(super) fn multiply_tiled(c: ViewMut<'_>, write: Write, scale: f32, a: View<'_>, b: View<'_>) {
+    let tile_columns =
+        if c.nrows() >= MANY_ROW_TILES * TILE_ROWS { WIDE_TILE_COLUMNS } else { TILE_COLUMNS };
+    let tiles = tiles(c, TILE_ROWS, tile_columns);
+    tiles.into_par_iter().for_each(|(row, column, tile)| {
+        let a = a.subrows(row, tile.nrows());
+        let b = b.subcols(column, tile.ncols());
+        multiply(tile, write, scale, a, b);
+    });
+}
+
+/// Cuts a matrix into tiles, each with its first row and column.
+pub(super) fn tiles(
+    c: ViewMut<'_>,
+    rows: usize,
+    columns: usize,
+) -> Vec<(usize, usize, ViewMut<'_>)> {
+    let mut tiles = Vec::new();
+    let mut below = c;
+    let mut row = 0;
+    while below.nrows() > 0 {
+        let height = rows.min(below.nrows());
+        let (mut right, rest) = below.split_at_row_mut(height);
+        below = rest;
+        let mut column = 0;
+        while right.ncols() > 0 {
+            let width = columns.min(right.ncols());
+            let (tile, rest) = right.split_at_col_mut(width);
+            right = rest;
+            tiles.push((row, column, tile));
+            column += width;
+        }
+        row += height;
+    }
+    tiles
+}
