@@ -131,15 +131,6 @@ impl<const D: usize> Array<D> {
     }
 }
 
-impl Matrix {
-    /// A copy of `count` rows from row `start` on.
-    #[must_use]
-    pub fn rows(&self, start: usize, count: usize) -> Self {
-        let columns = self.shape()[1];
-        self.like(self.tensor.clone().slice([start..start + count, 0..columns]))
-    }
-}
-
 /// A list of i32 on a device: token ids, positions, counters, row numbers.
 #[derive(Debug, Clone)]
 pub struct Indices {

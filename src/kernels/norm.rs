@@ -28,6 +28,14 @@ pub fn rms_norm(x: &Matrix, gain: &Matrix, eps: f32) -> (Matrix, Vector) {
     (x.like(Tensor::from_dispatch(y)), x.like(Tensor::from_dispatch(rstd)))
 }
 
+/// `delta += x`, in place: the residual addition at the end of a block.
+pub fn add_residual(x: &Matrix, delta: Matrix) -> Matrix {
+    assert_eq!(x.shape(), delta.shape(), "x and delta");
+    let (delta, ticket) = delta.into_unique_parts("add_residual");
+    let sum = <Dispatch as TrainOps>::add_residual(x.tensor().into_dispatch(), delta.into_dispatch());
+    Matrix::from_parts(Tensor::from_dispatch(sum), ticket)
+}
+
 /// `sum = x + delta` (in the storage of `delta`), then RMSNorm of it. Returns `(sum, y, rstd)`.
 pub fn add_rms_norm(
     x: &Matrix,
@@ -131,6 +139,17 @@ pub(super) fn flex_rms_norm(
         );
     });
     (flex::matrix(y, [tokens, width]), flex::vector(rstd))
+}
+
+pub(super) fn flex_add_residual(x: &FlexTensor, mut delta: FlexTensor) -> FlexTensor {
+    let sums = flex::values_mut(&mut delta).par_chunks_mut(flex::CHUNK);
+    sums.zip(flex::values(x).par_chunks(flex::CHUNK)).for_each(|(sum, x)| {
+        vectorised(
+            #[inline(always)]
+            || sum.iter_mut().zip(x).for_each(|(sum, x)| *sum += x),
+        );
+    });
+    delta
 }
 
 pub(super) fn flex_add_rms_norm(
@@ -310,9 +329,4 @@ pub(super) fn default_rms_norm_backward<B: Backend>(
     let dx = mul::<B>(rstd, sub::<B>(weighted, along));
     let gain_grad = gain_grad.map(|acc| add::<B>(acc, B::float_sum_dim(mul::<B>(dy, normed), 0)));
     (add::<B>(residual_grad, dx), gain_grad)
-}
-
-/// `y += x`, in place.
-pub fn add(y: Matrix, x: &Matrix) -> Matrix {
-    unimplemented!()
 }

@@ -117,6 +117,11 @@ pub trait TrainOps: Backend {
         norm::default_rms_norm::<Self>(x, gain, eps)
     }
 
+    /// `x + delta`; `delta` in place.
+    fn add_residual(x: FloatTensor<Self>, delta: FloatTensor<Self>) -> FloatTensor<Self> {
+        super::fallback::add::<Self>(delta, x)
+    }
+
     /// `(sum, y, rstd)`; `delta` in place becomes the sum.
     fn add_rms_norm(
         x: FloatTensor<Self>,
@@ -394,6 +399,13 @@ impl TrainOps for Flex {
             return norm::default_rms_norm::<Self>(x, gain, eps);
         }
         norm::flex_rms_norm(&x, &gain, eps)
+    }
+
+    fn add_residual(x: FloatTensor<Self>, delta: FloatTensor<Self>) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return super::fallback::add::<Self>(delta, x);
+        }
+        norm::flex_add_residual(&x, delta)
     }
 
     fn add_rms_norm(

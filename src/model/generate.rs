@@ -4,7 +4,7 @@ use crate::device::memory::Category;
 use crate::kernels::attention::{attention, copy_rows};
 use crate::kernels::embedding::embedding;
 use crate::kernels::matmul::{Layout, matmul};
-use crate::kernels::norm::{add, add_rms_norm, rms_norm};
+use crate::kernels::norm::{add_residual, add_rms_norm, rms_norm};
 use crate::kernels::rope::{Rotation, rope};
 use crate::kernels::swiglu::swiglu;
 use crate::kernels::{Indices, Matrix};
@@ -70,7 +70,9 @@ impl<'a> Decoder<'a> {
         }
         self.len += tokens.len();
         let (normed, _) = rms_norm(&x, model.params.value(model.final_norm), model.eps());
-        let last = normed.rows(tokens.len() - 1, 1);
+        let width = model.config.hidden_size;
+        let last = normed.to_host().split_off((tokens.len() - 1) * width);
+        let last = Matrix::from_host(last, [1, width], &model.device, Category::Activations);
         matmul(Layout::Nt, &last, model.head_weight()).to_host()
     }
 
@@ -94,7 +96,7 @@ impl<'a> Decoder<'a> {
         let delta = project(O, &attended);
         let (middle, normed, _) = add_rms_norm(x, delta, gain(block.post_norm), model.eps());
         let inner = swiglu(&project(GATE, &normed), &project(UP, &normed));
-        add(project(DOWN, &inner), &middle)
+        add_residual(&middle, project(DOWN, &inner))
     }
 }
 

@@ -6,7 +6,7 @@ use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::embedding::embedding;
 use crate::kernels::loss::token_losses;
 use crate::kernels::matmul::{Layout, matmul};
-use crate::kernels::norm::{add_rms_norm, rms_norm};
+use crate::kernels::norm::{add_residual, add_rms_norm, rms_norm};
 use crate::kernels::rope::{Rotation, rope};
 use crate::kernels::swiglu::swiglu;
 use crate::kernels::{Indices, Matrix, Vector};
@@ -290,7 +290,7 @@ impl Model {
         let up = project(UP, &normed);
         drop(normed);
         let output = project(DOWN, &swiglu(&gate, &up));
-        let output = crate::kernels::norm::add(output, &middle);
+        let output = add_residual(&middle, output);
         let trace = BlockTrace {
             x,
             rstd_input,

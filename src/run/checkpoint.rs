@@ -48,8 +48,8 @@ pub struct Progress {
     pub tokens: u64,
     /// Seconds spent training, without pauses.
     pub active_s: f64,
-    /// Where the data order stands.
-    pub position: Position,
+    /// Where the data order stands; `None` before the first batch.
+    pub position: Option<Position>,
     /// Smoothed training loss, as the line view shows it.
     pub loss_ema: Option<f64>,
     /// The lowest validation loss and the step it was seen at.

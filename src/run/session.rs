@@ -6,13 +6,13 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::config::RunConfig;
-use crate::data::Position;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::runlog::summary::RunState;
 use crate::formats::atomic::write_atomically;
 use crate::model::Role;
 use crate::runlog::{
-    ControlReader, EventSink, Level, Log, Resume, Run, RunDir, RunLock, RunState, RunWriter, Status,
+    ControlReader, EventSink, Level, Log, Resume, Run, RunDir, RunLock, RunWriter, Status,
 };
 
 use super::checkpoint::{Checkpoint, Progress};
@@ -76,7 +76,7 @@ impl Session {
     /// Errors: a live or finished run; data or tokenizer that are no longer what the run began with.
     pub fn resume(dir: RunDir, extend: Option<u64>, threads: Option<usize>) -> Result<Self> {
         let lock = dir.lock()?;
-        let mut config = RunConfig::load(Some(&dir.config()), &[])?;
+        let mut config = RunConfig::read(&dir.config())?;
         let mut notes = Vec::new();
         if let Some(threads) = threads {
             config.train.threads = threads;
@@ -137,9 +137,9 @@ impl Session {
                 (engine, Progress::default())
             }
         };
-        let mut loader = prepared.dataset.loader(config.train.data_seed(&config))?;
-        if progress.position != Position::default() {
-            loader.seek(progress.position.clone())?;
+        let mut loader = prepared.dataset.loader(config.data.data_seed.unwrap_or(config.train.seed))?;
+        if let Some(position) = progress.position {
+            loader.seek(position)?;
         }
         let predicted_bytes = estimate::peak_bytes(&config, &prepared.shape).total();
 
@@ -188,7 +188,7 @@ pub fn unfinished(config: &RunConfig, out: &Path) -> Result<Option<RunDir>> {
             Status::Crashed | Status::Interrupted | Status::Stopped | Status::Failed
         );
         if is_open
-            && RunConfig::load(Some(&run.config()), &[]).is_ok_and(|c| c == prepared.config)
+            && RunConfig::read(&run.config()).is_ok_and(|c| c == prepared.config)
         {
             return Ok(Some(run));
         }

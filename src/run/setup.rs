@@ -38,7 +38,7 @@ pub fn prepare(mut config: RunConfig) -> Result<Prepared> {
     plan::resolve(&mut config, &source, &shape)?;
     let corpus = Corpus::open(&config.data.data, config.data.valid_fraction)?;
     let seq_len = config.data.max_seq_length.unwrap_or(shape.max_position_embeddings);
-    let dataset = Dataset::prepare(&corpus, &tokenizer, seq_len, &TokenCache::user())?;
+    let dataset = Dataset::prepare(&corpus, &tokenizer, seq_len, &TokenCache::of_user())?;
     Ok(Prepared { config, source, shape, tokenizer, dataset })
 }
 

@@ -151,7 +151,7 @@ impl Trainer<'_> {
         progress.attempts += 1;
         progress.tokens += tokens;
         progress.active_s += seconds;
-        progress.position = self.loader.position();
+        progress.position = Some(self.loader.position());
         let Outcome { loss, grad_norm, learning_rate, is_applied } = outcome;
         if is_applied {
             let ema = progress.loss_ema.map_or(loss, |ema| ema + EMA_WEIGHT * (loss - ema));
