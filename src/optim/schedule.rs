@@ -84,14 +84,17 @@ impl Schedule {
             Self::CosineFloor => cosine_after_warmup(t as f64, warmup, total).max(min_ratio),
             Self::CosineMin => floored(cosine_after_warmup(t as f64, warmup, total)),
             Self::CosineRestarts { cycle, rewarm, adjust } => {
+                // The shift may carry the argument past the end of the half wave, as in the authors' code.
+                let wave = |z: f64| {
+                    let progress = (z - warmup as f64) / (total as f64 - warmup as f64).max(1.0);
+                    floored(0.5 * (1.0 + (PI * progress).cos()))
+                };
                 let z = t + adjust;
                 let (rest, kth) = (z % cycle, z / cycle);
                 if rest < rewarm && t >= cycle {
-                    let join = (kth * cycle + rewarm) as f64;
-                    rest as f64 / rewarm as f64
-                        * floored(cosine_after_warmup(join, warmup, total))
+                    rest as f64 / rewarm as f64 * wave((kth * cycle + rewarm) as f64)
                 } else {
-                    floored(cosine_after_warmup(z as f64, warmup, total))
+                    wave(z as f64)
                 }
             }
         }
