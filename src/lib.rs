@@ -1,4 +1,5 @@
 //! fullrank
+pub mod cli;
 pub mod device;
 pub mod error;
 pub mod kernels;
