@@ -190,7 +190,7 @@ impl Summary {
 
     /// Seconds from the first event to the last, pauses and interruptions included.
     pub fn duration_s(&self) -> Option<f64> {
-        Some((self.updated? - self.started?) as f64 / 1000.0)
+        Some(self.updated?.saturating_sub(self.started?) as f64 / 1000.0)
     }
 
     /// How the log says that the run ended.
