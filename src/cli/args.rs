@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use super::settings;
 use crate::config::settings::METHODS;
 use crate::config::{FlagValue, RunConfig};
+use crate::runlog::Action;
 use crate::error::{Error, Result};
 
 /// How a run shows itself.
@@ -94,40 +95,15 @@ pub struct GenerateArgs {
     pub seed: u64,
 }
 
-/// What a command of `ctl` asks of a live run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CtlCommand {
-    /// Stop updating until told to go on.
-    Pause,
-    /// Go on after a pause.
-    Resume,
-    /// Write a checkpoint now.
-    Checkpoint,
-    /// Write a checkpoint and end.
-    Stop,
-}
-
-impl CtlCommand {
-    /// The word on the command line and in `control.jsonl`.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Checkpoint => "checkpoint",
-            Self::Stop => "stop",
-        }
-    }
-}
-
 /// What `ctl` is given.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CtlArgs {
     /// A run's folder, its name, or `latest`.
     pub run: String,
     /// Folder with the runs.
     pub out: PathBuf,
     /// What to ask.
-    pub command: CtlCommand,
+    pub action: Action,
     /// Whether to wait until the run has answered.
     pub wait: bool,
 }
@@ -207,11 +183,11 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
         "ctl" => Request::Ctl(CtlArgs {
             run: text(matches, "run"),
             out: out(matches),
-            command: match text(matches, "command").as_str() {
-                "pause" => CtlCommand::Pause,
-                "resume" => CtlCommand::Resume,
-                "checkpoint" => CtlCommand::Checkpoint,
-                _ => CtlCommand::Stop,
+            action: match text(matches, "command").as_str() {
+                "pause" => Action::Pause,
+                "resume" => Action::Resume,
+                "checkpoint" => Action::Checkpoint,
+                _ => Action::Stop,
             },
             wait: !matches.get_flag("no-wait"),
         }),
@@ -415,7 +391,7 @@ mod tests {
         let Request::Ctl(args) = parse("fullrank ctl latest stop --no-wait --out there") else {
             panic!("not ctl");
         };
-        assert_eq!((args.command, args.wait, args.out), (CtlCommand::Stop, false, "there".into()));
+        assert_eq!((args.action, args.wait, args.out), (Action::Stop, false, "there".into()));
 
         let Request::Rm { runs, .. } = parse("fullrank rm one two") else {
             panic!("not rm");

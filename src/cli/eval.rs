@@ -1,9 +1,66 @@
-//! `fullrank eval`.
+//! `fullrank eval`: loss and perplexity of a run or a model on text.
+
+use std::io::{self, Write};
+
+use serde_json::json;
 
 use super::args::EvalArgs;
-use crate::error::{Error, Result};
+use super::{print, text};
+use crate::data::cache::TokenCache;
+use crate::data::dataset::unigram_perplexity;
+use crate::data::{Corpus, ValidationBlocks};
+use crate::error::Result;
+use crate::run::eval::evaluate;
+use crate::run::open::{Opened, open};
+use crate::run::session::with_threads;
 
-/// Measures loss and perplexity and writes them to stdout.
-pub fn eval(_args: EvalArgs) -> Result<()> {
-    Err(Error::run("`eval` is not in this build", "update fullrank"))
+/// Evaluates and prints one result. Without `--data` on the validation text of the run's own data; with it
+/// on all of the text given.
+pub fn eval(args: EvalArgs) -> Result<()> {
+    with_threads(0, move || {
+        let Opened { model, tokenizer, config, name } = open(&args.target, &args.out)?;
+        let seq_len = config.data.max_seq_length.unwrap_or(256);
+        let seq_len = seq_len.min(model.config.max_position_embeddings);
+        let source = args.data.as_deref().unwrap_or(&config.data.data);
+        let cache = TokenCache::of_user();
+        let tokens = match &args.data {
+            Some(_) => {
+                // The text is for evaluation alone: nothing is held out of it.
+                let corpus = Corpus::open(source, 0.0)?;
+                let mut documents = corpus.train;
+                if let crate::data::text::Validation::Documents(more) = corpus.validation {
+                    documents = more;
+                }
+                cache.tokens(&documents, &tokenizer)?.tokens
+            }
+            None => {
+                let corpus = Corpus::open(source, config.data.valid_fraction)?;
+                crate::data::Dataset::prepare(&corpus, &tokenizer, seq_len, &cache)?.valid
+            }
+        };
+        let unigram = unigram_perplexity(&tokens)?;
+        let blocks = ValidationBlocks::new(tokens, seq_len)?;
+        let batch_size = config.train.batch_size.unwrap_or(4);
+        let result = evaluate(&model, &blocks, batch_size, args.batches)?;
+        let (loss, perplexity) = (result.loss, result.perplexity());
+        let mut stdout = io::stdout();
+        if args.json {
+            let value = json!({
+                "model": name,
+                "data": source,
+                "loss": loss,
+                "perplexity": perplexity,
+                "unigram_perplexity": unigram,
+                "tokens": result.tokens,
+            });
+            return text::print_json(&mut stdout, &value);
+        }
+        let tokens = text::count(result.tokens);
+        writeln!(
+            stdout,
+            "{name}\n  text        {source}, {tokens} tokens in blocks of {seq_len}\n  loss        \
+             {loss:.4}\n  perplexity  {perplexity:.2} (token frequencies alone: {unigram:.1})"
+        )
+        .map_err(print::stdout_failed)
+    })
 }

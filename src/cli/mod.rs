@@ -15,13 +15,19 @@ pub mod commands;
 pub mod ctl;
 pub mod eval;
 pub mod generate;
+pub mod line;
 pub mod ls;
+mod pace;
 pub mod print;
 pub mod resume;
 pub mod rm;
 pub mod settings;
 pub mod show;
+#[cfg(test)]
+mod test_runs;
+pub mod text;
 pub mod train;
+mod words;
 
 use args::{Request, UiMode};
 
@@ -63,7 +69,10 @@ pub fn run(request: Request) -> Result<()> {
         Request::Ls { out, json } => ls::ls(&out, json, stdout),
         Request::Show { run, out, json } => show::show(&out, &run, json, stdout),
         Request::Rm { runs, out } => rm::rm(&out, &runs, stdout),
-        Request::Ctl(args) => ctl::ctl(&args.out, &args.run, args.command, args.wait, stdout),
+        Request::Ctl(args) => {
+            let wait = args.wait.then_some(ctl::WAIT);
+            ctl::ctl(&args.out, &args.run, args.action, wait, stdout)
+        }
         Request::Completions(shell) => completions(shell, stdout),
     }
 }

@@ -1,9 +1,20 @@
-//! `fullrank resume`.
+//! `fullrank resume`: goes on from the newest intact checkpoint.
 
 use super::args::ResumeArgs;
-use crate::error::{Error, Result};
+use super::train::follow;
+use crate::config::RunConfig;
+use crate::error::Result;
+use crate::run::session::{Session, with_threads};
+use crate::runlog::find;
 
-/// Goes on with a run from its newest intact checkpoint.
-pub fn resume(_args: ResumeArgs) -> Result<()> {
-    Err(Error::run("`resume` is not in this build", "update fullrank"))
+/// Resumes a run; the bits are those of a run that was never stopped.
+pub fn resume(args: ResumeArgs) -> Result<()> {
+    let dir = find(&args.out, &args.run)?;
+    let threads = match args.threads {
+        Some(threads) => threads,
+        None => RunConfig::read(&dir.config())?.train.threads,
+    };
+    with_threads(threads, move || {
+        follow(Session::resume(dir, args.extend, args.threads)?, args.ui)
+    })
 }

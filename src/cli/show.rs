@@ -1,11 +1,411 @@
-//! `fullrank show`.
+//! `fullrank show`: one run in detail.
 
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
 
-/// Shows one run in detail.
-pub fn show(_out: &Path, _name: &str, _json: bool, _stdout: &mut dyn Write) -> Result<()> {
-    Err(Error::run("`show` is not in this build", "update fullrank"))
+use super::text::{self, Table};
+use crate::error::{Error, Result};
+use crate::runlog::status::Status;
+use crate::runlog::summary::{EvalPoint, RunState};
+use crate::runlog::{Body, RunDir, Sample, find};
+
+/// How many evaluations the text form lists; the first stays, the middle goes.
+const MAX_EVALS: usize = 12;
+/// Width of the lists and samples, in characters.
+const WIDTH: usize = 92;
+
+/// Prints the run `name`: what it is, how far it came, its evaluations, last sample, checkpoints and
+/// configuration; with `is_json` the same as one object.
+///
+/// Errors: `Error::Run` if no such run, `Error::Io`.
+pub fn show(out: &Path, name: &str, is_json: bool, stdout: &mut dyn Write) -> Result<()> {
+    let details = Details::read(find(out, name)?)?;
+    if is_json {
+        let record = details.record()?;
+        return text::print_json(stdout, &record);
+    }
+    text::print(stdout, &details.text(&TimeZone::system()))
+}
+
+/// Everything that `show` knows about a run.
+struct Details {
+    run: RunDir,
+    state: RunState,
+    sample: Option<(u64, Sample)>,
+    config: Option<String>,
+    facts: Option<Value>,
+}
+
+impl Details {
+    fn read(run: RunDir) -> Result<Self> {
+        let mut sample = None;
+        let state = RunState::of_with(&run, |event| {
+            if let Body::Sample(text) = &event.body {
+                sample = Some((event.step, text.clone()));
+            }
+        })?;
+        // A run that died young has neither file; one that cannot be read is left out as well.
+        let config = fs::read_to_string(run.config()).ok();
+        let facts = fs::read_to_string(run.facts()).ok();
+        let facts = facts.and_then(|text| serde_json::from_str(&text).ok());
+        Ok(Self { run, state, sample, config, facts })
+    }
+
+    fn record(&self) -> Result<Value> {
+        let failed = |error: serde_json::Error| {
+            Error::file(self.run.path(), error.to_string(), "look at the run's files")
+        };
+        let mut record = serde_json::to_value(self.state.record()).map_err(failed)?;
+        let Some(fields) = record.as_object_mut() else { return Ok(record) };
+        let summary = &self.state.summary;
+        fields.insert("run".into(), serde_json::to_value(&summary.run).map_err(failed)?);
+        fields.insert("evals".into(), serde_json::to_value(&summary.evals).map_err(failed)?);
+        let sample = self.sample.as_ref().map(
+            |(step, sample)| json!({"step": step, "prompt": sample.prompt, "text": sample.text}),
+        );
+        fields.insert("sample".into(), sample.unwrap_or_default());
+        let checkpoints: Vec<Value> = self
+            .run
+            .list_checkpoints()?
+            .iter()
+            .map(|c| json!({"step": c.step, "path": c.path, "bytes": c.bytes}))
+            .collect();
+        fields.insert("checkpoints".into(), checkpoints.into());
+        let config = self.config.as_deref().and_then(|text| toml::from_str::<Value>(text).ok());
+        fields.insert("config".into(), config.unwrap_or_default());
+        fields.insert("facts".into(), self.facts.clone().unwrap_or_default());
+        Ok(record)
+    }
+
+    fn text(&self, zone: &TimeZone) -> String {
+        let mut page = self.head(zone);
+        page.push_str(&self.evals());
+        if let Some((step, sample)) = &self.sample {
+            page.push_str(&format!("\nlast sample, step {}\n", text::count(*step)));
+            for line in quoted(sample, WIDTH) {
+                page.push_str(&format!("  {line}\n"));
+            }
+        }
+        // A folder that cannot be listed has no checkpoints to show.
+        let checkpoints = self.run.list_checkpoints().unwrap_or_default();
+        if !checkpoints.is_empty() {
+            page.push_str("\ncheckpoints\n");
+            let mut table = Table::new(&[">step", ">size", "folder"]);
+            for checkpoint in checkpoints {
+                table.row(vec![
+                    text::count(checkpoint.step),
+                    text::bytes(checkpoint.bytes),
+                    checkpoint.path.display().to_string(),
+                ]);
+            }
+            page.push_str(&table.render(2));
+        }
+        page.push_str(&self.settings());
+        if let Some(Value::Object(facts)) = &self.facts {
+            page.push_str("\nfacts\n");
+            let facts: Vec<String> =
+                facts.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect();
+            page.push_str(&list(&facts, 2));
+        }
+        page
+    }
+
+    fn head(&self, zone: &TimeZone) -> String {
+        let summary = &self.state.summary;
+        let run = &summary.run;
+        let mut page = String::new();
+        let mut line = |key: &str, value: String| {
+            if !value.is_empty() {
+                let value = text::printable(&value).replace('\n', " ");
+                page.push_str(&format!("{key:<12}{value}\n"));
+            }
+        };
+        line("run", self.run.name());
+        let why = if summary.end_text.is_empty() || self.state.status.is_live() {
+            String::new()
+        } else {
+            format!(": {}", summary.end_text)
+        };
+        line("status", format!("{}{why}", self.state.status));
+        line("folder", self.run.path().display().to_string());
+        let rank = run.rank.map(|rank| format!(", rank {rank}")).unwrap_or_default();
+        line("method", format!("{}{rank}", run.method));
+        if run.params > 0 {
+            let (all, trained) = (text::count(run.params), text::count(run.trained_params));
+            line("model", format!("{}: {all} parameters, {trained} trained", run.model));
+        }
+        if run.train_tokens > 0 {
+            let (train, val) = (text::count(run.train_tokens), text::count(run.val_tokens));
+            line("data", format!("{}: {train} tokens, {val} for validation", run.data));
+        }
+        line("device", run.device.clone());
+        if let Some(started) = summary.started {
+            line("started", when(started, zone));
+        }
+        line("progress", self.progress());
+        if let (Some(loss), Some(smooth)) = (summary.loss, summary.smooth.value()) {
+            let lr = text::or_absent(summary.lr, text::lr);
+            let (loss, smooth) = (text::loss(loss), text::loss(smooth));
+            line("loss", format!("{loss}, smoothed {smooth}, learning rate {lr}"));
+        }
+        line("validation", self.validation());
+        if let Some(bytes) = summary.peak_bytes {
+            line("memory", format!("at most {}", text::bytes(bytes)));
+        }
+        let mut notes = Vec::new();
+        let mut note = |number: u64, one: &str, many: &str| match number {
+            0 => {}
+            1 => notes.push(format!("1 {one}")),
+            n => notes.push(format!("{} {many}", text::count(n))),
+        };
+        note(summary.skipped, "update skipped", "updates skipped");
+        note(summary.resumes, "resume", "resumes");
+        note(summary.alerts, "alert", "alerts");
+        note(summary.damaged, "damaged line in the log", "damaged lines in the log");
+        line("notes", notes.join(", "));
+        page
+    }
+
+    fn progress(&self) -> String {
+        let summary = &self.state.summary;
+        let steps = summary.run.steps;
+        let mut words = match steps {
+            0 => format!("{} updates", text::count(summary.step)),
+            _ => format!(
+                "{} of {} updates ({:.0} %)",
+                text::count(summary.step),
+                text::count(steps),
+                100.0 * summary.step as f64 / steps as f64
+            ),
+        };
+        if let Some(rate) = summary.tok_s() {
+            words.push_str(&format!(
+                ", {} tokens in {} at {} tokens/s",
+                text::count(summary.tokens),
+                text::clock(summary.active_s),
+                text::rate(rate)
+            ));
+        }
+        if self.state.status == Status::Live && !summary.phase.is_empty() {
+            words.push_str(&format!(", now: {}", summary.phase));
+        }
+        words
+    }
+
+    fn validation(&self) -> String {
+        let summary = &self.state.summary;
+        let mut words = Vec::new();
+        let at =
+            |eval: EvalPoint| format!("{} at step {}", text::ppl(eval.ppl), text::count(eval.step));
+        if let Some(last) = summary.last_eval() {
+            words.push(format!("perplexity {}", at(last)));
+            if let Some(best) = summary.best_eval().filter(|best| best.step != last.step) {
+                words.push(format!("best {}", at(best)));
+            }
+        }
+        if let Some(unigram) = summary.run.unigram_ppl {
+            words.push(format!("unigram {}", text::ppl(unigram)));
+        }
+        words.join(", ")
+    }
+
+    fn evals(&self) -> String {
+        let evals = &self.state.summary.evals;
+        if evals.is_empty() {
+            return String::new();
+        }
+        let best = self.state.summary.best_eval().map(|best| best.step);
+        let mut table = Table::new(&[">step", ">loss", ">perplexity", ""]);
+        let hidden = evals.len().saturating_sub(MAX_EVALS);
+        for (position, eval) in evals.iter().enumerate() {
+            if position == 1 && hidden > 0 {
+                table.row(vec!["…".into()]);
+            }
+            if position >= 1 && position <= hidden {
+                continue;
+            }
+            table.row(vec![
+                text::count(eval.step),
+                text::loss(eval.loss),
+                text::ppl(eval.ppl),
+                if best == Some(eval.step) { "best".into() } else { String::new() },
+            ]);
+        }
+        format!("\nevaluations\n{}", table.render(2))
+    }
+
+    fn settings(&self) -> String {
+        let Some(config) = self.config.as_deref().and_then(|text| text.parse::<toml::Table>().ok())
+        else {
+            return String::new();
+        };
+        if config.is_empty() {
+            return String::new();
+        }
+        let mut page = String::from("\nconfiguration (run.toml)\n");
+        let setting = |(key, value): (&String, &toml::Value)| match value {
+            toml::Value::String(text) => format!("{key} {text}"),
+            other => format!("{key} {other}"),
+        };
+        let (tables, bare): (Vec<_>, Vec<_>) =
+            config.iter().partition(|(_, value)| value.is_table());
+        page.push_str(&list(&bare.into_iter().map(setting).collect::<Vec<_>>(), 2));
+        for (name, table) in tables {
+            page.push_str(&format!("  [{name}]\n"));
+            let settings = table.as_table().into_iter().flatten().map(setting).collect::<Vec<_>>();
+            page.push_str(&list(&settings, 4));
+        }
+        page
+    }
+}
+
+/// A sample as a short quoted block: the prompt, a bar, and what the model wrote.
+pub(super) fn quoted(sample: &Sample, width: usize) -> Vec<String> {
+    const MAX_LINES: usize = 8;
+    let whole = format!("{}{}", sample.prompt, sample.text);
+    text::wrap(&whole, width, MAX_LINES)
+        .into_iter()
+        .map(|line| format!("│ {line}").trim_end().to_string())
+        .collect()
+}
+
+/// Short entries side by side, separated by dots, in lines of the usual width.
+fn list(entries: &[String], indent: usize) -> String {
+    let mut page = String::new();
+    let mut line = String::new();
+    for entry in entries {
+        let entry = text::printable(entry).replace('\n', " ");
+        if !line.is_empty() && line.chars().count() + entry.chars().count() + 3 > WIDTH {
+            page.push_str(&format!("{:indent$}{line}\n", ""));
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push_str(" · ");
+        }
+        line.push_str(&entry);
+    }
+    if !line.is_empty() {
+        page.push_str(&format!("{:indent$}{line}\n", ""));
+    }
+    page
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn when(ts: i64, zone: &TimeZone) -> String {
+    Timestamp::from_millisecond(ts).map_or_else(
+        |_| text::ABSENT.into(), // outside the years that have a name
+        |time| time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_runs;
+    use super::*;
+
+    fn details(run: &RunDir) -> Details {
+        Details::read(run.clone()).unwrap()
+    }
+
+    #[test]
+    fn a_finished_run_is_one_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = test_runs::finished(folder.path(), "20261121-180011-demo");
+        let page = details(&run).text(&TimeZone::UTC);
+        let page = page.replace(&folder.path().display().to_string(), "runs");
+        assert_eq!(
+            page,
+            r#"run         20261121-180011-demo
+status      finished
+folder      runs/20261121-180011-demo
+method      switchlora, rank 64
+model       demo: 3,212,288 parameters, 1,064,960 trained
+data        five novels by Jane Austen: 1,002,003 tokens, 120,034 for validation
+device      CPU, 2 threads
+started     2026-11-21 18:00:11
+progress    30 of 30 updates (100 %), 61,440 tokens in 1:00 at 1,024 tokens/s
+loss        4.8500, smoothed 4.9097, learning rate 3.33e-5
+validation  perplexity 81.45 at step 30, unigram 431.20
+memory      at most 512.0 MiB
+
+evaluations
+  step    loss  perplexity
+     0  8.3000    4,023.87
+    10  5.4000      221.41
+    20  4.9000      134.29
+    30  4.4000       81.45  best
+
+last sample, step 30
+  │ It is a truth universally acknowledged,
+  │ that a single man
+
+checkpoints
+  step     size  folder
+    20  2.0 KiB  runs/20261121-180011-demo/checkpoints/step-00000020
+
+configuration (run.toml)
+  [model]
+    name demo
+  [switchlora]
+    interval0 10
+  [train]
+    iters 30 · method switchlora
+
+facts
+  data blake3:ab12 · host {"cpus":2}
+"#
+        );
+    }
+
+    #[test]
+    fn a_run_without_events_shows_what_there_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::at(folder.path().join("20261121-180011-demo"));
+        std::fs::create_dir(run.path()).unwrap();
+        std::fs::write(run.config(), "").unwrap();
+        let page = details(&run).text(&TimeZone::UTC);
+        assert!(page.contains("status      crashed\n"), "{page}");
+        assert!(page.contains("progress    0 updates\n"), "{page}");
+    }
+
+    #[test]
+    fn json_holds_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        test_runs::finished(folder.path(), "20261121-180011-demo");
+        let mut stdout = Vec::new();
+        show(folder.path(), "demo", true, &mut stdout).unwrap();
+        let record: Value = serde_json::from_slice(&stdout).unwrap();
+        assert_eq!(record["evals"].as_array().unwrap().len(), 4);
+        assert_eq!(record["run"]["seed"], 42);
+        assert_eq!(record["sample"]["step"], 30);
+        assert_eq!(record["checkpoints"][0]["bytes"], 2048);
+        assert_eq!(record["config"]["train"]["iters"], 30);
+        assert_eq!(record["facts"]["host"]["cpus"], 2);
+    }
+
+    #[test]
+    fn long_lists_of_evaluations_lose_their_middle() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = test_runs::finished(folder.path(), "20261121-180011-demo");
+        let mut details = details(&run);
+        details.state.summary.evals = (0..100)
+            .map(|step| EvalPoint { step, loss: 5.0 - step as f64 / 50.0, ppl: 1.0 })
+            .collect();
+        let lines: Vec<String> = details.evals().lines().map(str::to_string).collect();
+        assert_eq!(lines.len(), 3 + 1 + MAX_EVALS, "{lines:#?}");
+        assert!(lines[3].contains(" 0  5.0000"), "{lines:#?}");
+        assert!(lines[4].contains('…') && lines[5].contains("89"), "{lines:#?}");
+        assert!(lines[15].contains("best"), "{lines:#?}");
+    }
 }

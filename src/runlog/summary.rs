@@ -125,9 +125,17 @@ impl Default for Summary {
 impl Summary {
     /// Reads the log of a run. Lines that cannot be read are counted, a missing log is an empty one.
     pub fn of(run: &RunDir) -> Result<Self> {
+        Self::of_with(run, |_| {})
+    }
+
+    /// Like [`of`](Self::of), and shows every event to `look` on the way.
+    pub fn of_with(run: &RunDir, mut look: impl FnMut(&Event)) -> Result<Self> {
         let mut summary = Self::default();
         let mut tail = Tail::new(run.events());
-        tail.each(|event| summary.add(&event))?;
+        tail.each(|event| {
+            look(&event);
+            summary.add(&event);
+        })?;
         summary.damaged = tail.damaged();
         Ok(summary)
     }
@@ -182,7 +190,7 @@ impl Summary {
 
     /// Seconds from the first event to the last, pauses and interruptions included.
     pub fn duration_s(&self) -> Option<f64> {
-        Some((self.updated? - self.started?) as f64 / 1000.0)
+        Some(self.updated?.saturating_sub(self.started?) as f64 / 1000.0)
     }
 
     /// How the log says that the run ended.
@@ -208,10 +216,15 @@ pub struct RunState {
 impl RunState {
     /// Reads a run's lock and log.
     pub fn of(run: &RunDir) -> Result<Self> {
+        Self::of_with(run, |_| {})
+    }
+
+    /// Like [`of`](Self::of), and shows every event to `look` on the way.
+    pub fn of_with(run: &RunDir, look: impl FnMut(&Event)) -> Result<Self> {
         // The lock is asked first: a run that ends in between is then live with an `end`, which is
         // shown as live; asked last it could be free without its `end`, which would say crashed.
         let is_locked = run.is_locked()?;
-        let summary = Summary::of(run)?;
+        let summary = Summary::of_with(run, look)?;
         let status = Status::of(is_locked, summary.last_word);
         Ok(Self { run: run.clone(), status, summary })
     }

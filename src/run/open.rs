@@ -1,0 +1,89 @@
+//! Opens a trained network to use it: a run's newest checkpoint, or a Hugging Face directory.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::RunConfig;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::formats::tokenizer::Tokenizer;
+use crate::model::Model;
+use crate::runlog::{RunDir, find};
+
+use super::checkpoint::Checkpoint;
+use super::plan::ModelSource;
+use super::session::open_device;
+use super::setup;
+
+/// A network to evaluate or to generate with.
+pub struct Opened {
+    /// The network, with the factors of its method on it.
+    pub model: Model,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The configuration of its run; the defaults for a directory.
+    pub config: RunConfig,
+    /// What was opened, for messages.
+    pub name: String,
+}
+
+/// Opens `target`: a folder with a `config.json`, or a run (path, name, `latest`) below `out`.
+pub fn open(target: &str, out: &Path) -> Result<Opened> {
+    let path = Path::new(target);
+    if path.join("config.json").is_file() && !path.join("state.json").is_file() {
+        return open_directory(path);
+    }
+    let (dir, checkpoint) = if path.join("state.json").is_file() {
+        (run_of(path)?, Checkpoint::open(path)?)
+    } else {
+        let dir = find(out, target)?;
+        let folders: Vec<PathBuf> = dir.list_checkpoints()?.into_iter().map(|c| c.path).collect();
+        let (Some(checkpoint), _) = Checkpoint::newest_intact(&folders)? else {
+            return Err(Error::run(
+                format!("run {} has no checkpoint yet", dir.name()),
+                format!("ask it for one with `fullrank ctl {} checkpoint`", dir.name()),
+            ));
+        };
+        (dir, checkpoint)
+    };
+    let config = RunConfig::read(&dir.config())?;
+    let device = open_device(&config);
+    let tokenizer = ModelSource::find(&config.model.model)?.tokenizer(&config)?;
+    let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
+    checkpoint.restore(&mut engine, false)?;
+    let name = format!("{} at step {}", dir.name(), checkpoint.progress().t);
+    Ok(Opened { model: engine.model, tokenizer, config, name })
+}
+
+fn open_directory(path: &Path) -> Result<Opened> {
+    let mut config = RunConfig::default();
+    config.model.model = path.display().to_string();
+    let source = ModelSource::find(&config.model.model)?;
+    let tokenizer = source.tokenizer(&config)?;
+    let device = open_device(&config);
+    let model = Model::load(path, &device)?;
+    if tokenizer.vocab_size() > model.config.vocab_size {
+        return Err(Error::file(
+            path,
+            format!(
+                "the tokenizer has {} entries, the model's vocabulary {}",
+                tokenizer.vocab_size(),
+                model.config.vocab_size
+            ),
+            "use the tokenizer that belongs to the model",
+        ));
+    }
+    Ok(Opened { model, tokenizer, name: path.display().to_string(), config })
+}
+
+/// The run that a checkpoint folder `<run>/checkpoints/step-…` belongs to.
+fn run_of(checkpoint: &Path) -> Result<RunDir> {
+    let run = checkpoint.canonicalize().map_err(Error::io("read", checkpoint))?;
+    match run.parent().and_then(Path::parent).map(RunDir::at) {
+        Some(dir) if dir.is_run() => Ok(dir),
+        _ => Err(Error::file(
+            checkpoint,
+            "the checkpoint is not in the folder of its run",
+            "name a checkpoint as <run>/checkpoints/step-…",
+        )),
+    }
+}
