@@ -1,6 +1,9 @@
 //! Files of other tools: those that trusted programs wrote are read exactly, and broken ones give
 //! an error that says what is wrong and what to do, never a panic.
 
+// clippy.toml allows this in test functions; the functions that help them are not recognised.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
@@ -528,6 +531,11 @@ fn broken_tokenizers_are_refused() {
     });
     let folder = folder_with("tokenizer.json", plain);
     check_error("no end", &Tokenizer::from_file(folder.path()).unwrap_err(), "ends a text");
+
+    let far = change(&|json| json["model"]["vocab"]["zz"] = json!(4_000_000_000_u32));
+    let folder = folder_with("tokenizer.json", far);
+    let error = Tokenizer::from_file(folder.path()).unwrap_err();
+    check_error("far id", &error, "has the id 4000000000, at most 16777215 is allowed");
 
     let folder = folder_with("tokenizer.json", good);
     let config = folder.path().join("tokenizer_config.json");

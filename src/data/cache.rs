@@ -76,7 +76,9 @@ impl TokenCache {
             [only] => *only,
             several => {
                 let mut hasher = blake3::Hasher::new();
-                several.iter().for_each(|hash| drop(hasher.update(hash.as_bytes())));
+                for hash in several {
+                    hasher.update(hash.as_bytes());
+                }
                 hasher.finalize()
             }
         };
@@ -168,6 +170,8 @@ impl Texts<'_> {
     /// Writes the cache's file and opens it.
     fn write(&self, folder: &Path, path: &Path) -> Result<Tokens, BuildError> {
         let failed = |e| BuildError::Cache(Error::io("write", path)(e));
+        let bytes: u64 = self.documents.iter().map(Document::bytes).sum();
+        tracing::info!("encoding {bytes} bytes of text once; the tokens are kept for later runs");
         fs::create_dir_all(folder).map_err(failed)?;
         let mut file = AtomicFile::create(path).map_err(BuildError::Cache)?;
         file.file().write_all(&[0; HEADER_BYTES]).map_err(failed)?;
@@ -187,12 +191,10 @@ impl Texts<'_> {
         file.file().seek(SeekFrom::Start(0)).map_err(failed)?;
         file.file().write_all(&header).map_err(failed)?;
         file.commit().map_err(BuildError::Cache)?;
-        match open_intact(path, self.width()) {
-            Ok(Some(tokens)) => Ok(tokens),
-            Ok(None) | Err(_) => {
-                let lost = io::Error::other("the file is not what was just written");
-                Err(failed(lost))
-            }
+        if let Ok(Some(tokens)) = open_intact(path, self.width()) {
+            Ok(tokens)
+        } else {
+            Err(failed(io::Error::other("the file is not what was just written")))
         }
     }
 

@@ -57,7 +57,7 @@ impl<R: Read> Pieces<R> {
         self.buffer.drain(..cut);
         let is_first = self.offset == 0;
         self.offset += cut as u64;
-        self.lines += piece.bytes().filter(|b| *b == b'\n').count() as u64;
+        self.lines += count_lines(piece.as_bytes());
         match piece.strip_prefix('\u{FEFF}') {
             Some(rest) if is_first => Ok(Some(rest.to_owned())),
             _ => Ok(Some(piece)),
@@ -77,9 +77,13 @@ impl<R: Read> Pieces<R> {
         }
         Err(PieceError::NotUtf8 {
             offset: self.offset + valid.len() as u64,
-            line: self.lines + valid.iter().filter(|b| **b == b'\n').count() as u64 + 1,
+            line: self.lines + count_lines(valid) + 1,
         })
     }
+}
+
+fn count_lines(bytes: &[u8]) -> u64 {
+    bytes.split(|byte| *byte == b'\n').count() as u64 - 1
 }
 
 /// Where to cut a text that goes on: the last good line break, else the last good space, else its

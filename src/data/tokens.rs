@@ -101,7 +101,7 @@ impl Tokens {
 pub(super) fn append_ids(bytes: &mut Vec<u8>, ids: &[u32], width: usize) {
     if width == 2 {
         for id in ids {
-            debug_assert!(*id <= u32::from(u16::MAX), "the width fits the vocabulary");
+            debug_assert!(u16::try_from(*id).is_ok(), "the width fits the vocabulary");
             bytes.extend_from_slice(&(*id as u16).to_le_bytes());
         }
     } else {

@@ -84,13 +84,12 @@ impl HfCheckpoint {
             let Value::String(file_name) = file_name else {
                 return Err(fields.wrong(tensor, file_name, "the name of a file"));
             };
-            let position = match position_of.get(file_name.as_str()) {
-                Some(position) => *position,
-                None => {
-                    files.push(open_shard(&index, folder, tensor, file_name)?);
-                    position_of.insert(file_name, files.len() - 1);
-                    files.len() - 1
-                }
+            let position = if let Some(position) = position_of.get(file_name.as_str()) {
+                *position
+            } else {
+                files.push(open_shard(&index, folder, tensor, file_name)?);
+                position_of.insert(file_name, files.len() - 1);
+                files.len() - 1
             };
             if !files[position].contains(tensor) {
                 return Err(Error::file(

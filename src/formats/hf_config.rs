@@ -169,7 +169,7 @@ impl HfConfig {
 
     /// The content of a `config.json` in the style of transformers 4, which 5 reads too.
     ///
-    /// `dtype` is the type of the weights beside it in PyTorch's words: `float32`, `bfloat16`.
+    /// `dtype` is the type of the weights beside it: `float32`, `bfloat16`.
     pub fn to_json(&self, dtype: &str) -> Value {
         json!({
             "architectures": ["LlamaForCausalLM"],

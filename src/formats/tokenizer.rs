@@ -16,6 +16,9 @@ const CONFIG_FILE: &str = "tokenizer_config.json";
 const BUILTIN_NAME: &str = "built-in tokenizer";
 const END_OF_TEXT: &str = "<|endoftext|>";
 
+/// As in `hf_config`: an embedding of more rows is no model, and ids stay far from 31 bits.
+const MAX_VOCAB_SIZE: usize = 1 << 24;
+
 /// Names that end a text, tried in this order where `tokenizer_config.json` names none.
 const EOS_NAMES: [&str; 7] =
     [END_OF_TEXT, "</s>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[EOS]", "[SEP]"];
@@ -39,6 +42,15 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// The tokenizer that a user names: `builtin`, `bytes`, a `tokenizer.json` or its folder.
+    pub fn open(name: &str) -> Result<Self> {
+        match name {
+            "builtin" => Self::builtin(),
+            "bytes" => Self::bytes(),
+            path => Self::from_file(path),
+        }
+    }
+
     /// Reads `tokenizer.json`, given itself or as the folder that holds it, and the special tokens
     /// from `tokenizer_config.json` beside it, where that exists.
     ///
@@ -93,6 +105,13 @@ impl Tokenizer {
         // Ids may have gaps, so the largest counts, not the number of entries.
         let vocab_size =
             inner.get_vocab(true).values().max().map_or(0, |largest| *largest as usize + 1);
+        if vocab_size > MAX_VOCAB_SIZE {
+            return Err(Error::file(
+                path,
+                format!("has the id {}, at most {} is allowed", vocab_size - 1, MAX_VOCAB_SIZE - 1),
+                "use the tokenizer.json of a Hugging Face model, downloaded completely",
+            ));
+        }
         let named = |key: &str| match &config {
             Some((path, _, object)) => special_token(path, object, key, &inner),
             None => Ok(None),
@@ -166,21 +185,21 @@ impl Tokenizer {
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
         write_atomically(folder.join(FILE), &self.json)?;
-        let config = match &self.config {
-            Some(config) => config.clone(),
-            None => {
-                let name = |id: Option<u32>| id.and_then(|id| self.inner.id_to_token(id));
-                let config = json!({
-                    "tokenizer_class": "PreTrainedTokenizerFast",
-                    "bos_token": name(self.bos),
-                    "eos_token": name(Some(self.eos)),
-                    "add_prefix_space": false,
-                    "clean_up_tokenization_spaces": false,
-                });
-                format!("{config:#}\n").into_bytes()
-            }
-        };
+        let config = self.config.clone().unwrap_or_else(|| self.config_json());
         write_atomically(folder.join(CONFIG_FILE), &config)
+    }
+
+    /// A `tokenizer_config.json` for a tokenizer that came without one.
+    fn config_json(&self) -> Vec<u8> {
+        let name = |id: Option<u32>| id.and_then(|id| self.inner.id_to_token(id));
+        let config = json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": name(self.bos),
+            "eos_token": name(Some(self.eos)),
+            "add_prefix_space": false,
+            "clean_up_tokenization_spaces": false,
+        });
+        format!("{config:#}\n").into_bytes()
     }
 }
 
@@ -348,7 +367,7 @@ mod tests {
 
     #[test]
     fn a_stream_shows_the_same_text_and_never_half_a_character() {
-        for tokenizer in [Tokenizer::builtin().unwrap(), Tokenizer::bytes().unwrap()] {
+        for tokenizer in ["builtin", "bytes"].map(|name| Tokenizer::open(name).unwrap()) {
             for text in TEXTS {
                 let mut stream = tokenizer.stream();
                 let mut shown = String::new();
