@@ -28,7 +28,7 @@ pub(super) fn first(run: &Run, dir: &RunDir) -> Vec<String> {
 }
 
 /// The block that ends the output of a run, with an empty line before it. `switched` counts the
-/// vectors that SwitchLoRA exchanged; `next` are the commands to propose, or none for the usual ones.
+/// vectors that `SwitchLoRA` exchanged; `next` are the commands to propose, or none for the usual ones.
 pub(super) fn last(
     summary: &Summary,
     dir: &RunDir,
@@ -38,10 +38,8 @@ pub(super) fn last(
     next: &[String],
 ) -> Vec<String> {
     let word = Status::of(false, LastWord::Ended(status)).word();
-    let mut head = format!("{word} after {} updates", count(summary.step));
-    if !what.is_empty() {
-        head.push_str(&format!(": {}", text::printable(what)));
-    }
+    let why = if what.is_empty() { String::new() } else { format!(": {}", text::printable(what)) };
+    let head = format!("{word} after {} updates{why}", count(summary.step));
     let mut lines = vec![String::new(), head];
     let mut line = |key: &str, words: String| lines.push(format!("  {key:<23}{words}"));
     if let Some(rate) = summary.tok_s() {
