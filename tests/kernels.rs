@@ -14,6 +14,7 @@ use fullrank::kernels::lowrank::{Exchange, switch_columns, switch_rows, zero_col
 use fullrank::kernels::matmul::{Layout, matmul, matmul_add};
 use fullrank::kernels::norm::{add_rms_norm, rms_norm, rms_norm_apply, rms_norm_backward};
 use fullrank::kernels::ops::with_default_bodies;
+use fullrank::kernels::pool;
 use fullrank::kernels::reference;
 use fullrank::kernels::rope::{Rotation, rope};
 use fullrank::kernels::swiglu::{swiglu, swiglu_backward};
@@ -72,9 +73,11 @@ fn assert_near(what: &str, got: &[f64], right: &[f64], tolerance: f64) {
     }
 }
 
-/// Runs a check with the CPU kernels and with the default bodies.
+/// Runs a check with the CPU kernels, once more in storage full of NaN, and with the default bodies.
 fn in_both_forms(check: impl Fn(&Device)) {
     let device = Device::cpu();
+    check(&device);
+    pool::poison();
     check(&device);
     with_default_bodies(|| check(&device));
 }

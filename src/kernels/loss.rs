@@ -14,6 +14,7 @@ use super::gemm::{self, View, Write};
 use super::math::{exp_and_sum, max, vectorised};
 use super::matmul::{Layout, default_matmul};
 use super::ops::{MaybeTensor, TrainOps};
+use super::pool::{self, Scratch};
 use super::{Indices, Matrix, Vector};
 
 /// A target that does not count.
@@ -112,9 +113,9 @@ fn for_each_chunk(
 ) {
     let vocabulary = head.nrows();
     let chunk = chunk_tokens(vocabulary);
-    let mut buffer = vec![0.0; chunk.min(losses.len()) * vocabulary];
+    let mut buffer = Scratch::new(chunk.min(losses.len()) * vocabulary);
     for (i, losses) in losses.chunks_mut(chunk).enumerate() {
-        let logits = &mut buffer[..losses.len() * vocabulary];
+        let logits = &mut buffer.0[..losses.len() * vocabulary];
         let rows = hidden.subrows(i * chunk, losses.len());
         let target = gemm::view_mut(logits, vocabulary);
         gemm::multiply_tiled(target, Write::Replace, 1.0, rows, head.transpose());
@@ -159,7 +160,7 @@ pub(super) fn flex_cross_entropy(
     let hidden = gemm::view(flex::values(hidden), width);
     let head = gemm::view(flex::values(head), width);
     let targets = flex::indices(targets);
-    let mut d_hidden = vec![0.0; tokens * width];
+    let mut d_hidden = pool::buffer(tokens * width);
     let mut d_hidden_view = gemm::view_mut(&mut d_hidden, width);
     let mut d_head_values = d_head.as_mut().map(flex::values_mut);
     let mut losses = vec![0.0; tokens];

@@ -19,6 +19,8 @@ pub mod matmul;
 pub mod norm;
 pub mod ops;
 #[doc(hidden)]
+pub mod pool;
+#[doc(hidden)]
 pub mod reference;
 pub mod rope;
 pub mod swiglu;

@@ -14,7 +14,7 @@ use super::lowrank::{self, Exchange};
 use super::matmul::{self, Layout};
 use super::rope::{self, Rotation};
 use super::update::{self, AdamW, Axis};
-use super::{embedding, lora, loss, norm, swiglu};
+use super::{embedding, flex, lora, loss, norm, swiglu};
 
 thread_local! {
     static DEFAULT_BODIES: Cell<bool> = const { Cell::new(false) };
@@ -61,6 +61,12 @@ impl<B: Backend> MaybeTensor<B> {
 /// The operations of training, by backend.
 #[backend_extension(Flex)]
 pub trait TrainOps: Backend {
+    /// Takes a tensor that is no longer needed; says whether its storage is kept for the next one.
+    fn recycle(x: FloatTensor<Self>) -> bool {
+        drop(x);
+        false
+    }
+
     /// `scale · A · B`.
     fn matmul(
         scale: f32,
@@ -335,6 +341,10 @@ pub trait TrainOps: Backend {
 }
 
 impl TrainOps for Flex {
+    fn recycle(x: FloatTensor<Self>) -> bool {
+        flex::recycle(x)
+    }
+
     fn matmul(
         scale: f32,
         layout: Layout,
