@@ -117,6 +117,11 @@ impl<const D: usize> Array<D> {
         Self { held: Held(Some(tensor)), ticket: Ticket::new(ledger, category, bytes) }
     }
 
+    /// Accounts for scratch memory of an operation on this array, until the ticket is dropped.
+    pub(super) fn hold(&self, bytes: u64) -> Arc<Ticket> {
+        Ticket::new(self.ticket.ledger(), Category::Activations, bytes)
+    }
+
     /// Wraps the result of an operation, accounted as an activation in this array's ledger.
     pub(super) fn like<const E: usize>(&self, tensor: Tensor<E>) -> Array<E> {
         Array::new(tensor, self.ticket.ledger(), Category::Activations)

@@ -3,10 +3,14 @@
 //! On flex a chunk's logits are computed, turned into their gradient in place, and used for both
 //! gradients before the next chunk. Losses are summed in f64 in the order of the tokens.
 
+use std::sync::Arc;
+
 use burn::backend::{Backend, BoolDType, Dispatch, FloatDType, Scalar};
 use burn::tensor::{IndexingUpdateOp, Shape, Tensor};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
+
+use crate::device::memory::Ticket;
 
 use super::fallback::{Float, Int, add, dims, mul, reshape, scaled, shifted, sub, zeros};
 use super::flex::{self, rows_per_task};
@@ -65,6 +69,7 @@ pub fn cross_entropy(
         }
         HeadGrad::Skip => (None, None),
     };
+    let _logits = hold_logits(hidden, head);
     let (loss_sum, (d_hidden, d_head)) = loss_acc.in_place_with("cross_entropy", |loss_acc| {
         let (loss_sum, d_hidden, d_head) = <Dispatch as TrainOps>::cross_entropy(
             loss_acc.into_dispatch(),
@@ -87,6 +92,7 @@ pub fn cross_entropy(
 /// The loss alone: per-token losses `[T]`, 0 where the target is ignored.
 pub fn token_losses(hidden: &Matrix, head: &Matrix, targets: &Indices) -> Vector {
     assert_inputs(hidden, head, targets);
+    let _logits = hold_logits(hidden, head);
     hidden.like(Tensor::from_dispatch(<Dispatch as TrainOps>::token_losses(
         hidden.tensor().into_dispatch(),
         head.tensor().into_dispatch(),
@@ -99,8 +105,15 @@ fn assert_inputs(hidden: &Matrix, head: &Matrix, targets: &Indices) {
     assert_eq!(hidden.shape()[0], targets.len(), "one target for each token");
 }
 
+/// Accounts for a chunk of logits, which lives inside the operation.
+fn hold_logits(hidden: &Matrix, head: &Matrix) -> Arc<Ticket> {
+    let vocabulary = head.shape()[0];
+    let tokens = chunk_tokens(vocabulary).min(hidden.shape()[0]);
+    hidden.hold(tokens as u64 * vocabulary as u64 * 4)
+}
+
 /// Tokens of one chunk of logits.
-fn chunk_tokens(vocabulary: usize) -> usize {
+pub(crate) fn chunk_tokens(vocabulary: usize) -> usize {
     (CHUNK_LOGITS / vocabulary.max(1)).clamp(MIN_CHUNK_TOKENS, MAX_CHUNK_TOKENS)
 }
 
