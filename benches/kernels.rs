@@ -60,9 +60,12 @@ impl Bench {
             return;
         }
         let seconds = minimum(ours);
-        let rate = |seconds: f64| match flop > 0.0 {
-            true => format!("{:7.1} GFLOP/s", flop / seconds / 1e9),
-            false => format!("{:7.1} GB/s   ", bytes / seconds / 1e9),
+        let rate = |seconds: f64| {
+            if flop > 0.0 {
+                format!("{:7.1} GFLOP/s", flop / seconds / 1e9)
+            } else {
+                format!("{:7.1} GB/s   ", bytes / seconds / 1e9)
+            }
         };
         let stock = stock.map(minimum);
         let stock = stock.map_or(String::new(), |s| {
@@ -299,7 +302,7 @@ fn updates(bench: &Bench) {
         let zeros = || Matrix::zeros(shape, &bench.device, Activations);
         let mut state = Some((bench.matrix(shape), zeros(), zeros()));
         let run = || {
-            in_place(&mut state, |s| adamw_vectors(s.0, &grad, &one, s.1, s.2, hyper, 3, &counters))
+            in_place(&mut state, |s| adamw_vectors(s.0, &grad, &one, s.1, s.2, hyper, 3, &counters));
         };
         let bytes = 28.0 * (shape[0] * shape[1]) as f64;
         bench.line(&format!("adamw_vectors {axis:?} {shape:?}"), 0.0, bytes, run, None);

@@ -3,6 +3,7 @@
 //!
 //! The loss is always `Σ r·op(x)` with random `r`, so a backward that forgets or misplaces the incoming
 //! gradient fails. Both forms of each operation (CPU kernels, default bodies) are checked.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
 use burn::tensor::{Int, Tensor, TensorData, activation};
 use fullrank::device::Device;

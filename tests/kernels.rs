@@ -3,6 +3,7 @@
 //!
 //! Tolerances are relative to the largest value of a result: f32 sums of a few hundred terms in another
 //! order differ by some 1e-6, so 2e-5 leaves room without hiding a wrong term.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
 use fullrank::device::Device;
 use fullrank::device::memory::Category::Activations;

@@ -65,7 +65,7 @@ impl AttentionShape {
     }
 
     fn assert_fits(&self, q: [usize; 2], k: [usize; 2], v: [usize; 2]) {
-        assert!(self.kv_heads > 0 && self.heads % self.kv_heads == 0, "heads of {self:?}");
+        assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "heads of {self:?}");
         assert!(self.queries <= self.keys, "every query sees a key in {self:?}");
         assert_eq!(q, [self.batch * self.queries, self.width()], "queries of {self:?}");
         assert_eq!(k, v, "keys and values");
@@ -267,7 +267,7 @@ pub(super) fn flex_attention_backward(
                     k,
                     v,
                     &lse[at..at + s.queries],
-                    &delta[at..at + s.queries],
+                    &delta.0[at..at + s.queries],
                     scratch,
                     s,
                 );
@@ -279,9 +279,9 @@ pub(super) fn flex_attention_backward(
 }
 
 /// `Σ d_out·out` of each query and head, in the order of `lse`.
-fn output_products(d_out: &[f32], out: &[f32], s: AttentionShape) -> Vec<f32> {
-    let mut delta = pool::buffer(s.batch * s.heads * s.queries);
-    delta.par_chunks_mut(s.queries.max(1)).enumerate().for_each(|(task, delta)| {
+fn output_products(d_out: &[f32], out: &[f32], s: AttentionShape) -> Scratch {
+    let mut delta = Scratch::new(s.batch * s.heads * s.queries);
+    delta.0.par_chunks_mut(s.queries.max(1)).enumerate().for_each(|(task, delta)| {
         let (sequence, head) = (task / s.heads, task % s.heads);
         vectorised(
             #[inline(always)]

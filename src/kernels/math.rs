@@ -4,8 +4,6 @@
 //! and picks at run time. Everything called inside must be `#[inline(always)]`. There is no fused
 //! multiply-add and no reordering in here, so the bits are the same on every CPU.
 
-#![allow(clippy::inline_always)] // what is not inlined keeps the narrow instructions
-
 /// Runs `f` with the widest vector instructions of this CPU.
 #[inline(always)]
 pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {

@@ -1,4 +1,4 @@
-//! Optimizer updates in place: AdamW with a counter per tensor, row or column; norms and clipping.
+//! Optimizer updates in place: AdamW with a counter per tensor, row or column.
 //!
 //! Bias corrections are made in f64; the element-wise part is f32 in PyTorch's order of operations
 //! (`lerp` for the first moment), so that the golden cases agree to the last few bits.
@@ -11,9 +11,11 @@ use rayon::prelude::*;
 
 use super::fallback::{Float, Int, add, constant, div, mul, reshape, scaled, shifted, sub};
 use super::flex::{self, CHUNK, rows_per_task};
-use super::math::{sum_squares, vectorised};
+use super::math::vectorised;
 use super::ops::TrainOps;
-use super::{Array, Indices, Matrix, Vector};
+use super::{Indices, Matrix, Vector};
+
+pub use super::clip::{add_sum_squares, clip_factor};
 
 /// Where epsilon and the decay stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,30 +148,6 @@ fn in_place_update(
         Matrix::from_parts(exp_avg_sq, exp_avg_sq_ticket),
     )
 }
-
-/// `acc [1] += Σ x²`, in place, summed in f64 over fixed chunks.
-pub fn add_sum_squares<const D: usize>(acc: Vector, x: &Array<D>) -> Vector {
-    assert_eq!(acc.shape(), [1], "accumulator of a norm");
-    acc.in_place("add_sum_squares", |acc| {
-        Tensor::from_dispatch(<Dispatch as TrainOps>::add_sum_squares(
-            acc.into_dispatch(),
-            x.tensor().into_dispatch(),
-        ))
-    })
-}
-
-/// `min(1, max_norm / (sqrt(sum_squares) + 1e-6))` as `[1]`; 1 where `max_norm` is 0 (no clipping) or the norm does
-/// not exceed it.
-pub fn clip_factor(sum_squares: &Vector, max_norm: f64) -> Vector {
-    assert_eq!(sum_squares.shape(), [1], "sum of a norm");
-    sum_squares.like(Tensor::from_dispatch(<Dispatch as TrainOps>::clip_factor(
-        sum_squares.tensor().into_dispatch(),
-        max_norm,
-    )))
-}
-
-/// Added to the norm before dividing, as in `torch.nn.utils.clip_grad_norm_`.
-const CLIP_EPS: f64 = 1e-6;
 
 /// The part of an update that does not depend on the step.
 #[derive(Clone, Copy)]
@@ -400,30 +378,6 @@ pub(super) fn flex_adamw_vectors(
     (param, exp_avg, exp_avg_sq)
 }
 
-pub(super) fn flex_add_sum_squares(mut acc: FlexTensor, x: &FlexTensor) -> FlexTensor {
-    let partial: Vec<f64> = flex::values(x)
-        .par_chunks(CHUNK)
-        .map(|x| {
-            vectorised(
-                #[inline(always)]
-                || sum_squares(x),
-            )
-        })
-        .collect();
-    let sum: f64 = partial.iter().sum();
-    for acc in flex::values_mut(&mut acc) {
-        *acc = (f64::from(*acc) + sum) as f32;
-    }
-    acc
-}
-
-pub(super) fn flex_clip_factor(sum_squares: &FlexTensor, max_norm: f64) -> FlexTensor {
-    let norm = f64::from(flex::values(sum_squares)[0]).sqrt();
-    let factor =
-        if max_norm <= 0.0 || norm <= max_norm { 1.0 } else { max_norm / (norm + CLIP_EPS) };
-    flex::vector(vec![factor as f32])
-}
-
 /// Moments and parameter with factors of any shape that broadcasts.
 fn default_update<B: Backend>(
     param: Float<B>,
@@ -509,30 +463,14 @@ pub(super) fn default_adamw_vectors<B: Backend>(
 
     let grad = mul::<B>(grad, reshape::<B, 2>(grad_scale, [1, 1]));
     let grad = B::float_mask_fill(grad, frozen.clone(), Scalar::from(0.0));
-    let old = param.clone();
     let (new, exp_avg, exp_avg_sq) =
         default_update::<B>(param.clone(), grad, exp_avg, exp_avg_sq, rate, root_divisor, hyper);
     let param = if hyper.learning_rate == 0.0 {
-        old
+        param
     } else if decay_frozen {
         new
     } else {
-        B::float_mask_where(new, frozen, old)
+        B::float_mask_where(new, frozen, param)
     };
     (param, exp_avg, exp_avg_sq)
-}
-
-pub(super) fn default_add_sum_squares<B: Backend>(acc: Float<B>, x: Float<B>) -> Float<B> {
-    let n = x.shape().num_elements();
-    let x = reshape::<B, 1>(x, [n]);
-    add::<B>(acc, B::float_sum_dim(mul::<B>(x.clone(), x), 0))
-}
-
-pub(super) fn default_clip_factor<B: Backend>(sum_squares: Float<B>, max_norm: f64) -> Float<B> {
-    if max_norm <= 0.0 {
-        return constant::<B, 1>(vec![1.0], [1], &sum_squares);
-    }
-    let norm = shifted::<B>(B::float_sqrt(sum_squares), CLIP_EPS as f32);
-    let factor = scaled::<B>(B::float_recip(norm), max_norm as f32);
-    B::float_clamp_max(factor, Scalar::from(1.0))
 }

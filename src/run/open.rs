@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::RunConfig;
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::tokenizer::Tokenizer;
 use crate::model::Model;
