@@ -12,7 +12,7 @@ use super::pace::Pace;
 use super::show::quoted;
 use super::text::{self, clock, count};
 use super::words;
-use crate::runlog::{Body, EndStatus, Event, EventSink, Level, Resume, Run, RunDir, Step, Summary};
+use crate::runlog::{Body, EndStatus, Event, EventSink, Level, Resume, RunDir, Step, Summary};
 
 /// How often a line is printed where there is no terminal.
 pub const LINE_EVERY: Duration = Duration::from_secs(10);
