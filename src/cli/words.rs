@@ -1,7 +1,5 @@
 //! The first and the last words of a run in plain text: what will be done, and what came of it.
 
-use std::path::Path;
-
 use super::text::{self, clock, count};
 use crate::runlog::status::LastWord;
 use crate::runlog::{EndStatus, Run, RunDir, Status, Summary};
@@ -62,9 +60,10 @@ pub(super) fn last(
         line("updates skipped", count(summary.skipped));
     }
     line("run folder", dir.path().display().to_string());
-    let name = argument(dir);
+    let name = dir.as_argument();
     let usual = match status {
-        EndStatus::Finished => vec![format!("fullrank show {name}")],
+        // What made it diverge would do so again.
+        EndStatus::Finished | EndStatus::Diverged => vec![format!("fullrank show {name}")],
         _ => vec![format!("fullrank resume {name}"), format!("fullrank show {name}")],
     };
     let commands = if next.is_empty() { &usual } else { next };
@@ -72,13 +71,4 @@ pub(super) fn last(
         line(if position == 0 { "next" } else { "" }, command.clone());
     }
     lines
-}
-
-/// A run as an argument of other commands: its name where they look by default, else its folder.
-fn argument(dir: &RunDir) -> String {
-    if dir.path().parent() == Some(Path::new("runs")) {
-        dir.name()
-    } else {
-        dir.path().display().to_string()
-    }
 }

@@ -140,7 +140,7 @@ impl RunDir {
                         format!("run {} is live in another process", self.name()),
                         format!(
                             "look at it with `fullrank show {0}`, or end it with `fullrank ctl {0} stop`",
-                            self.name()
+                            self.as_argument()
                         ),
                     ));
                 }
