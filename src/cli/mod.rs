@@ -16,6 +16,7 @@ pub mod ctl;
 pub mod eval;
 pub mod generate;
 pub mod line;
+pub mod log;
 pub mod ls;
 mod pace;
 pub mod print;

@@ -2,7 +2,7 @@
 
 use super::args::{TrainArgs, UiMode};
 use super::line::{LineView, Mode};
-use super::print;
+use super::{log, print};
 use crate::error::Result;
 use crate::run::session::{Session, unfinished, with_threads};
 use crate::runlog::{RunDir, Summary};
@@ -26,6 +26,7 @@ pub fn train(args: TrainArgs) -> Result<()> {
 
 /// Trains a session with the view that was asked for.
 pub(super) fn follow(session: Session, ui: UiMode) -> Result<()> {
+    log::to_run(&session.dir().log())?;
     let history = Summary::of(session.dir())?;
     let mut view = view(session.dir(), ui).after(history);
     session.train(&mut view)

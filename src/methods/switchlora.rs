@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Vector;
 use crate::model::{Gradients, LinearId};
 use crate::optim::schedule::Schedule;
-use crate::runlog::{Body, Phase, Switch};
+use crate::runlog::{Alert, Body, Level, Phase, Switch};
 
 use super::factors;
 use super::{Context, Export, Method, MethodState, ScheduleIndex, StateReader, resolved};
@@ -23,6 +23,7 @@ pub mod schedule;
 
 use layer::{Layer, Pending, Rules};
 pub use schedule::{Rate, Selection};
+use schedule::{coverage, suggest_interval};
 
 /// SwitchLoRA on all target layers.
 #[derive(Debug)]
@@ -94,6 +95,31 @@ impl SwitchLora {
             self.layers.push(layer);
         }
         factors::freeze_targets(cx.model);
+        self.predict_coverage(cx);
+    }
+
+    /// Tells how much of the pools this run will reach, and an interval that would reach all of them.
+    fn predict_coverage(&self, cx: &mut Context<'_>) {
+        let total = cx.total - self.warm_start;
+        let reach = |layer: &Layer| {
+            let switches = self.rate.expected_total(total, layer.rank());
+            coverage(layer.candidates(), layer.rank(), switches, self.rules.selection)
+        };
+        let switching = self.layers.iter().filter(|layer| !layer.is_fixed());
+        let Some(least) = switching.min_by(|a, b| reach(a).total_cmp(&reach(b))) else { return };
+        let (candidates, rank) = (least.candidates(), least.rank());
+        let what = format!(
+            "switching every {} updates reaches {:.0} % of the candidate vectors in {total} updates",
+            self.rate.interval0,
+            100.0 * reach(least)
+        );
+        let suggested =
+            suggest_interval(&self.rate, candidates, rank, total, self.rules.freeze);
+        let remedy = match suggested {
+            Some(interval) => format!("--switchlora-interval0 {interval} would reach more of them"),
+            None => String::new(),
+        };
+        cx.events.push(Alert { level: Level::Info, what, remedy }.into());
     }
 
     fn is_warming(&self) -> bool {

@@ -15,7 +15,7 @@ use crate::model::Batch;
 use crate::model::generate::Sampling;
 use crate::random::stream;
 use crate::runlog::{
-    Action, Alert, Body, Ckpt, Cmd, Command, ControlReader, End, EndStatus, Eval, EventSink, Level,
+    Action, Alert, Body, Ckpt, Cmd, Command, ControlReader, End, EndStatus, Eval, Event, EventSink, Level,
     Mem, Pause, Phase, Resume, RunDir, RunWriter, Sample, Skip, Step, Sys, Time,
 };
 
@@ -379,6 +379,7 @@ impl Trainer<'_> {
     /// Tells the world.
     pub fn emit(&mut self, body: impl Into<Body>) -> Result<()> {
         let event = self.log.emit(self.engine.t, body)?;
+        note(&event);
         self.sink.on_event(&event);
         Ok(())
     }
@@ -389,6 +390,25 @@ impl Trainer<'_> {
 pub(super) fn time_limit_s(max_minutes: Option<f64>, progress: &Progress) -> Option<f64> {
     let limit_s = max_minutes? * 60.0;
     Some(if progress.active_s < limit_s { limit_s } else { progress.active_s + limit_s })
+}
+
+/// Puts what a reader of `log.txt` looks for there: milestones and trouble, not every update.
+fn note(event: &Event) {
+    let step = event.step;
+    match &event.body {
+        Body::Phase(phase) => tracing::info!("step {step}: {} {}", phase.name, phase.detail),
+        Body::Eval(eval) => {
+            tracing::info!("step {step}: validation loss {:.4}, perplexity {:.2}", eval.loss, eval.ppl);
+        }
+        Body::Ckpt(ckpt) => {
+            tracing::info!("step {step}: {} in {:.0} ms", ckpt.path, ckpt.ms);
+        }
+        Body::Skip(skip) => tracing::info!("step {step}: update skipped, {}", skip.reason),
+        Body::Alert(alert) => tracing::info!("step {step}: {} {}", alert.what, alert.remedy),
+        Body::Cmd(cmd) => tracing::info!("step {step}: command {} {}", cmd.cmd, cmd.what),
+        Body::End(end) => tracing::info!("step {step}: {:?} {}", end.status, end.what),
+        _ => {}
+    }
 }
 
 /// Resident memory of this process, where the system says it in `/proc`.

@@ -337,6 +337,16 @@ impl Layer {
         self.id
     }
 
+    /// Vectors on each side.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Candidates per pool, the active ones included.
+    pub fn candidates(&self) -> usize {
+        self.candidates
+    }
+
     /// The factors as parameters.
     pub fn adapter(&self) -> Adapter {
         Adapter { a: self.a.param, b: self.b.param, scale: self.scale }

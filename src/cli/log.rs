@@ -1,0 +1,73 @@
+//! Where warnings go: to stderr, and while a run trains to its `log.txt` as well, there with more detail.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::error::{Error, Result};
+
+/// The file of the run that this process trains; a process trains one run at a time.
+static RUN_LOG: Mutex<Option<File>> = Mutex::new(None);
+
+/// Writes to the run's file where there is one.
+struct RunLog;
+
+impl<'a> MakeWriter<'a> for RunLog {
+    type Writer = RunLogWriter<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        RunLogWriter(RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// One line's access to the run's file.
+struct RunLogWriter<'a>(MutexGuard<'a, Option<File>>);
+
+impl Write for RunLogWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.0.as_mut() {
+            Some(file) => file.write(bytes),
+            None => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.as_mut().map_or(Ok(()), File::flush)
+    }
+}
+
+/// Starts logging: warnings to stderr (`FULLRANK_LOG` sets another level), more to the run's file.
+pub fn start() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::WARN.into())
+        .with_env_var("FULLRANK_LOG")
+        .from_env_lossy();
+    let stderr = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .without_time()
+        .with_target(false)
+        .with_filter(filter);
+    let file = tracing_subscriber::fmt::layer()
+        .with_writer(RunLog)
+        .with_ansi(false)
+        .with_filter(LevelFilter::INFO);
+    tracing_subscriber::registry().with(stderr).with(file).init();
+}
+
+/// Sends the log of this process to a run's `log.txt` from here on, behind what stands there.
+pub fn to_run(path: &Path) -> Result<()> {
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(Error::io("open", path))?;
+    *RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+    Ok(())
+}
