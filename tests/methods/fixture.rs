@@ -178,6 +178,27 @@ pub fn all_effective(model: &Model) -> Vec<Vec<f64>> {
     model.linears().iter().map(|linear| effective(model, linear)).collect()
 }
 
+/// The tolerance of a merge in f32, entry by entry: `8·EPS·(|W| + |s|·|B||A|)`.
+pub fn merge_tolerance(w: &[f64], b: &[f64], a: &[f64], scale: f64, rank: usize) -> Vec<f64> {
+    let (m, n) = (b.len() / rank, a.len() / rank);
+    let magnitude = |x: &[f64]| x.iter().map(|v| v.abs()).collect::<Vec<_>>();
+    let product = product(&magnitude(b), &magnitude(a), m, rank, n);
+    let sum = w.iter().zip(product).map(|(w, p)| w.abs() + scale.abs() * p);
+    sum.map(|sum| 8.0 * f64::from(f32::EPSILON) * sum).collect()
+}
+
+/// `merge_tolerance` of every layer.
+pub fn tolerances(model: &Model) -> Vec<Vec<f64>> {
+    let of = |linear: &Linear| {
+        let adapter = linear.adapter.unwrap();
+        let (a, b) = (wide(model, adapter.a), wide(model, adapter.b));
+        let w = wide(model, linear.weight.unwrap());
+        let rank = a.len() / linear.cols;
+        merge_tolerance(&w, &b, &a, f64::from(adapter.scale), rank)
+    };
+    model.linears().iter().map(of).collect()
+}
+
 /// A parameter's values as f64.
 pub fn wide(model: &Model, id: ParamId) -> Vec<f64> {
     model.params.value(id).to_host().into_iter().map(f64::from).collect()

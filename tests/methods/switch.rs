@@ -6,38 +6,16 @@ use fullrank::device::memory::Category;
 use fullrank::kernels::Matrix;
 use fullrank::kernels::lowrank::{Exchange, switch_columns, switch_rows};
 use fullrank::random::stream;
-use fullrank::run::engine::Engine;
 
 use super::fixture::{
-    Side, all_effective, busy_switchlora, config, disturb, effective, engine, logits, passed,
-    product, relative_difference, sides, switch_once, train, wide,
+    Side, all_effective, busy_switchlora, config, disturb, effective, engine, logits,
+    merge_tolerance, passed, product, relative_difference, sides, switch_once, tolerances, train,
 };
 
 fn with_selection(selection: &str) -> RunConfig {
     let mut config = busy_switchlora();
     config.switchlora.selection = selection.into();
     config
-}
-
-/// The tolerance of a merge in f32, entry by entry: `8·EPS·(|W| + |s|·|B||A|)`.
-fn merge_tolerance(w: &[f64], b: &[f64], a: &[f64], scale: f64, rank: usize) -> Vec<f64> {
-    let (m, n) = (b.len() / rank, a.len() / rank);
-    let magnitude = |x: &[f64]| x.iter().map(|v| v.abs()).collect::<Vec<_>>();
-    let product = product(&magnitude(b), &magnitude(a), m, rank, n);
-    let sum = w.iter().zip(product).map(|(w, p)| w.abs() + scale.abs() * p);
-    sum.map(|sum| 8.0 * f64::from(f32::EPSILON) * sum).collect()
-}
-
-fn tolerances(engine: &Engine) -> Vec<Vec<f64>> {
-    let model = &engine.model;
-    let of = |linear: &fullrank::model::Linear| {
-        let adapter = linear.adapter.unwrap();
-        let (a, b) = (wide(model, adapter.a), wide(model, adapter.b));
-        let w = wide(model, linear.weight.unwrap());
-        let rank = a.len() / linear.cols;
-        merge_tolerance(&w, &b, &a, f64::from(adapter.scale), rank)
-    };
-    model.linears().iter().map(of).collect()
 }
 
 // Invariant 1, both sides: contiguous with wrap-around of pointers and of the pool's ring, and random.
@@ -49,9 +27,9 @@ fn a_switch_of_both_sides_keeps_the_effective_weight() {
         for t in 0..80 {
             disturb(&mut engine);
             let (before, old) = (all_effective(&engine.model), sides(&mut engine));
-            let allowed_before = tolerances(&engine);
+            let allowed_before = tolerances(&engine.model);
             switched += switch_once(&mut engine).iter().filter(|layer| layer.k > 0).count();
-            let allowed_after = tolerances(&engine);
+            let allowed_after = tolerances(&engine.model);
             for (layer, before) in before.iter().enumerate() {
                 let linear = &engine.model.linears()[layer];
                 let after = effective(&engine.model, linear);
@@ -94,8 +72,7 @@ fn a_switch_of_one_side_keeps_the_effective_weight() {
     let allowed = |w: &Matrix, b: &Matrix, a: &Matrix| {
         merge_tolerance(&wide(w), &wide(b), &wide(a), 0.25, rank)
     };
-    let exchange =
-        Exchange { vectors: &[3, 0, 1], from: &[6, 3, 4], to: &[0, 1, 2], scale: 0.25 };
+    let exchange = Exchange { vectors: &[3, 0, 1], from: &[6, 3, 4], to: &[0, 1, 2], scale: 0.25 };
     let (w, a, b) = (random("w", [m, n]), random("a", [rank, n]), random("b", [m, rank]));
 
     let (before, mut tolerance) = (sum(&w, &b, &a), allowed(&w, &b, &a));
@@ -158,7 +135,11 @@ fn slots_are_distinct_in_range_and_come_from_the_spare_ones() {
                 assert!(sorted.iter().all(|&slot| slot < new.pool.len()), "{sorted:?}");
                 for i in passed(old.pointer, new.pointer, rank) {
                     let slot = new.slots[i];
-                    assert!(!old.slots.contains(&slot), "{selection}: {slot} was in {:?}", old.slots);
+                    assert!(
+                        !old.slots.contains(&slot),
+                        "{selection}: {slot} was in {:?}",
+                        old.slots
+                    );
                 }
             }
         }
@@ -197,7 +178,8 @@ fn at_learning_rate_zero_no_vector_is_ever_lost_or_changed() {
 // Invariant 5, and the freezes themselves: a partner is held for exactly `freeze` updates.
 #[test]
 fn a_vector_and_its_partner_are_never_frozen_together() {
-    for (selection, freeze) in [("contiguous", 3), ("random", 3), ("contiguous", 1), ("random", 5)] {
+    for (selection, freeze) in [("contiguous", 3), ("random", 3), ("contiguous", 1), ("random", 5)]
+    {
         let mut config = with_selection(selection);
         config.switchlora.freeze = freeze;
         config.switchlora.interval0 = 2.0;
@@ -212,7 +194,10 @@ fn a_vector_and_its_partner_are_never_frozen_together() {
                 let rank = a.slots.len();
                 for i in 0..rank {
                     let both = a.frozen_until[i] > t && b.frozen_until[i] > t;
-                    assert!(!both, "{selection}, layer {layer}: {i} is frozen on both sides at {t}");
+                    assert!(
+                        !both,
+                        "{selection}, layer {layer}: {i} is frozen on both sides at {t}"
+                    );
                     frozen += usize::from(a.frozen_until[i] > t || b.frozen_until[i] > t);
                 }
                 for (old, new, partner) in [(old_a, a, b), (old_b, b, a)] {
@@ -249,7 +234,10 @@ fn a_pool_with_few_spare_candidates_limits_the_switch() {
             for (layer, before) in before.iter().enumerate() {
                 let after = effective(&engine.model, &engine.model.linears()[layer]);
                 let difference = relative_difference(&after, before);
-                assert!(difference < 1e-5, "{selection}, update {t}, layer {layer}: {difference:e}");
+                assert!(
+                    difference < 1e-5,
+                    "{selection}, update {t}, layer {layer}: {difference:e}"
+                );
             }
         }
         assert!(limited > 300, "only {limited} switches were limited");
