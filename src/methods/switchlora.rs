@@ -78,7 +78,7 @@ impl SwitchLora {
             let rank = factors::layer_rank(&linear, self.rank, cx.events);
             let scale = (self.alpha / rank as f64) as f32;
             let (layer, change) =
-                Layer::fresh(cx.model, LinearId(index), rank, scale, cx.seed, &self.rules);
+                Layer::fresh(cx.model, LinearId(index), rank, scale, cx.seed, cx.t, &self.rules);
             if layer.is_fixed() {
                 let reason = format!(
                     "{}: rank {rank} leaves nothing to switch (the layer is {} x {}); it trains as plain LoRA",

@@ -79,7 +79,8 @@ impl Pending {
         let squares = self.squared_norms.iter().flat_map(Vector::to_host).map(f64::from);
         // The A-side and B-side corrections are added one after the other; their norms are combined as
         // if orthogonal, which is what the log promises ("norm of the two corrections").
-        SwitchLayer { dw_norm: squares.sum::<f64>().sqrt(), ..self.event }
+        // From +0: an empty `sum` is −0.
+        SwitchLayer { dw_norm: squares.fold(0.0, |sum, x| sum + x).sqrt(), ..self.event }
     }
 }
 
@@ -203,14 +204,16 @@ impl Side {
 }
 
 impl Layer {
-    /// A layer with freshly drawn pools: active vectors in their first slots, `W` compensated. The second
-    /// result is the largest rounding error of the compensation.
+    /// A layer with freshly drawn pools: active vectors in their first slots, `W` compensated, counters that
+    /// begin after `t` updates (a full-rank warm start comes before). The second result is the largest
+    /// rounding error of the compensation.
     pub fn fresh(
         model: &mut Model,
         id: LinearId,
         rank: usize,
         scale: f32,
         seed: u64,
+        t: u64,
         rules: &Rules,
     ) -> (Self, f64) {
         let linear = model.linears()[id.0].clone();
@@ -238,7 +241,7 @@ impl Layer {
         let b = factors::columns(&pick(&pool_b, &slots_b), linear.rows);
         let (adapter, change) = factors::attach(model, id, rank, scale, (a, b), true);
         let pools = (pool_a.concat(), pool_b.concat());
-        let counters = || (vec![0; rank], vec![0; rank]);
+        let counters = || (vec![t as i32; rank], vec![0; rank]);
         let layer = Self::assemble(
             model,
             &linear,

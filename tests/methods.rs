@@ -1,0 +1,27 @@
+//! What the training methods promise, as tests on tiny networks: the invariants of LoRA, SwitchLoRA and
+//! full-rank AdamW, a file for each kind of promise. Numbers of other programs are in `golden.rs`.
+
+#[path = "methods/adamw.rs"]
+mod adamw;
+#[path = "methods/fixture.rs"]
+mod fixture;
+#[path = "methods/freeze.rs"]
+mod freeze;
+#[path = "methods/lora.rs"]
+mod lora;
+#[path = "methods/rank.rs"]
+mod rank;
+#[path = "methods/resume.rs"]
+mod resume;
+#[path = "methods/skip.rs"]
+mod skip;
+#[path = "methods/start.rs"]
+mod start;
+#[path = "methods/switch.rs"]
+mod switch;
+#[path = "methods/switch_rate.rs"]
+mod switch_rate;
+#[path = "methods/update.rs"]
+mod update;
+#[path = "methods/warm_start.rs"]
+mod warm_start;

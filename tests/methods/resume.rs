@@ -1,0 +1,134 @@
+//! A run that was saved and opened again goes on with the bits of one that was not.
+
+use fullrank::config::RunConfig;
+use fullrank::device::Device;
+use fullrank::run::checkpoint::{Checkpoint, Progress, save};
+use fullrank::run::engine::Engine;
+use fullrank::run::setup;
+
+use super::fixture::{assert_same, busy_switchlora, config, engine, sides, snapshot, train};
+
+/// Writes the engine's state to disk and makes another engine of it.
+fn reopened(config: &RunConfig, engine: &mut Engine) -> Engine {
+    let folder = tempfile::tempdir().unwrap();
+    let progress = Progress { t: engine.t, ..Progress::default() };
+    let path = save(folder.path(), engine, &progress).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let model = checkpoint.load_model(&Device::cpu()).unwrap();
+    let mut other = setup::engine(config, model).unwrap();
+    checkpoint.restore(&mut other, true).unwrap();
+    other
+}
+
+/// Saves after each of `stops` updates and compares `further` updates from there.
+fn assert_resumes(what: &str, config: &RunConfig, stops: &[u64], further: u64) {
+    let mut run = engine(config);
+    for &stop in stops {
+        while run.t < stop {
+            train(&mut run, 1);
+        }
+        let mut other = reopened(config, &mut run);
+        assert_same(&format!("{what} at {stop}"), &snapshot(&mut other), &snapshot(&mut run));
+        run.events.clear();
+        train(&mut run, further);
+        train(&mut other, further);
+        let label = format!("{what}, {further} updates after {stop}");
+        assert_same(&label, &snapshot(&mut other), &snapshot(&mut run));
+        assert_eq!(run.events, other.events, "{label}: the same events");
+    }
+}
+
+#[test]
+fn every_method_resumes_to_the_bit() {
+    for method in ["full", "lora", "switchlora"] {
+        let mut config = config(method);
+        config.train.lr_schedule = Some("cosine".into());
+        config.train.warmup_steps = Some(3);
+        config.train.max_grad_norm = 0.5;
+        config.train.weight_decay = 0.01;
+        assert_resumes(method, &config, &[0, 1, 7], 6);
+    }
+}
+
+#[test]
+fn lora_resumes_to_the_bit_from_every_start() {
+    for (init, base) in [
+        ("both_kaiming", "dense"),
+        ("switchlora", "dense"),
+        ("gaussian", "dense"),
+        ("both_kaiming", "none"),
+    ] {
+        let mut config = config("lora");
+        config.lora.init = init.into();
+        config.lora.base = base.into();
+        assert_resumes(&format!("{init} {base}"), &config, &[0, 5], 5);
+    }
+}
+
+// Invariant 9.
+#[test]
+fn switchlora_resumes_to_the_bit_in_the_middle_of_a_freeze() {
+    for selection in ["contiguous", "random"] {
+        for counts_frozen_steps in [true, false] {
+            let mut config = busy_switchlora();
+            config.switchlora.selection = selection.into();
+            config.switchlora.count_frozen_steps = counts_frozen_steps;
+            let mut probe = engine(&config);
+            train(&mut probe, 9);
+            let frozen = sides(&mut probe)
+                .iter()
+                .flatten()
+                .flat_map(|side| side.frozen_until.clone())
+                .filter(|&until| until > 9)
+                .count();
+            assert!(frozen > 10, "{frozen} vectors are frozen when it is saved");
+            assert_resumes(selection, &config, &[9, 20], 8);
+        }
+    }
+}
+
+// Invariant 9, with a warm start: before the factors exist, right when they are made, and after.
+#[test]
+fn switchlora_resumes_to_the_bit_around_its_warm_start() {
+    for selection in ["contiguous", "random"] {
+        let mut config = busy_switchlora();
+        config.switchlora.selection = selection.into();
+        config.switchlora.warm_start = 6;
+        config.train.lr_schedule = Some("cosine_floor".into());
+        config.train.warmup_steps = Some(2);
+        for stop in [0, 4, 6, 7, 9] {
+            assert_resumes(selection, &config, &[stop], 7);
+        }
+    }
+}
+
+// Ranks that differ between layers, and layers without a pool.
+#[test]
+fn switchlora_resumes_to_the_bit_with_layers_that_cannot_switch() {
+    let mut config = busy_switchlora();
+    config.train.rank = Some(10);
+    assert_resumes("rank 10", &config, &[5], 6);
+}
+
+#[test]
+fn a_checkpoint_of_another_method_or_rank_is_an_error_and_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = engine(&busy_switchlora());
+    train(&mut run, 2);
+    let progress = Progress { t: run.t, ..Progress::default() };
+    let path = save(folder.path(), &mut run, &progress).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let restored = |config: &RunConfig| {
+        let model = checkpoint.load_model(&Device::cpu()).unwrap();
+        let mut engine = setup::engine(config, model).unwrap();
+        checkpoint.restore(&mut engine, true)
+    };
+    assert!(restored(&busy_switchlora()).is_ok());
+    let mut other_rank = busy_switchlora();
+    other_rank.train.rank = Some(5);
+    assert!(restored(&other_rank).is_err(), "another rank");
+    assert!(restored(&config("full")).is_err(), "another method");
+    let mut warm = busy_switchlora();
+    warm.switchlora.warm_start = 50;
+    assert!(restored(&warm).is_err(), "a warm start that is not over");
+}
