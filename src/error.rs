@@ -128,7 +128,7 @@ impl Error {
                     .into()
             }
             Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => "check the path".into(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "check the path".into(),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     "free some disk space, or choose another place with --out; what was saved before is \
                      intact"
@@ -139,7 +139,7 @@ impl Error {
                 }
                 _ => "check the path and the disk; what was saved before is intact".into(),
             },
-            Self::Interrupted { .. } => "go on with `fullrank resume`".into(),
+            Self::Interrupted { .. } => "go on with `fullrank resume RUN`".into(),
         }
     }
 

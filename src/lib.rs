@@ -1,4 +1,22 @@
-//! fullrank
+//! fullrank trains LLaMA-family language models with low-rank methods that reach full-rank quality.
+//!
+//! The rooms, from the command down to the arithmetic; imports point down this list, never up:
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`cli`] | the commands: parse, check, print |
+//! | [`run`] | a training run without any screen: engine, loop, checkpoints, evaluation, export |
+//! | [`methods`] | full rank, LoRA, SwitchLoRA behind one trait |
+//! | [`optim`] | AdamW's state, learning-rate schedules |
+//! | [`model`] | the network, forward and backward written out |
+//! | [`kernels`] | the operations of training on a backend; the only room with [`device`] that knows burn |
+//! | [`device`] | the device as a resource, the memory ledger |
+//!
+//! Leaves that everything may use and that use none of these: [`runlog`] (what a run tells the world),
+//! [`formats`] (files of other tools), [`data`] (text to batches), [`config`], [`random`], [`error`].
+//!
+//! `docs/architecture.md` follows an update from the command to the kernel.
+
 pub mod cli;
 pub mod config;
 pub mod data;
@@ -10,5 +28,5 @@ pub mod methods;
 pub mod model;
 pub mod optim;
 pub mod random;
-pub mod runlog;
 pub mod run;
+pub mod runlog;

@@ -3,6 +3,7 @@
 //!
 //! Tolerances are relative to the largest value of a result: f32 sums of a few hundred terms in another
 //! order differ by some 1e-6, so 2e-5 leaves room without hiding a wrong term.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
 use fullrank::device::Device;
 use fullrank::device::memory::Category::Activations;
@@ -14,6 +15,7 @@ use fullrank::kernels::lowrank::{Exchange, switch_columns, switch_rows, zero_col
 use fullrank::kernels::matmul::{Layout, matmul, matmul_add};
 use fullrank::kernels::norm::{add_rms_norm, rms_norm, rms_norm_apply, rms_norm_backward};
 use fullrank::kernels::ops::with_default_bodies;
+use fullrank::kernels::pool;
 use fullrank::kernels::reference;
 use fullrank::kernels::rope::{Rotation, rope};
 use fullrank::kernels::swiglu::{swiglu, swiglu_backward};
@@ -72,9 +74,11 @@ fn assert_near(what: &str, got: &[f64], right: &[f64], tolerance: f64) {
     }
 }
 
-/// Runs a check with the CPU kernels and with the default bodies.
+/// Runs a check with the CPU kernels, once more in storage full of NaN, and with the default bodies.
 fn in_both_forms(check: impl Fn(&Device)) {
     let device = Device::cpu();
+    check(&device);
+    pool::poison();
     check(&device);
     with_default_bodies(|| check(&device));
 }

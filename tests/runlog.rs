@@ -1,5 +1,7 @@
 //! The event log as files: crashes at any byte, readers while a writer writes, other writers' junk.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, not only tests
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -51,7 +51,7 @@ pub fn ctl(
                 let answer = answer.map_err(|what| {
                     Error::run(
                         format!("run {} refused {}: {what}", run.name(), command.action),
-                        format!("look at the run with `fullrank show {}`", run.name()),
+                        format!("look at the run with `fullrank show {}`", run.as_argument()),
                     )
                 })?;
                 return text::print(stdout, &format!("{}: {answer}\n", run.name()));
@@ -74,12 +74,12 @@ pub fn ctl(
 }
 
 fn not_live(run: &RunDir, status: Status, action: &Action) -> Error {
-    let name = run.name();
+    let argument = run.as_argument();
     let remedy = match status {
-        Status::Finished => format!("look at it with `fullrank show {name}`"),
-        _ => format!("go on with `fullrank resume {name}`"),
+        Status::Finished => format!("look at it with `fullrank show {argument}`"),
+        _ => format!("go on with `fullrank resume {argument}`"),
     };
-    Error::run(format!("run {name} is {status}, so it cannot {action}"), remedy)
+    Error::run(format!("run {} is {status}, so it cannot {action}", run.name()), remedy)
 }
 
 /// What an event says about a command: done with a text, refused with a reason, or nothing.
@@ -183,7 +183,8 @@ mod tests {
         let crashed = test_runs::crashed(folder.path(), "20261121-190000-lora");
         let error = send(folder.path(), Action::Resume, None).unwrap_err();
         assert!(error.to_string().contains("is crashed"), "{error}");
-        assert_eq!(error.remedy(), "go on with `fullrank resume 20261121-190000-lora`");
+        let folder = crashed.path().display();
+        assert_eq!(error.remedy(), format!("go on with `fullrank resume {folder}`"));
         assert!(!crashed.control().exists(), "nothing was sent");
     }
 

@@ -8,8 +8,9 @@ use super::args::EvalArgs;
 use super::{print, text};
 use crate::data::cache::TokenCache;
 use crate::data::dataset::unigram_perplexity;
+use crate::data::loader::count_blocks;
 use crate::data::{Corpus, ValidationBlocks};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::eval::evaluate;
 use crate::run::open::{Opened, open};
 use crate::run::session::with_threads;
@@ -25,8 +26,8 @@ pub fn eval(args: EvalArgs) -> Result<()> {
         let cache = TokenCache::of_user();
         let tokens = match &args.data {
             Some(_) => {
-                // The text is for evaluation alone: nothing is held out of it.
-                let corpus = Corpus::open(source, 0.0)?;
+                // The text is for evaluation alone: whatever share a run would hold out, all of it counts.
+                let corpus = Corpus::open(source, config.data.valid_fraction)?;
                 let mut documents = corpus.train;
                 if let crate::data::text::Validation::Documents(more) = corpus.validation {
                     documents = more;
@@ -38,6 +39,14 @@ pub fn eval(args: EvalArgs) -> Result<()> {
                 crate::data::Dataset::prepare(&corpus, &tokenizer, seq_len, &cache)?.valid
             }
         };
+        if count_blocks(tokens.len(), seq_len) == 0 {
+            let (found, needed) = (tokens.len(), seq_len + 1);
+            return Err(Error::file(
+                source,
+                format!("the text has {found} tokens, one block of {seq_len} needs {needed}"),
+                "give a longer text",
+            ));
+        }
         let unigram = unigram_perplexity(&tokens)?;
         let blocks = ValidationBlocks::new(tokens, seq_len)?;
         let batch_size = config.train.batch_size.unwrap_or(4);

@@ -12,7 +12,7 @@ use super::pace::Pace;
 use super::show::quoted;
 use super::text::{self, clock, count};
 use super::words;
-use crate::runlog::{Body, EndStatus, Event, EventSink, Level, Resume, Run, RunDir, Step, Summary};
+use crate::runlog::{Body, EndStatus, Event, EventSink, Level, Resume, RunDir, Step, Summary};
 
 /// How often a line is printed where there is no terminal.
 pub const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -162,19 +162,16 @@ impl LineView {
                     bar.set_message(text::printable(&format!("{} {}", phase.name, phase.detail)));
                 }
                 if !phase.detail.is_empty() {
-                    self.say(&text::printable(&format!("{:<8}{}", phase.name, phase.detail)));
+                    self.say(&text::printable(&format!("{:<7} {}", phase.name, phase.detail)));
                 }
             }
-            Body::Clamp(clamp) => self.say(
-                &format!(
-                    "note    {}: rank {} instead of {} {}",
-                    text::printable(&clamp.layer),
-                    clamp.rank,
-                    clamp.wanted,
-                    text::printable(&clamp.reason)
-                )
-                .trim_end(),
-            ),
+            Body::Clamp(clamp) => {
+                let words = format!(
+                    "{}: rank {} instead of {} {}",
+                    clamp.layer, clamp.rank, clamp.wanted, clamp.reason
+                );
+                self.say_message(Level::Info, words.trim_end());
+            }
             Body::Step(update) => self.show_step(event.ts, step, update),
             Body::Skip(skip) => self.say_at("skip", step, &skip.reason),
             Body::Eval(eval) => {

@@ -52,7 +52,7 @@ fn ls_at(now: i64, out: &Path, is_json: bool, stdout: &mut dyn Write) -> Result<
         ">age",
     ]);
     for (run, state) in &runs {
-        table.row(match state {
+        table.row(&match state {
             Ok(state) => row(state, now),
             Err(_) => vec![run.name(), "unreadable".into()],
         });

@@ -10,33 +10,38 @@ const PACE_UPDATES: usize = 64;
 /// The pace of the last updates.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    updates: VecDeque<(i64, u64, Step)>,
+    marks: VecDeque<Mark>,
+}
+
+/// Where the run was when.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    ts: i64,
+    step: u64,
+    tokens: u64,
+    active_s: f64,
 }
 
 impl Pace {
     /// Takes one more update.
     pub(super) fn add(&mut self, ts: i64, step: u64, update: &Step) {
-        if self.updates.len() == PACE_UPDATES {
-            self.updates.pop_front();
+        if self.marks.len() == PACE_UPDATES {
+            self.marks.pop_front();
         }
-        self.updates.push_back((ts, step, update.clone()));
-    }
-
-    fn ends(&self) -> Option<(&(i64, u64, Step), &(i64, u64, Step))> {
-        self.updates.front().zip(self.updates.back())
+        self.marks.push_back(Mark { ts, step, tokens: update.tokens, active_s: update.active_s });
     }
 
     /// Seconds per update by the times of the events, so that evaluations and checkpoints between
     /// them count; `None` before the second update.
     pub(super) fn step_s(&self) -> Option<f64> {
-        let ((first, from, _), (last, to, _)) = self.ends()?;
-        let steps = to.checked_sub(*from).filter(|steps| *steps > 0)?;
-        Some(last.saturating_sub(*first).max(0) as f64 / 1000.0 / steps as f64)
+        let (first, last) = (self.marks.front()?, self.marks.back()?);
+        let steps = last.step.checked_sub(first.step).filter(|steps| *steps > 0)?;
+        Some(last.ts.saturating_sub(first.ts).max(0) as f64 / 1000.0 / steps as f64)
     }
 
     /// Tokens per second of training time; `None` before the second update.
     pub(super) fn tok_s(&self) -> Option<f64> {
-        let ((_, _, first), (_, _, last)) = self.ends()?;
+        let (first, last) = (self.marks.front()?, self.marks.back()?);
         let seconds = last.active_s - first.active_s;
         let tokens = last.tokens.saturating_sub(first.tokens);
         (seconds > 0.0).then(|| tokens as f64 / seconds)

@@ -1,5 +1,8 @@
 //! `fullrank show`: one run in detail.
 
+// A page is put together from formatted lines; `write!` to a string would add an error to ignore.
+#![allow(clippy::format_push_string)]
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -97,7 +100,7 @@ impl Details {
             page.push_str("\ncheckpoints\n");
             let mut table = Table::new(&[">step", ">size", "folder"]);
             for checkpoint in checkpoints {
-                table.row(vec![
+                table.row(&[
                     text::count(checkpoint.step),
                     text::bytes(checkpoint.bytes),
                     checkpoint.path.display().to_string(),
@@ -224,12 +227,12 @@ impl Details {
         let hidden = evals.len().saturating_sub(MAX_EVALS);
         for (position, eval) in evals.iter().enumerate() {
             if position == 1 && hidden > 0 {
-                table.row(vec!["…".into()]);
+                table.row(&["…".into()]);
             }
             if position >= 1 && position <= hidden {
                 continue;
             }
-            table.row(vec![
+            table.row(&[
                 text::count(eval.step),
                 text::loss(eval.loss),
                 text::ppl(eval.ppl),

@@ -180,7 +180,7 @@ impl Table {
     }
 
     /// Adds a row.
-    pub fn row(&mut self, cells: Vec<String>) {
+    pub fn row(&mut self, cells: &[String]) {
         self.rows.push(cells.iter().map(|cell| printable(cell).replace('\n', " ")).collect());
     }
 
@@ -285,8 +285,8 @@ mod tests {
     #[test]
     fn columns_are_aligned() {
         let mut table = Table::new(&["name", ">loss"]);
-        table.row(vec!["a".into(), "10.5".into()]);
-        table.row(vec!["longer\nname".into(), "3".into()]);
+        table.row(&["a".into(), "10.5".into()]);
+        table.row(&["longer\nname".into(), "3".into()]);
         assert_eq!(table.render(1), " name         loss\n a            10.5\n longer name     3\n");
     }
 

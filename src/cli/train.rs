@@ -15,10 +15,12 @@ pub fn train(args: TrainArgs) -> Result<()> {
         if resume_auto && let Some(run) = unfinished(&config, &out)? {
             return follow(Session::resume(run, None, None)?, ui);
         }
-        if config.train.device == "auto" {
+        let is_auto = config.train.device == "auto";
+        let session = Session::create(config, &out, name.as_deref())?;
+        if is_auto && ui != UiMode::None {
             print::notice("training on the CPU backend");
         }
-        follow(Session::create(config, &out, name.as_deref())?, ui)
+        follow(session, ui)
     })
 }
 

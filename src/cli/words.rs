@@ -1,7 +1,5 @@
 //! The first and the last words of a run in plain text: what will be done, and what came of it.
 
-use std::path::Path;
-
 use super::text::{self, clock, count};
 use crate::runlog::status::LastWord;
 use crate::runlog::{EndStatus, Run, RunDir, Status, Summary};
@@ -28,7 +26,7 @@ pub(super) fn first(run: &Run, dir: &RunDir) -> Vec<String> {
 }
 
 /// The block that ends the output of a run, with an empty line before it. `switched` counts the
-/// vectors that SwitchLoRA exchanged; `next` are the commands to propose, or none for the usual ones.
+/// vectors that `SwitchLoRA` exchanged; `next` are the commands to propose, or none for the usual ones.
 pub(super) fn last(
     summary: &Summary,
     dir: &RunDir,
@@ -38,10 +36,8 @@ pub(super) fn last(
     next: &[String],
 ) -> Vec<String> {
     let word = Status::of(false, LastWord::Ended(status)).word();
-    let mut head = format!("{word} after {} updates", count(summary.step));
-    if !what.is_empty() {
-        head.push_str(&format!(": {}", text::printable(what)));
-    }
+    let why = if what.is_empty() { String::new() } else { format!(": {}", text::printable(what)) };
+    let head = format!("{word} after {} updates{why}", count(summary.step));
     let mut lines = vec![String::new(), head];
     let mut line = |key: &str, words: String| lines.push(format!("  {key:<23}{words}"));
     if let Some(rate) = summary.tok_s() {
@@ -64,9 +60,10 @@ pub(super) fn last(
         line("updates skipped", count(summary.skipped));
     }
     line("run folder", dir.path().display().to_string());
-    let name = argument(dir);
+    let name = dir.as_argument();
     let usual = match status {
-        EndStatus::Finished => vec![format!("fullrank show {name}")],
+        // What made it diverge would do so again.
+        EndStatus::Finished | EndStatus::Diverged => vec![format!("fullrank show {name}")],
         _ => vec![format!("fullrank resume {name}"), format!("fullrank show {name}")],
     };
     let commands = if next.is_empty() { &usual } else { next };
@@ -74,13 +71,4 @@ pub(super) fn last(
         line(if position == 0 { "next" } else { "" }, command.clone());
     }
     lines
-}
-
-/// A run as an argument of other commands: its name where they look by default, else its folder.
-fn argument(dir: &RunDir) -> String {
-    if dir.path().parent() == Some(Path::new("runs")) {
-        dir.name()
-    } else {
-        dir.path().display().to_string()
-    }
 }

@@ -130,6 +130,7 @@ fn check_switchlora(switchlora: &SwitchLoraTable) -> Result<()> {
     let SwitchLoraTable { interval0, ratio, freeze, selection, rate, .. } = switchlora;
     number("switchlora.interval0", *interval0, *interval0 > 0.0, "above 0 (`inf` never switches)")?;
     positive("switchlora.ratio", *ratio)?;
+    not_negative("switchlora.warm_start_learning_rate", switchlora.warm_start_learning_rate)?;
     one_of("switchlora.selection", selection, settings::SWITCH_SELECTIONS)?;
     one_of("switchlora.rate", rate, settings::SWITCH_RATES)?;
     // Shorter intervals would find most vectors still held (methods.md 2.4).

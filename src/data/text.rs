@@ -154,16 +154,16 @@ impl Corpus {
 fn keep_texts(path: &Path, documents: Vec<Document>) -> Result<Vec<Document>> {
     let only = documents.first().map(|document| document.path().to_path_buf());
     let mut kept = Vec::with_capacity(documents.len());
+    let mut empty = Vec::new();
     for document in documents {
-        if document.bytes() == 0 {
-            tracing::warn!("{} is empty and is left out", document.path().display());
-        } else {
-            kept.push(document);
-        }
+        if document.bytes() == 0 { &mut empty } else { &mut kept }.push(document);
     }
     if kept.is_empty() {
         let path = only.as_deref().unwrap_or(path);
         return Err(Error::file(path, "is empty (0 bytes)", "give a file with text in it"));
+    }
+    for document in empty {
+        tracing::warn!("{} is empty and is left out", document.path().display());
     }
     Ok(kept)
 }

@@ -3,10 +3,14 @@
 
 use std::sync::Arc;
 
+use burn::backend::Dispatch;
 use burn::tensor::{Int, Tensor, TensorData};
 
 use crate::device::Device;
 use crate::device::memory::{Category, Ledger, Ticket};
+
+use super::ops::TrainOps;
+use super::pool;
 
 /// A row-major f32 tensor of `D` dimensions on a device.
 ///
@@ -14,8 +18,36 @@ use crate::device::memory::{Category, Ledger, Ticket};
 /// only handle to it (asserted), and gives the same storage back.
 #[derive(Debug, Clone)]
 pub struct Array<const D: usize> {
-    tensor: Tensor<D>,
+    held: Held<D>,
     ticket: Arc<Ticket>,
+}
+
+/// A tensor that is recycled when it is dropped.
+#[derive(Debug, Clone)]
+struct Held<const D: usize>(Option<Tensor<D>>);
+
+impl<const D: usize> Held<D> {
+    fn get(&self) -> &Tensor<D> {
+        match &self.0 {
+            Some(tensor) => tensor,
+            None => unreachable!("only `take` empties it, and consumes it"),
+        }
+    }
+
+    fn take(mut self) -> Tensor<D> {
+        match self.0.take() {
+            Some(tensor) => tensor,
+            None => unreachable!("only `take` empties it, and consumes it"),
+        }
+    }
+}
+
+impl<const D: usize> Drop for Held<D> {
+    fn drop(&mut self) {
+        if let Some(tensor) = self.0.take() {
+            <Dispatch as TrainOps>::recycle(tensor.into_dispatch());
+        }
+    }
 }
 
 /// `[rows, columns]`, row-major f32. Norm gains are matrices of one row.
@@ -38,12 +70,12 @@ impl<const D: usize> Array<D> {
 
     /// A tensor of zeros.
     pub fn zeros(shape: [usize; D], device: &Device, category: Category) -> Self {
-        Self::from_host(vec![0.0; shape.iter().product()], shape, device, category)
+        Self::from_host(pool::zeroed(shape.iter().product()), shape, device, category)
     }
 
     /// Copies the values to the host; waits for the device.
     pub fn to_host(&self) -> Vec<f32> {
-        let data = self.tensor.clone().into_data();
+        let data = self.held.get().clone().into_data();
         match data.as_slice::<f32>() {
             Ok(values) => values.to_vec(),
             Err(error) => unreachable!("arrays are f32: {error:?}"),
@@ -52,7 +84,7 @@ impl<const D: usize> Array<D> {
 
     /// The sizes, outermost first.
     pub fn shape(&self) -> [usize; D] {
-        self.tensor.dims()
+        self.held.get().dims()
     }
 
     /// Number of elements.
@@ -69,9 +101,9 @@ impl<const D: usize> Array<D> {
     #[must_use]
     pub fn labelled(self, category: Category) -> Self {
         let ledger = Arc::clone(self.ticket.ledger());
-        let Self { tensor, ticket } = self;
+        let Self { held, ticket } = self;
         drop(ticket);
-        Self::new(tensor, &ledger, category)
+        Self::new(held.take(), &ledger, category)
     }
 
     /// A copy with storage of its own.
@@ -82,7 +114,12 @@ impl<const D: usize> Array<D> {
 
     pub(super) fn new(tensor: Tensor<D>, ledger: &Arc<Ledger>, category: Category) -> Self {
         let bytes = tensor.dims().iter().product::<usize>() as u64 * 4;
-        Self { tensor, ticket: Ticket::new(ledger, category, bytes) }
+        Self { held: Held(Some(tensor)), ticket: Ticket::new(ledger, category, bytes) }
+    }
+
+    /// Accounts for scratch memory of an operation on this array, until the ticket is dropped.
+    pub(super) fn hold(&self, bytes: u64) -> Arc<Ticket> {
+        Ticket::new(self.ticket.ledger(), Category::Activations, bytes)
     }
 
     /// Wraps the result of an operation, accounted as an activation in this array's ledger.
@@ -91,7 +128,7 @@ impl<const D: usize> Array<D> {
     }
 
     pub(super) fn tensor(&self) -> Tensor<D> {
-        self.tensor.clone()
+        self.held.get().clone()
     }
 
     /// Takes the tensor out for an operation in place; [`Array::from_parts`] puts the result back.
@@ -103,7 +140,7 @@ impl<const D: usize> Array<D> {
             "{operation} works in place and needs the only handle to its target {:?}",
             self.shape()
         );
-        (self.tensor, self.ticket)
+        (self.held.take(), self.ticket)
     }
 
     /// Runs an operation in place on the tensor.
@@ -127,7 +164,7 @@ impl<const D: usize> Array<D> {
     }
 
     pub(super) fn from_parts(tensor: Tensor<D>, ticket: Arc<Ticket>) -> Self {
-        Self { tensor, ticket }
+        Self { held: Held(Some(tensor)), ticket }
     }
 }
 

@@ -15,6 +15,7 @@ use super::flex;
 use super::gemm::{self, View, ViewMut, Write};
 use super::math::{exp, exp_and_sum, max, sum2, vectorised};
 use super::ops::TrainOps;
+use super::pool::{self, Scratch};
 use super::{Matrix, Vector};
 
 /// Query rows of a block.
@@ -64,7 +65,7 @@ impl AttentionShape {
     }
 
     fn assert_fits(&self, q: [usize; 2], k: [usize; 2], v: [usize; 2]) {
-        assert!(self.kv_heads > 0 && self.heads % self.kv_heads == 0, "heads of {self:?}");
+        assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "heads of {self:?}");
         assert!(self.queries <= self.keys, "every query sees a key in {self:?}");
         assert_eq!(q, [self.batch * self.queries, self.width()], "queries of {self:?}");
         assert_eq!(k, v, "keys and values");
@@ -157,14 +158,14 @@ pub(super) fn flex_attention(
     shape: AttentionShape,
 ) -> (FlexTensor, FlexTensor) {
     let s = shape;
-    let mut out = vec![0.0; s.batch * s.queries * s.width()];
-    let mut lse = vec![0.0; s.batch * s.heads * s.queries];
+    let mut out = pool::buffer(s.batch * s.queries * s.width());
+    let mut lse = pool::buffer(s.batch * s.heads * s.queries);
     let q = gemm::view(flex::values(q), s.width());
     let k = gemm::view(flex::values(k), s.kv_width());
     let v = gemm::view(flex::values(v), s.kv_width());
     let tiles = head_tiles(&mut out, s.queries, s.heads, s.head_dim);
     tiles.into_par_iter().zip(lse.par_chunks_mut(s.queries.max(1))).enumerate().for_each_init(
-        || vec![0.0; BLOCK * s.keys],
+        || Scratch::new(BLOCK * s.keys),
         |scores, (task, (out, lse))| {
             let (sequence, head) = (task / s.heads, task % s.heads);
             let column = head * s.head_dim;
@@ -172,7 +173,7 @@ pub(super) fn flex_attention(
             let q = q.submatrix(sequence * s.queries, column, s.queries, s.head_dim);
             let k = k.submatrix(sequence * s.keys, kv_column, s.keys, s.head_dim);
             let v = v.submatrix(sequence * s.keys, kv_column, s.keys, s.head_dim);
-            forward_head(out, lse, q, k, v, scores, s);
+            forward_head(out, lse, q, k, v, &mut scores.0, s);
         },
     );
     (flex::matrix(out, [s.batch * s.queries, s.width()]), flex::vector(lse))
@@ -232,9 +233,9 @@ pub(super) fn flex_attention_backward(
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let s = shape;
     let tokens = s.batch * s.queries;
-    let mut dq = vec![0.0; tokens * s.width()];
-    let mut dk = vec![0.0; tokens * s.kv_width()];
-    let mut dv = vec![0.0; tokens * s.kv_width()];
+    let mut dq = pool::buffer(tokens * s.width());
+    let mut dk = pool::zeroed(tokens * s.kv_width());
+    let mut dv = pool::zeroed(tokens * s.kv_width());
     let (d_out, out, lse) = (flex::values(d_out), flex::values(out), flex::values(lse));
     let q = gemm::view(flex::values(q), s.width());
     let k = gemm::view(flex::values(k), s.kv_width());
@@ -247,7 +248,7 @@ pub(super) fn flex_attention_backward(
     let dv_tiles = head_tiles(&mut dv, s.keys, s.kv_heads, s.head_dim);
     let tasks = dq_tiles.into_par_iter().zip(dk_tiles).zip(dv_tiles).enumerate();
     tasks.for_each_init(
-        || (vec![0.0; BLOCK * s.keys], vec![0.0; BLOCK * s.keys]),
+        || (Scratch::new(BLOCK * s.keys), Scratch::new(BLOCK * s.keys)),
         |scratch, (task, ((dq, dk), dv))| {
             let (sequence, kv_head) = (task / s.kv_heads, task % s.kv_heads);
             let row = sequence * s.queries;
@@ -266,7 +267,7 @@ pub(super) fn flex_attention_backward(
                     k,
                     v,
                     &lse[at..at + s.queries],
-                    &delta[at..at + s.queries],
+                    &delta.0[at..at + s.queries],
                     scratch,
                     s,
                 );
@@ -278,9 +279,9 @@ pub(super) fn flex_attention_backward(
 }
 
 /// `Σ d_out·out` of each query and head, in the order of `lse`.
-fn output_products(d_out: &[f32], out: &[f32], s: AttentionShape) -> Vec<f32> {
-    let mut delta = vec![0.0; s.batch * s.heads * s.queries];
-    delta.par_chunks_mut(s.queries.max(1)).enumerate().for_each(|(task, delta)| {
+fn output_products(d_out: &[f32], out: &[f32], s: AttentionShape) -> Scratch {
+    let mut delta = Scratch::new(s.batch * s.heads * s.queries);
+    delta.0.par_chunks_mut(s.queries.max(1)).enumerate().for_each(|(task, delta)| {
         let (sequence, head) = (task / s.heads, task % s.heads);
         vectorised(
             #[inline(always)]
@@ -306,12 +307,12 @@ fn backward_head(
     v: View<'_>,
     lse: &[f32],
     delta: &[f32],
-    scratch: &mut (Vec<f32>, Vec<f32>),
+    scratch: &mut (Scratch, Scratch),
     s: AttentionShape,
 ) {
     for (first, rows) in blocks(s.queries) {
         let seen = s.visible(first + rows - 1);
-        let (p, ds) = (&mut scratch.0[..rows * seen], &mut scratch.1[..rows * seen]);
+        let (p, ds) = (&mut scratch.0.0[..rows * seen], &mut scratch.1.0[..rows * seen]);
         let (q, d_out) = (q.subrows(first, rows), d_out.subrows(first, rows));
         let (k, v) = (k.subrows(0, seen), v.subrows(0, seen));
         let target = gemm::view_mut(p, seen);

@@ -12,6 +12,7 @@ use super::fallback::{Float, Int};
 use super::flex::{self, rows_per_task};
 use super::math::vectorised;
 use super::ops::TrainOps;
+use super::pool;
 use super::{Indices, Matrix};
 
 /// Rows of `table [V, C]` by `ids [T]` → `[T, C]`.
@@ -39,7 +40,7 @@ pub fn embedding_grad(acc: Matrix, dx: &Matrix, ids: &Indices, order: &Indices) 
 pub(super) fn flex_embedding(ids: &FlexTensor, table: &FlexTensor) -> FlexTensor {
     let width = flex::sizes(table)[1];
     let (ids, table) = (flex::indices(ids), flex::values(table));
-    let mut out = vec![0.0; ids.len() * width];
+    let mut out = pool::buffer(ids.len() * width);
     let rows = rows_per_task(width);
     out.par_chunks_mut(rows * width).zip(ids.par_chunks(rows)).for_each(|(out, ids)| {
         for (out, &id) in out.chunks_exact_mut(width).zip(ids) {

@@ -2,8 +2,10 @@
 //!
 //! Arrays are contiguous with offset 0 from the moment they are made; asserted here, once per access.
 
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
 use burn_flex::FlexTensor;
+
+use super::pool;
 
 /// Elements that one task of an element-wise loop takes: 64 KiB of f32, so that three operands fit a
 /// second-level cache. A constant, because the cut must not depend on the number of threads.
@@ -62,4 +64,12 @@ pub(super) fn matrix(values: Vec<f32>, sizes: [usize; 2]) -> FlexTensor {
 pub(super) fn vector(values: Vec<f32>) -> FlexTensor {
     let len = values.len();
     FlexTensor::from_data(TensorData::new(values, [len]))
+}
+
+/// Keeps the storage of a tensor for the next one, if nobody else holds it.
+pub(super) fn recycle(tensor: FlexTensor) -> bool {
+    if !tensor.is_unique() || tensor.dtype() != DType::F32 {
+        return false;
+    }
+    tensor.into_data().try_into_vec::<f32>().is_ok_and(pool::give_back)
 }

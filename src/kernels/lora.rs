@@ -14,6 +14,7 @@ use super::flex;
 use super::gemm::{self, View, ViewMut, Write};
 use super::matmul::{Layout, default_matmul, matmul, matmul_add, matmul_scaled};
 use super::ops::{MaybeTensor, TrainOps};
+use super::pool;
 
 /// Token rows of one task.
 const ROWS: usize = 128;
@@ -104,8 +105,8 @@ pub(super) fn flex_lora_linear(
 ) -> (FlexTensor, FlexTensor) {
     let [tokens, inputs] = flex::sizes(x);
     let [outputs, rank] = flex::sizes(b);
-    let mut y = vec![0.0; tokens * outputs];
-    let mut h = vec![0.0; tokens * rank];
+    let mut y = pool::buffer(tokens * outputs);
+    let mut h = pool::buffer(tokens * rank);
     let x = gemm::view(flex::values(x), inputs);
     let w = w.map(|w| gemm::view(flex::values(w), inputs).transpose());
     let a = gemm::view(flex::values(a), inputs).transpose();
@@ -125,9 +126,10 @@ pub(super) fn flex_lora_input_grad(
 ) -> (FlexTensor, FlexTensor) {
     let [tokens, outputs] = flex::sizes(dy);
     let [rank, inputs] = flex::sizes(a);
-    let mut g = vec![0.0; tokens * rank];
+    let mut g = pool::buffer(tokens * rank);
     let write = if acc.is_some() { Write::Add } else { Write::Replace };
-    let mut dx = acc.unwrap_or_else(|| flex::matrix(vec![0.0; tokens * inputs], [tokens, inputs]));
+    let mut dx =
+        acc.unwrap_or_else(|| flex::matrix(pool::buffer(tokens * inputs), [tokens, inputs]));
     let dy = gemm::view(flex::values(dy), outputs);
     let w = w.map(|w| gemm::view(flex::values(w), inputs));
     let a = gemm::view(flex::values(a), inputs);

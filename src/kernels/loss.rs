@@ -3,10 +3,14 @@
 //! On flex a chunk's logits are computed, turned into their gradient in place, and used for both
 //! gradients before the next chunk. Losses are summed in f64 in the order of the tokens.
 
+use std::sync::Arc;
+
 use burn::backend::{Backend, BoolDType, Dispatch, FloatDType, Scalar};
 use burn::tensor::{IndexingUpdateOp, Shape, Tensor};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
+
+use crate::device::memory::Ticket;
 
 use super::fallback::{Float, Int, add, dims, mul, reshape, scaled, shifted, sub, zeros};
 use super::flex::{self, rows_per_task};
@@ -14,6 +18,7 @@ use super::gemm::{self, View, Write};
 use super::math::{exp_and_sum, max, vectorised};
 use super::matmul::{Layout, default_matmul};
 use super::ops::{MaybeTensor, TrainOps};
+use super::pool::{self, Scratch};
 use super::{Indices, Matrix, Vector};
 
 /// A target that does not count.
@@ -27,6 +32,7 @@ const MIN_CHUNK_TOKENS: usize = 32;
 const MAX_CHUNK_TOKENS: usize = 1024;
 
 /// What to do about the head's gradient.
+#[allow(clippy::large_enum_variant)] // passed once per step
 pub enum HeadGrad {
     /// The head is frozen.
     Skip,
@@ -64,6 +70,7 @@ pub fn cross_entropy(
         }
         HeadGrad::Skip => (None, None),
     };
+    let _logits = hold_logits(hidden, head);
     let (loss_sum, (d_hidden, d_head)) = loss_acc.in_place_with("cross_entropy", |loss_acc| {
         let (loss_sum, d_hidden, d_head) = <Dispatch as TrainOps>::cross_entropy(
             loss_acc.into_dispatch(),
@@ -86,6 +93,7 @@ pub fn cross_entropy(
 /// The loss alone: per-token losses `[T]`, 0 where the target is ignored.
 pub fn token_losses(hidden: &Matrix, head: &Matrix, targets: &Indices) -> Vector {
     assert_inputs(hidden, head, targets);
+    let _logits = hold_logits(hidden, head);
     hidden.like(Tensor::from_dispatch(<Dispatch as TrainOps>::token_losses(
         hidden.tensor().into_dispatch(),
         head.tensor().into_dispatch(),
@@ -98,8 +106,15 @@ fn assert_inputs(hidden: &Matrix, head: &Matrix, targets: &Indices) {
     assert_eq!(hidden.shape()[0], targets.len(), "one target for each token");
 }
 
+/// Accounts for a chunk of logits, which lives inside the operation.
+fn hold_logits(hidden: &Matrix, head: &Matrix) -> Arc<Ticket> {
+    let vocabulary = head.shape()[0];
+    let tokens = chunk_tokens(vocabulary).min(hidden.shape()[0]);
+    hidden.hold(tokens as u64 * vocabulary as u64 * 4)
+}
+
 /// Tokens of one chunk of logits.
-fn chunk_tokens(vocabulary: usize) -> usize {
+pub(crate) fn chunk_tokens(vocabulary: usize) -> usize {
     (CHUNK_LOGITS / vocabulary.max(1)).clamp(MIN_CHUNK_TOKENS, MAX_CHUNK_TOKENS)
 }
 
@@ -112,9 +127,9 @@ fn for_each_chunk(
 ) {
     let vocabulary = head.nrows();
     let chunk = chunk_tokens(vocabulary);
-    let mut buffer = vec![0.0; chunk.min(losses.len()) * vocabulary];
+    let mut buffer = Scratch::new(chunk.min(losses.len()) * vocabulary);
     for (i, losses) in losses.chunks_mut(chunk).enumerate() {
-        let logits = &mut buffer[..losses.len() * vocabulary];
+        let logits = &mut buffer.0[..losses.len() * vocabulary];
         let rows = hidden.subrows(i * chunk, losses.len());
         let target = gemm::view_mut(logits, vocabulary);
         gemm::multiply_tiled(target, Write::Replace, 1.0, rows, head.transpose());
@@ -159,7 +174,7 @@ pub(super) fn flex_cross_entropy(
     let hidden = gemm::view(flex::values(hidden), width);
     let head = gemm::view(flex::values(head), width);
     let targets = flex::indices(targets);
-    let mut d_hidden = vec![0.0; tokens * width];
+    let mut d_hidden = pool::buffer(tokens * width);
     let mut d_hidden_view = gemm::view_mut(&mut d_hidden, width);
     let mut d_head_values = d_head.as_mut().map(flex::values_mut);
     let mut losses = vec![0.0; tokens];

@@ -4,16 +4,14 @@
 //! and picks at run time. Everything called inside must be `#[inline(always)]`. There is no fused
 //! multiply-add and no reordering in here, so the bits are the same on every CPU.
 
-#![allow(clippy::inline_always)] // what is not inlined keeps the narrow instructions
-
 /// Runs `f` with the widest vector instructions of this CPU.
 #[inline(always)]
 pub(super) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
-/// Independent partial sums of a row: two AVX-512 registers.
-const LANES: usize = 32;
+/// Independent partial sums of a row: one AVX-512 register of f32.
+const LANES: usize = 16;
 
 /// `1.5·2²³`: adding it leaves the rounded integer in the low bits of the mantissa.
 const ROUND: f32 = 12_582_912.0;
@@ -121,16 +119,18 @@ pub(super) fn exp_and_sum(row: &mut [f32], shift: f32) -> f32 {
     tree(lanes, |x, y| x + y)
 }
 
+/// Joins the lanes pairwise; written out, because LLVM keeps only loops of constant length in registers.
 #[inline(always)]
-fn tree<T: Copy>(mut lanes: [T; LANES], f: impl Fn(T, T) -> T) -> T {
-    let mut width = LANES;
-    while width > 1 {
-        width /= 2;
-        for l in 0..width {
-            lanes[l] = f(lanes[l], lanes[l + width]);
-        }
+fn tree<T: Copy + Default>(lanes: [T; LANES], f: impl Fn(T, T) -> T) -> T {
+    let mut eight = [T::default(); 8];
+    for l in 0..8 {
+        eight[l] = f(lanes[l], lanes[l + 8]);
     }
-    lanes[0]
+    let mut four = [T::default(); 4];
+    for l in 0..4 {
+        four[l] = f(eight[l], eight[l + 4]);
+    }
+    f(f(four[0], four[2]), f(four[1], four[3]))
 }
 
 #[cfg(test)]

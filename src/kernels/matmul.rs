@@ -11,6 +11,7 @@ use super::fallback::{Float, add, scaled};
 use super::flex;
 use super::gemm::{self, Write};
 use super::ops::TrainOps;
+use super::pool;
 
 /// Which operand is stored transposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +68,7 @@ pub(super) fn flex_matmul(
     b: &FlexTensor,
 ) -> FlexTensor {
     let (m, n, _) = layout.sizes(flex::sizes(a), flex::sizes(b));
-    let mut c = vec![0.0; m * n];
+    let mut c = pool::buffer(m * n);
     multiply_values(&mut c, n, Write::Replace, scale, layout, a, b);
     flex::matrix(c, [m, n])
 }

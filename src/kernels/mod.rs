@@ -5,8 +5,13 @@
 //! back; they assert that nobody else holds it. Sums run in a fixed order: the bits of a result do not
 //! depend on the number of threads.
 
+// What is not inlined into `math::vectorised` keeps the narrow instructions of the oldest x86-64.
+#![allow(clippy::inline_always)]
+
 pub mod array;
 pub mod attention;
+mod clip;
+mod cpu;
 pub mod embedding;
 mod fallback;
 mod flex;
@@ -18,6 +23,8 @@ mod math;
 pub mod matmul;
 pub mod norm;
 pub mod ops;
+#[doc(hidden)]
+pub mod pool;
 #[doc(hidden)]
 pub mod reference;
 pub mod rope;

@@ -12,6 +12,7 @@ use super::fallback::{Float, add, dims, mul, reshape, scaled, shifted, sub};
 use super::flex::{self, rows_per_task};
 use super::math::{sum, sum2, vectorised};
 use super::ops::{MaybeTensor, TrainOps};
+use super::pool;
 use super::{Matrix, Vector};
 
 /// Rows whose gain gradient is summed by one task; the tasks' sums are added in order.
@@ -123,7 +124,7 @@ pub(super) fn flex_rms_norm(
 ) -> (FlexTensor, FlexTensor) {
     let [tokens, width] = flex::sizes(x);
     let (x, gain) = (flex::values(x), flex::values(gain));
-    let (mut y, mut rstd) = (vec![0.0; x.len()], vec![0.0; tokens]);
+    let (mut y, mut rstd) = (pool::buffer(x.len()), pool::buffer(tokens));
     let rows = rows_per_task(width);
     let tasks = y.par_chunks_mut(rows * width).zip(x.par_chunks(rows * width));
     tasks.zip(rstd.par_chunks_mut(rows)).for_each(|((y, x), rstd)| {
@@ -160,7 +161,7 @@ pub(super) fn flex_add_rms_norm(
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let [tokens, width] = flex::sizes(x);
     let (x, gain) = (flex::values(x), flex::values(gain));
-    let (mut y, mut rstd) = (vec![0.0; x.len()], vec![0.0; tokens]);
+    let (mut y, mut rstd) = (pool::buffer(x.len()), pool::buffer(tokens));
     let rows = rows_per_task(width);
     let tasks = y
         .par_chunks_mut(rows * width)
@@ -194,7 +195,7 @@ pub(super) fn flex_rms_norm_apply(
 ) -> FlexTensor {
     let [tokens, width] = flex::sizes(x);
     let (x, gain, rstd) = (flex::values(x), flex::values(gain), flex::values(rstd));
-    let mut y = vec![0.0; x.len()];
+    let mut y = pool::buffer(x.len());
     let rows = rows_per_task(width);
     let tasks = y.par_chunks_mut(rows * width).zip(x.par_chunks(rows * width));
     tasks.zip(rstd.par_chunks(rows)).for_each(|((y, x), rstd)| {

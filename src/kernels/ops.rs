@@ -1,23 +1,23 @@
 //! [`TrainOps`]: every operation of training as one coarse call on a backend.
 //!
-//! The default bodies are burn operations: readable, slow, right on any backend. [`Flex`] overrides
-//! them with parallel loops. Parameters `in place` are given back; a default body may return a new
+//! The default bodies are burn operations: readable, slow, right on any backend. `cpu` overrides them
+//! for flex. Parameters `in place` are given back; a default body may return a new
 //! tensor instead. The public functions of this room check shapes before they come here.
 
 use std::cell::Cell;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, ExtensionType, Flex, backend_extension};
+use burn::backend::{Backend, ExtensionType, backend_extension};
 
 use super::attention::{self, AttentionShape};
 use super::lowrank::{self, Exchange};
 use super::matmul::{self, Layout};
 use super::rope::{self, Rotation};
 use super::update::{self, AdamW, Axis};
-use super::{embedding, lora, loss, norm, swiglu};
+use super::{clip, embedding, lora, loss, norm, swiglu};
 
 thread_local! {
-    static DEFAULT_BODIES: Cell<bool> = const { Cell::new(false) };
+    pub(super) static DEFAULT_BODIES: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `f` with the default bodies instead of the CPU kernels on this thread. For tests: it lets each
@@ -61,6 +61,12 @@ impl<B: Backend> MaybeTensor<B> {
 /// The operations of training, by backend.
 #[backend_extension(Flex)]
 pub trait TrainOps: Backend {
+    /// Takes a tensor that is no longer needed; says whether its storage is kept for the next one.
+    fn recycle(x: FloatTensor<Self>) -> bool {
+        drop(x);
+        false
+    }
+
     /// `scale · A · B`.
     fn matmul(
         scale: f32,
@@ -325,361 +331,11 @@ pub trait TrainOps: Backend {
 
     /// `acc += Σ x²` in place.
     fn add_sum_squares(acc: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
-        update::default_add_sum_squares::<Self>(acc, x)
+        clip::default_add_sum_squares::<Self>(acc, x)
     }
 
     /// The factor that brings a gradient to `max_norm`.
     fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {
-        update::default_clip_factor::<Self>(sum_squares, max_norm)
-    }
-}
-
-impl TrainOps for Flex {
-    fn matmul(
-        scale: f32,
-        layout: Layout,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return matmul::default_matmul::<Self>(scale, layout, a, b);
-        }
-        matmul::flex_matmul(scale, layout, &a, &b)
-    }
-
-    fn matmul_add(
-        c: FloatTensor<Self>,
-        scale: f32,
-        layout: Layout,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return matmul::default_matmul_add::<Self>(c, scale, layout, a, b);
-        }
-        matmul::flex_matmul_add(c, scale, layout, &a, &b)
-    }
-
-    fn lora_linear(
-        x: FloatTensor<Self>,
-        w: MaybeTensor<Self>,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        scale: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let w = w.into_option();
-        if DEFAULT_BODIES.get() {
-            return lora::default_lora_linear::<Self>(x, w, a, b, scale);
-        }
-        lora::flex_lora_linear(&x, w.as_ref(), &a, &b, scale)
-    }
-
-    fn lora_input_grad(
-        acc: MaybeTensor<Self>,
-        dy: FloatTensor<Self>,
-        w: MaybeTensor<Self>,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        scale: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let acc = acc.into_option();
-        let w = w.into_option();
-        if DEFAULT_BODIES.get() {
-            return lora::default_lora_input_grad::<Self>(acc, dy, w, a, b, scale);
-        }
-        lora::flex_lora_input_grad(acc, &dy, w.as_ref(), &a, &b, scale)
-    }
-
-    fn rms_norm(
-        x: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
-        eps: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if DEFAULT_BODIES.get() {
-            return norm::default_rms_norm::<Self>(x, gain, eps);
-        }
-        norm::flex_rms_norm(&x, &gain, eps)
-    }
-
-    fn add_residual(x: FloatTensor<Self>, delta: FloatTensor<Self>) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return super::fallback::add::<Self>(delta, x);
-        }
-        norm::flex_add_residual(&x, delta)
-    }
-
-    fn add_rms_norm(
-        x: FloatTensor<Self>,
-        delta: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
-        eps: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if DEFAULT_BODIES.get() {
-            return norm::default_add_rms_norm::<Self>(x, delta, gain, eps);
-        }
-        norm::flex_add_rms_norm(&x, delta, &gain, eps)
-    }
-
-    fn rms_norm_apply(
-        x: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
-        rstd: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return norm::default_rms_norm_apply::<Self>(x, gain, rstd);
-        }
-        norm::flex_rms_norm_apply(&x, &gain, &rstd)
-    }
-
-    fn rms_norm_backward(
-        residual_grad: FloatTensor<Self>,
-        dy: FloatTensor<Self>,
-        x: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
-        rstd: FloatTensor<Self>,
-        gain_grad: MaybeTensor<Self>,
-    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        let gain_grad = gain_grad.into_option();
-        if DEFAULT_BODIES.get() {
-            return norm::default_rms_norm_backward::<Self>(
-                residual_grad,
-                dy,
-                x,
-                gain,
-                rstd,
-                gain_grad,
-            );
-        }
-        norm::flex_rms_norm_backward(residual_grad, &dy, &x, &gain, &rstd, gain_grad)
-    }
-
-    fn rope(
-        x: FloatTensor<Self>,
-        positions: IntTensor<Self>,
-        cos: FloatTensor<Self>,
-        sin: FloatTensor<Self>,
-        rotation: Rotation,
-    ) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return rope::default_rope::<Self>(x, positions, cos, sin, rotation);
-        }
-        rope::flex_rope(x, &positions, &cos, &sin, rotation)
-    }
-
-    fn attention(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        shape: AttentionShape,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if DEFAULT_BODIES.get() {
-            return attention::default_attention::<Self>(q, k, v, shape);
-        }
-        attention::flex_attention(&q, &k, &v, shape)
-    }
-
-    fn attention_backward(
-        d_out: FloatTensor<Self>,
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        out: FloatTensor<Self>,
-        lse: FloatTensor<Self>,
-        shape: AttentionShape,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if DEFAULT_BODIES.get() {
-            return attention::default_attention_backward::<Self>(d_out, q, k, v, out, lse, shape);
-        }
-        attention::flex_attention_backward(&d_out, &q, &k, &v, &out, &lse, shape)
-    }
-
-    fn copy_rows(
-        cache: FloatTensor<Self>,
-        rows: FloatTensor<Self>,
-        at: usize,
-    ) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return attention::default_copy_rows::<Self>(cache, rows, at);
-        }
-        attention::flex_copy_rows(cache, &rows, at)
-    }
-
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return swiglu::default_swiglu::<Self>(gate, up);
-        }
-        swiglu::flex_swiglu(&gate, &up)
-    }
-
-    fn swiglu_backward(
-        dh: FloatTensor<Self>,
-        gate: FloatTensor<Self>,
-        up: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if DEFAULT_BODIES.get() {
-            return swiglu::default_swiglu_backward::<Self>(dh, gate, up);
-        }
-        swiglu::flex_swiglu_backward(dh, gate, up)
-    }
-
-    fn embedding(ids: IntTensor<Self>, table: FloatTensor<Self>) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return embedding::default_embedding::<Self>(ids, table);
-        }
-        embedding::flex_embedding(&ids, &table)
-    }
-
-    fn embedding_grad(
-        acc: FloatTensor<Self>,
-        dx: FloatTensor<Self>,
-        ids: IntTensor<Self>,
-        order: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return embedding::default_embedding_grad::<Self>(acc, dx, ids);
-        }
-        embedding::flex_embedding_grad(acc, &dx, &ids, &order)
-    }
-
-    fn cross_entropy(
-        loss_acc: FloatTensor<Self>,
-        hidden: FloatTensor<Self>,
-        head: FloatTensor<Self>,
-        targets: IntTensor<Self>,
-        grad_scale: f32,
-        d_head: MaybeTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        let d_head = d_head.into_option();
-        if DEFAULT_BODIES.get() {
-            return loss::default_cross_entropy::<Self>(
-                loss_acc, hidden, head, targets, grad_scale, d_head,
-            );
-        }
-        loss::flex_cross_entropy(loss_acc, &hidden, &head, &targets, grad_scale, d_head)
-    }
-
-    fn token_losses(
-        hidden: FloatTensor<Self>,
-        head: FloatTensor<Self>,
-        targets: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return loss::default_token_losses::<Self>(hidden, head, targets);
-        }
-        loss::flex_token_losses(&hidden, &head, &targets)
-    }
-
-    fn switch_rows(
-        w: FloatTensor<Self>,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        pool: FloatTensor<Self>,
-        exchange: &Exchange<'_>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if DEFAULT_BODIES.get() {
-            return lowrank::default_switch_rows::<Self>(w, a, b, pool, exchange);
-        }
-        lowrank::flex_switch_rows(w, a, &b, pool, exchange)
-    }
-
-    fn switch_columns(
-        w: FloatTensor<Self>,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        pool: FloatTensor<Self>,
-        exchange: &Exchange<'_>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if DEFAULT_BODIES.get() {
-            return lowrank::default_switch_columns::<Self>(w, a, b, pool, exchange);
-        }
-        lowrank::flex_switch_columns(w, &a, b, pool, exchange)
-    }
-
-    fn zero_rows(x: FloatTensor<Self>, rows: &[usize]) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return lowrank::default_zero_rows::<Self>(x, rows);
-        }
-        lowrank::flex_zero_rows(x, rows)
-    }
-
-    fn zero_columns(x: FloatTensor<Self>, columns: &[usize]) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return lowrank::default_zero_columns::<Self>(x, columns);
-        }
-        lowrank::flex_zero_columns(x, columns)
-    }
-
-    fn adamw(
-        param: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        grad_scale: FloatTensor<Self>,
-        exp_avg: FloatTensor<Self>,
-        exp_avg_sq: FloatTensor<Self>,
-        hyper: AdamW,
-        step: u32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if DEFAULT_BODIES.get() {
-            return update::default_adamw::<Self>(
-                param, grad, grad_scale, exp_avg, exp_avg_sq, hyper, step,
-            );
-        }
-        update::flex_adamw(param, &grad, &grad_scale, exp_avg, exp_avg_sq, hyper, step)
-    }
-
-    fn adamw_vectors(
-        param: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        grad_scale: FloatTensor<Self>,
-        exp_avg: FloatTensor<Self>,
-        exp_avg_sq: FloatTensor<Self>,
-        since: IntTensor<Self>,
-        frozen_until: IntTensor<Self>,
-        hyper: AdamW,
-        t: u32,
-        axis: Axis,
-        decay_frozen: bool,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if DEFAULT_BODIES.get() {
-            return update::default_adamw_vectors::<Self>(
-                param,
-                grad,
-                grad_scale,
-                exp_avg,
-                exp_avg_sq,
-                since,
-                frozen_until,
-                hyper,
-                t,
-                axis,
-                decay_frozen,
-            );
-        }
-        update::flex_adamw_vectors(
-            param,
-            &grad,
-            &grad_scale,
-            exp_avg,
-            exp_avg_sq,
-            &since,
-            &frozen_until,
-            hyper,
-            t,
-            axis,
-            decay_frozen,
-        )
-    }
-
-    fn add_sum_squares(acc: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return update::default_add_sum_squares::<Self>(acc, x);
-        }
-        update::flex_add_sum_squares(acc, &x)
-    }
-
-    fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return update::default_clip_factor::<Self>(sum_squares, max_norm);
-        }
-        update::flex_clip_factor(&sum_squares, max_norm)
+        clip::default_clip_factor::<Self>(sum_squares, max_norm)
     }
 }

@@ -12,6 +12,7 @@ use super::fallback::{Float, add, mul, shifted};
 use super::flex::{self, CHUNK};
 use super::math::{sigmoid, vectorised};
 use super::ops::TrainOps;
+use super::pool;
 
 /// `h = gate·σ(gate)·up`, element-wise.
 pub fn swiglu(gate: &Matrix, up: &Matrix) -> Matrix {
@@ -42,7 +43,7 @@ pub fn swiglu_backward(dh: Matrix, gate: Matrix, up: Matrix) -> (Matrix, Matrix,
 
 pub(super) fn flex_swiglu(gate: &FlexTensor, up: &FlexTensor) -> FlexTensor {
     let (g, u) = (flex::values(gate), flex::values(up));
-    let mut h = vec![0.0; g.len()];
+    let mut h = pool::buffer(g.len());
     let tasks = h.par_chunks_mut(CHUNK).zip(g.par_chunks(CHUNK)).zip(u.par_chunks(CHUNK));
     tasks.for_each(|((h, g), u)| {
         vectorised(

@@ -1,4 +1,4 @@
-//! Optimizer updates in place: AdamW with a counter per tensor, row or column; norms and clipping.
+//! Optimizer updates in place: AdamW with a counter per tensor, row or column.
 //!
 //! Bias corrections are made in f64; the element-wise part is f32 in PyTorch's order of operations
 //! (`lerp` for the first moment), so that the golden cases agree to the last few bits.
@@ -11,9 +11,11 @@ use rayon::prelude::*;
 
 use super::fallback::{Float, Int, add, constant, div, mul, reshape, scaled, shifted, sub};
 use super::flex::{self, CHUNK, rows_per_task};
-use super::math::{sum_squares, vectorised};
+use super::math::vectorised;
 use super::ops::TrainOps;
-use super::{Array, Indices, Matrix, Vector};
+use super::{Indices, Matrix, Vector};
+
+pub use super::clip::{add_sum_squares, clip_factor};
 
 /// Where epsilon and the decay stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,30 +149,6 @@ fn in_place_update(
     )
 }
 
-/// `acc [1] += Σ x²`, in place, summed in f64 over fixed chunks.
-pub fn add_sum_squares<const D: usize>(acc: Vector, x: &Array<D>) -> Vector {
-    assert_eq!(acc.shape(), [1], "accumulator of a norm");
-    acc.in_place("add_sum_squares", |acc| {
-        Tensor::from_dispatch(<Dispatch as TrainOps>::add_sum_squares(
-            acc.into_dispatch(),
-            x.tensor().into_dispatch(),
-        ))
-    })
-}
-
-/// `min(1, max_norm / (sqrt(sum_squares) + 1e-6))` as `[1]`; 1 where `max_norm` is 0 (no clipping) or the norm does
-/// not exceed it.
-pub fn clip_factor(sum_squares: &Vector, max_norm: f64) -> Vector {
-    assert_eq!(sum_squares.shape(), [1], "sum of a norm");
-    sum_squares.like(Tensor::from_dispatch(<Dispatch as TrainOps>::clip_factor(
-        sum_squares.tensor().into_dispatch(),
-        max_norm,
-    )))
-}
-
-/// Added to the norm before dividing, as in `torch.nn.utils.clip_grad_norm_`.
-const CLIP_EPS: f64 = 1e-6;
-
 /// The part of an update that does not depend on the step.
 #[derive(Clone, Copy)]
 struct Constants {
@@ -210,22 +188,30 @@ fn step_factors(hyper: AdamW, step: u32) -> (f32, f32) {
     }
 }
 
-/// One element: returns the new `(param, exp_avg, exp_avg_sq)`.
-#[inline(always)]
-fn update_element(
-    (p, m, v): (f32, f32, f32),
-    g: f32,
+/// The part of an update that may differ between vectors.
+#[derive(Clone, Copy)]
+struct Factors {
+    /// Multiplies the gradient; 0 where it does not count.
+    grad: f32,
+    /// Learning rate with its bias correction.
     rate: f32,
     root_divisor: f32,
-    c: Constants,
-) -> (f32, f32, f32) {
+    /// The parameter keeps its bits: at learning rate 0 even a subtracted zero could turn -0 into 0.
+    stays: bool,
+}
+
+/// One element: returns the new `(param, exp_avg, exp_avg_sq)`.
+#[inline(always)]
+fn update_element((p, m, v): (f32, f32, f32), g: f32, f: Factors, c: Constants) -> (f32, f32, f32) {
+    // A gradient that does not count may be anything, also NaN.
+    let g = if f.grad == 0.0 { 0.0 } else { g * f.grad };
     let m = m + c.new1 * (g - m);
     let v = v * c.beta2 + c.new2 * g * g;
-    let denominator = v.sqrt() / root_divisor + c.eps;
-    let p = if c.decay_first { p * c.keep } else { p };
-    let p = p - rate * (m / denominator);
-    let p = if c.decay_first { p } else { p * c.keep };
-    (p, m, v)
+    let denominator = v.sqrt() / f.root_divisor + c.eps;
+    let decayed = if c.decay_first { p * c.keep } else { p };
+    let moved = decayed - f.rate * (m / denominator);
+    let new = if c.decay_first { moved } else { moved * c.keep };
+    (if f.stays { p } else { new }, m, v)
 }
 
 /// What a task of the update works on.
@@ -237,22 +223,25 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// Calls `update(element, (p, m, v), g)` on every element and stores what it returns. With `moments_only` the
-    /// parameter keeps its bits: at learning rate 0 even a subtracted zero could turn -0 into 0.
+    /// The same factors for every element.
     #[inline(always)]
-    fn run(
-        self,
-        moments_only: bool,
-        update: impl Fn(usize, (f32, f32, f32), f32) -> (f32, f32, f32),
-    ) {
-        let n = self.param.len();
-        let (param, grad) = (&mut self.param[..n], &self.grad[..n]);
-        let (exp_avg, exp_avg_sq) = (&mut self.exp_avg[..n], &mut self.exp_avg_sq[..n]);
-        for i in 0..n {
-            let (p, m, v) = update(i, (param[i], exp_avg[i], exp_avg_sq[i]), grad[i]);
-            param[i] = if moments_only { param[i] } else { p };
-            exp_avg[i] = m;
-            exp_avg_sq[i] = v;
+    fn update(self, f: Factors, c: Constants) {
+        let moments = self.exp_avg.iter_mut().zip(self.exp_avg_sq);
+        for ((p, &g), (m, v)) in self.param.iter_mut().zip(self.grad).zip(moments) {
+            (*p, *m, *v) = update_element((*p, *m, *v), g, f, c);
+        }
+    }
+
+    /// Factors of its own for every element.
+    #[inline(always)]
+    fn update_columns(self, factors: &VectorFactors, c: Constants) {
+        let moments = self.exp_avg.iter_mut().zip(self.exp_avg_sq);
+        let factors = (factors.grad.iter().zip(&factors.rate))
+            .zip(factors.root_divisor.iter().zip(&factors.stays));
+        let elements = self.param.iter_mut().zip(self.grad).zip(moments).zip(factors);
+        for (((p, &g), (m, v)), ((&grad, &rate), (&root_divisor, &stays))) in elements {
+            let factors = Factors { grad, rate, root_divisor, stays };
+            (*p, *m, *v) = update_element((*p, *m, *v), g, factors, c);
         }
     }
 }
@@ -289,23 +278,19 @@ pub(super) fn flex_adamw(
     let constants = Constants::new(hyper);
     let (rate, root_divisor) = step_factors(hyper, step);
     let grad_scale = flex::values(grad_scale)[0];
-    let moments_only = hyper.learning_rate == 0.0;
+    let stays = hyper.learning_rate == 0.0;
+    let factors = Factors { grad: grad_scale, rate, root_divisor, stays };
     for_each_task(&mut state, flex::values(grad), CHUNK, |_, task| {
         vectorised(
             #[inline(always)]
-            || {
-                task.run(moments_only, |_, pmv, g| {
-                    update_element(pmv, g * grad_scale, rate, root_divisor, constants)
-                });
-            },
+            || task.update(factors, constants),
         );
     });
     let [param, exp_avg, exp_avg_sq] = state;
     (param, exp_avg, exp_avg_sq)
 }
 
-/// What one vector's step and freeze make of the update: its gradient's factor (0: frozen), rate, root
-/// divisor, and whether its bits stay.
+/// [`Factors`] of every vector.
 struct VectorFactors {
     grad: Vec<f32>,
     rate: Vec<f32>,
@@ -335,12 +320,13 @@ impl VectorFactors {
         }
     }
 
-    #[inline(always)]
-    fn update(&self, i: usize, pmv: (f32, f32, f32), g: f32, c: Constants) -> (f32, f32, f32) {
-        // A frozen gradient may be anything, also NaN; it counts as zero.
-        let g = if self.grad[i] == 0.0 { 0.0 } else { g * self.grad[i] };
-        let (p, m, v) = update_element(pmv, g, self.rate[i], self.root_divisor[i], c);
-        (if self.stays[i] { pmv.0 } else { p }, m, v)
+    fn of(&self, vector: usize) -> Factors {
+        Factors {
+            grad: self.grad[vector],
+            rate: self.rate[vector],
+            root_divisor: self.root_divisor[vector],
+            stays: self.stays[vector],
+        }
     }
 }
 
@@ -382,42 +368,14 @@ pub(super) fn flex_adamw_vectors(
             vectorised(
                 #[inline(always)]
                 || match axis {
-                    Axis::Rows => {
-                        task.run(false, |_, pmv, g| factors.update(row, pmv, g, constants));
-                    }
-                    Axis::Columns => {
-                        task.run(false, |j, pmv, g| factors.update(j, pmv, g, constants));
-                    }
+                    Axis::Rows => task.update(factors.of(row), constants),
+                    Axis::Columns => task.update_columns(&factors, constants),
                 },
             );
         }
     });
     let [param, exp_avg, exp_avg_sq] = state;
     (param, exp_avg, exp_avg_sq)
-}
-
-pub(super) fn flex_add_sum_squares(mut acc: FlexTensor, x: &FlexTensor) -> FlexTensor {
-    let partial: Vec<f64> = flex::values(x)
-        .par_chunks(CHUNK)
-        .map(|x| {
-            vectorised(
-                #[inline(always)]
-                || sum_squares(x),
-            )
-        })
-        .collect();
-    let sum: f64 = partial.iter().sum();
-    for acc in flex::values_mut(&mut acc) {
-        *acc = (f64::from(*acc) + sum) as f32;
-    }
-    acc
-}
-
-pub(super) fn flex_clip_factor(sum_squares: &FlexTensor, max_norm: f64) -> FlexTensor {
-    let norm = f64::from(flex::values(sum_squares)[0]).sqrt();
-    let factor =
-        if max_norm <= 0.0 || norm <= max_norm { 1.0 } else { max_norm / (norm + CLIP_EPS) };
-    flex::vector(vec![factor as f32])
 }
 
 /// Moments and parameter with factors of any shape that broadcasts.
@@ -505,30 +463,14 @@ pub(super) fn default_adamw_vectors<B: Backend>(
 
     let grad = mul::<B>(grad, reshape::<B, 2>(grad_scale, [1, 1]));
     let grad = B::float_mask_fill(grad, frozen.clone(), Scalar::from(0.0));
-    let old = param.clone();
     let (new, exp_avg, exp_avg_sq) =
         default_update::<B>(param.clone(), grad, exp_avg, exp_avg_sq, rate, root_divisor, hyper);
     let param = if hyper.learning_rate == 0.0 {
-        old
+        param
     } else if decay_frozen {
         new
     } else {
-        B::float_mask_where(new, frozen, old)
+        B::float_mask_where(new, frozen, param)
     };
     (param, exp_avg, exp_avg_sq)
-}
-
-pub(super) fn default_add_sum_squares<B: Backend>(acc: Float<B>, x: Float<B>) -> Float<B> {
-    let n = x.shape().num_elements();
-    let x = reshape::<B, 1>(x, [n]);
-    add::<B>(acc, B::float_sum_dim(mul::<B>(x.clone(), x), 0))
-}
-
-pub(super) fn default_clip_factor<B: Backend>(sum_squares: Float<B>, max_norm: f64) -> Float<B> {
-    if max_norm <= 0.0 {
-        return constant::<B, 1>(vec![1.0], [1], &sum_squares);
-    }
-    let norm = shifted::<B>(B::float_sqrt(sum_squares), CLIP_EPS as f32);
-    let factor = scaled::<B>(B::float_recip(norm), max_norm as f32);
-    B::float_clamp_max(factor, Scalar::from(1.0))
 }

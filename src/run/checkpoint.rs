@@ -101,6 +101,29 @@ pub fn save(parent: &Path, engine: &mut Engine, progress: &Progress) -> Result<P
     Ok(target)
 }
 
+/// Clears up after a process that was killed while it saved: removes what is half written, and gives a
+/// checkpoint that had only been moved aside its name back.
+pub fn tidy(parent: &Path) -> Result<()> {
+    if !parent.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(parent).map_err(Error::io("read", parent))? {
+        let path = entry.map_err(Error::io("read", parent))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with(".step-") && name.ends_with(".partial") {
+            remove_leftover(&path)?;
+        } else if let Some(own_name) = name.strip_suffix(".replaced") {
+            let target = parent.join(own_name);
+            if target.exists() {
+                remove_leftover(&path)?;
+            } else {
+                fs::rename(&path, &target).map_err(Error::io("rename", &path))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn remove_leftover(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -279,9 +302,11 @@ impl Checkpoint {
                 Err(error) => damaged.push(error),
             }
         }
-        match damaged.pop() {
-            // None is intact: the oldest one's reason is as good as any, the first to be shown is the newest's.
-            Some(last) => Err(damaged.into_iter().next().unwrap_or(last)),
+        match damaged.first() {
+            Some(newest) => Err(Error::run(
+                format!("none of {} checkpoints is intact; the newest: {newest}", damaged.len()),
+                "bring its files back from a copy; a run without any checkpoint folder starts anew",
+            )),
             None => Ok((None, Vec::new())),
         }
     }
@@ -348,7 +373,7 @@ impl Checkpoint {
     }
 }
 
-const OLDER: &str = "resume takes the newest intact checkpoint; remove this one if it is in the way";
+const OLDER: &str = "name the run or an older checkpoint; a run uses its newest intact one";
 
 impl StateReader for Checkpoint {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {

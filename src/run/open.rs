@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::RunConfig;
-use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::tokenizer::Tokenizer;
 use crate::model::Model;
@@ -38,10 +37,13 @@ pub fn open(target: &str, out: &Path) -> Result<Opened> {
         let dir = find(out, target)?;
         let folders: Vec<PathBuf> = dir.list_checkpoints()?.into_iter().map(|c| c.path).collect();
         let (Some(checkpoint), _) = Checkpoint::newest_intact(&folders)? else {
-            return Err(Error::run(
-                format!("run {} has no checkpoint yet", dir.name()),
-                format!("ask it for one with `fullrank ctl {} checkpoint`", dir.name()),
-            ));
+            let run = dir.as_argument();
+            let remedy = if dir.is_locked()? {
+                format!("ask it for one with `fullrank ctl {run} checkpoint`")
+            } else {
+                format!("train it on with `fullrank resume {run}`")
+            };
+            return Err(Error::run(format!("run {} has no checkpoint yet", dir.name()), remedy));
         };
         (dir, checkpoint)
     };

@@ -49,7 +49,14 @@ impl ModelSource {
             (Some("builtin"), _) | (None, Self::Preset(_)) => Tokenizer::builtin(),
             (Some("bytes"), _) => Tokenizer::bytes(),
             (Some(path), _) => Tokenizer::from_file(tokenizer_file(Path::new(path))),
-            (None, Self::Directory(folder)) => Tokenizer::from_file(tokenizer_file(folder)),
+            (None, Self::Directory(folder)) if tokenizer_file(folder).is_file() => {
+                Tokenizer::from_file(tokenizer_file(folder))
+            }
+            (None, Self::Directory(folder)) => Err(Error::file(
+                folder,
+                "the folder has no tokenizer.json",
+                "put the model's own tokenizer.json into it; `train` also takes --tokenizer PATH",
+            )),
         }
     }
 

@@ -8,19 +8,21 @@ use serde_json::json;
 use crate::config::RunConfig;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::runlog::summary::RunState;
 use crate::formats::atomic::write_atomically;
 use crate::model::Role;
+use crate::runlog::status::LastWord;
+use crate::runlog::summary::RunState;
 use crate::runlog::{
-    ControlReader, EventSink, Level, Log, Resume, Run, RunDir, RunLock, RunWriter, Status,
+    ControlReader, EndStatus, EventSink, Level, Log, Resume, Run, RunDir, RunLock, RunWriter,
+    Status, Summary,
 };
 
-use super::checkpoint::{Checkpoint, Progress};
+use super::checkpoint::{self, Checkpoint, Progress};
 use super::commands::Signals;
 use super::engine::Engine;
 use super::estimate;
 use super::setup::{self, Prepared};
-use super::trainer::Trainer;
+use super::trainer::{Trainer, time_limit_s};
 
 /// A run that is about to train.
 pub struct Session {
@@ -76,11 +78,9 @@ impl Session {
     /// Errors: a live or finished run; data or tokenizer that are no longer what the run began with.
     pub fn resume(dir: RunDir, extend: Option<u64>, threads: Option<usize>) -> Result<Self> {
         let lock = dir.lock()?;
+        checkpoint::tidy(&dir.checkpoints())?;
         let mut config = RunConfig::read(&dir.config())?;
         let mut notes = Vec::new();
-        if let Some(threads) = threads {
-            config.train.threads = threads;
-        }
         let folders: Vec<_> = dir.list_checkpoints()?.into_iter().map(|c| c.path).collect();
         let (checkpoint, damaged) = Checkpoint::newest_intact(&folders)?;
         notes.extend(damaged.iter().map(|error| format!("skipped a damaged checkpoint: {error}")));
@@ -95,15 +95,21 @@ impl Session {
             }
             notes.push(format!("extended from {total} to {iters} updates"));
             config.train.iters = Some(iters);
-            write_atomically(dir.config(), config.to_toml()?.as_bytes())?;
-        } else if attempts >= total {
+        } else if attempts >= total && has_finished(&dir)? {
             return Err(Error::run(
                 format!("{} has done all its {total} updates", dir.name()),
-                format!("make it longer with `fullrank resume {} --extend ITERS`", dir.name()),
+                format!("make it longer with `fullrank resume {} --extend ITERS`", dir.as_argument()),
             ));
         }
-        let prepared = setup::prepare(config)?;
+        let mut prepared = setup::prepare(config)?;
         check_facts(&dir, &prepared)?;
+        if extend.is_some() {
+            // Only now: a resume that was refused must leave the run as it was.
+            write_atomically(dir.config(), prepared.config.to_toml()?.as_bytes())?;
+        }
+        if let Some(threads) = threads {
+            prepared.config.train.threads = threads;
+        }
         let device = open_device(&prepared.config);
         Ok(Self { prepared, dir, _lock: lock, device, checkpoint, is_resumed: true, notes })
     }
@@ -143,7 +149,7 @@ impl Session {
         }
         let predicted_bytes = estimate::peak_bytes(&config, &prepared.shape).total();
 
-        let run = run_event(&prepared, &dir, &device, &engine);
+        let run = run_event(&prepared, &dir, &device, &engine, &progress);
         sink.on_event(&log.emit(engine.t, run)?);
         if is_resumed {
             let resume =
@@ -201,7 +207,19 @@ fn model_name(prepared: &Prepared) -> String {
     Path::new(name).file_name().map_or_else(|| name.clone(), |n| n.to_string_lossy().into_owned())
 }
 
-fn run_event(prepared: &Prepared, dir: &RunDir, device: &Device, engine: &Engine) -> Run {
+/// Whether the run has done everything, export included. A run that was killed after its last checkpoint has
+/// not; its status comes from its log alone, as the caller holds the lock.
+fn has_finished(dir: &RunDir) -> Result<bool> {
+    Ok(Summary::of(dir)?.last_word == LastWord::Ended(EndStatus::Finished))
+}
+
+fn run_event(
+    prepared: &Prepared,
+    dir: &RunDir,
+    device: &Device,
+    engine: &Engine,
+    progress: &Progress,
+) -> Run {
     let (train, facts) = (&prepared.config.train, &prepared.dataset.facts);
     let params = &engine.model.params;
     let network = params.iter().filter(|(_, p)| p.role == Role::Network);
@@ -216,7 +234,7 @@ fn run_event(prepared: &Prepared, dir: &RunDir, device: &Device, engine: &Engine
         pid: std::process::id(),
         seed: train.seed,
         steps: engine.total,
-        max_s: train.max_minutes.map(|minutes| minutes * 60.0),
+        max_s: time_limit_s(train.max_minutes, progress),
         tokens_per_step: (batch * prepared.dataset.seq_len) as u64,
         train_tokens: facts.train.tokens as u64,
         val_tokens: facts.valid.tokens as u64,
@@ -257,12 +275,20 @@ fn check_facts(dir: &RunDir, prepared: &Prepared) -> Result<()> {
         .map_err(|error| Error::file(&path, format!("not JSON: {error}"), "restore the file"))?;
     let now = serde_json::to_value(&prepared.dataset.facts)
         .map_err(|error| Error::file(&path, error.to_string(), "report this"))?;
-    for key in ["tokenizer_blake3", "train", "valid"] {
+    let what = [
+        ("tokenizer_blake3", "tokenizer"),
+        ("train", "text to train on"),
+        ("valid", "text to validate"),
+    ];
+    for (key, what) in what {
         if facts["data"][key] != now[key] {
-            return Err(Error::file(
-                &path,
-                format!("the {key} of the data is not what the run began with"),
-                "bring the old text and tokenizer back, or start a new run",
+            return Err(Error::run(
+                format!(
+                    "the {what} (data {}) is not the one that {} began with",
+                    prepared.dataset.facts.source,
+                    dir.name()
+                ),
+                "bring the old one back, or start a new run",
             ));
         }
     }

@@ -78,8 +78,8 @@ struct Clock {
 }
 
 impl Trainer<'_> {
-    /// Trains to the end, or until something stops it. In every case but an I/O error a checkpoint holds
-    /// the last state, and the log ends with an `end` event.
+    /// Trains to the end, or until something stops it. Except where it diverged or a file could
+    /// not be written, a checkpoint holds the last state; the log ends with an `end` event.
     pub fn run(&mut self) -> Result<()> {
         match self.train() {
             Ok(stop) => self.finish(stop),
@@ -101,7 +101,7 @@ impl Trainer<'_> {
         }
         let mut clock = Clock::default();
         let iters = self.engine.total;
-        let max_s = self.config.train.max_minutes.map(|minutes| minutes * 60.0);
+        let max_s = time_limit_s(self.config.train.max_minutes, &self.progress);
         while self.progress.attempts < iters {
             if let Some(stop) = self.interruption()? {
                 return Ok(stop);
@@ -259,8 +259,10 @@ impl Trainer<'_> {
         self.progress.event_seq = self.log.seq();
         let path = checkpoint::save(&self.dir.checkpoints(), &mut self.engine, &self.progress)?;
         let is_best = self.progress.best.is_some_and(|best| best.step == self.engine.t);
-        let all: Vec<PathBuf> =
-            self.dir.list_checkpoints()?.into_iter().map(|checkpoint| checkpoint.path).collect();
+        // Later ones are damaged (else the run would have gone on from them) and must not push out good ones.
+        let mut all = self.dir.list_checkpoints()?;
+        all.retain(|checkpoint| checkpoint.step <= self.engine.t);
+        let all: Vec<PathBuf> = all.into_iter().map(|checkpoint| checkpoint.path).collect();
         let best = self.progress.best.map(|best| best.step);
         checkpoint::prune(&all, self.config.train.keep_checkpoints, best)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -332,7 +334,10 @@ impl Trainer<'_> {
             }
             self.sample()?;
         }
-        self.save()?;
+        // A run that diverged keeps the states from before: the last one is what went wrong.
+        if !matches!(stop, Stop::Diverged(_)) {
+            self.save()?;
+        }
         if matches!(stop, Stop::Done | Stop::TimeIsUp) {
             self.emit(Phase { name: "export".into(), detail: "model/".into() })?;
             write_model(&self.dir.model(), &self.engine.model, &self.tokenizer)?;
@@ -349,8 +354,8 @@ impl Trainer<'_> {
                 (EndStatus::Interrupted, what, Err(Error::Interrupted { signal }))
             }
             Stop::Diverged(what) => {
-                let remedy = "lower --learning-rate, or clip harder with --max-grad-norm; the last \
-                              state is in the newest checkpoint";
+                let remedy = "lower --learning-rate, or clip harder with --max-grad-norm; the \
+                              newest checkpoint may be from before it";
                 let error = Error::Diverged { what: what.clone(), remedy: remedy.into() };
                 let alert =
                     Alert { level: Level::Error, what: what.clone(), remedy: remedy.into() };
@@ -377,6 +382,13 @@ impl Trainer<'_> {
         self.sink.on_event(&event);
         Ok(())
     }
+}
+
+/// Seconds of training at which `--max-minutes` ends a run. One that goes on after its time was up gets the
+/// same time once more.
+pub(super) fn time_limit_s(max_minutes: Option<f64>, progress: &Progress) -> Option<f64> {
+    let limit_s = max_minutes? * 60.0;
+    Some(if progress.active_s < limit_s { limit_s } else { progress.active_s + limit_s })
 }
 
 /// Resident memory of this process, where the system says it in `/proc`.

@@ -77,7 +77,7 @@ kinds! {
     Skip(Skip) = "skip",
     /// Loss on the validation text.
     Eval(Eval) = "eval",
-    /// Vectors that SwitchLoRA exchanged in one update.
+    /// Vectors that `SwitchLoRA` exchanged in one update.
     Switch(Switch) = "switch",
     /// Memory by category.
     Mem(Mem) = "mem",

@@ -57,13 +57,12 @@ impl Event {
     pub fn parse(line: &[u8]) -> serde_json::Result<Self> {
         let head: Head = serde_json::from_slice(line)?;
         let known = if head.v == VERSION { Body::parse(&head.t, line) } else { None };
-        let body = match known {
-            Some(body) => body?,
-            None => {
-                let mut fields: Map<String, Value> = serde_json::from_slice(line)?;
-                fields.retain(|key, _| !ENVELOPE.contains(&key.as_str()));
-                Body::Raw { kind: head.t.into_owned(), fields }
-            }
+        let body = if let Some(body) = known {
+            body?
+        } else {
+            let mut fields: Map<String, Value> = serde_json::from_slice(line)?;
+            fields.retain(|key, _| !ENVELOPE.contains(&key.as_str()));
+            Body::Raw { kind: head.t.into_owned(), fields }
         };
         Ok(Self { seq: head.seq, ts: head.ts, step: head.step, body })
     }

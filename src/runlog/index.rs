@@ -8,6 +8,8 @@ use crate::error::{Error, Result};
 
 /// The file in the runs' folder that names the newest run.
 const LATEST: &str = "latest";
+/// Where runs are made, and looked for, unless `--out` says otherwise.
+const DEFAULT_OUT: &str = "runs";
 /// Folders that start with this hold several runs under `members/`.
 const COMPARE_PREFIX: &str = "compare-";
 /// Longest name of a run that is taken from the user.
@@ -91,6 +93,16 @@ impl RunDir {
     pub fn short_name(&self) -> String {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         without_stamp(&name).to_string()
+    }
+
+    /// The run as an argument of other commands, for messages: its name where they look by default, else
+    /// its folder.
+    pub fn as_argument(&self) -> String {
+        if self.path.parent() == Some(Path::new(DEFAULT_OUT)) {
+            self.name()
+        } else {
+            self.path.display().to_string()
+        }
     }
 
     /// Whether the folder holds a run.

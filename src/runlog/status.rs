@@ -99,6 +99,7 @@ pub enum LastWord {
 
 impl LastWord {
     /// What the log says after one more event.
+    #[must_use]
     pub fn after(self, event: &Event) -> Self {
         match &event.body {
             Body::Run(_) | Body::Resume(_) => Self::Running,
@@ -139,7 +140,7 @@ impl RunDir {
                         format!("run {} is live in another process", self.name()),
                         format!(
                             "look at it with `fullrank show {0}`, or end it with `fullrank ctl {0} stop`",
-                            self.name()
+                            self.as_argument()
                         ),
                     ));
                 }

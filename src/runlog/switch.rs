@@ -1,4 +1,4 @@
-//! The `switch` event: which vectors SwitchLoRA exchanged. There is one on most updates, with a row
+//! The `switch` event: which vectors `SwitchLoRA` exchanged. There is one on most updates, with a row
 //! for each layer, so the rows are lists of numbers without names.
 
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::number::Number;
 
-/// Vectors that SwitchLoRA exchanged in one update, one entry for each layer that switched or wanted
+/// Vectors that `SwitchLoRA` exchanged in one update, one entry for each layer that switched or wanted
 /// to.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Switch {

@@ -504,4 +504,13 @@ const SWITCHLORA: &[Setting] = &[
         more: "Fewer than --iters.",
         aliases: &[],
     },
+    Setting {
+        key: "switchlora.warm_start_learning_rate",
+        flag: "switchlora-warm-start-learning-rate",
+        value: "X",
+        kind: Kind::Number,
+        short: "Peak learning rate of the full-rank updates of the warm start",
+        more: "",
+        aliases: &[],
+    },
 ];

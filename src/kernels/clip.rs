@@ -1,0 +1,75 @@
+//! Norms of gradients and the clip factor, which stays on the device.
+
+use burn::backend::{Backend, Dispatch, Scalar, TensorMetadata};
+use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
+use rayon::prelude::*;
+
+use super::fallback::{Float, add, constant, mul, reshape, scaled, shifted};
+use super::flex::{self, CHUNK};
+use super::math::{sum_squares, vectorised};
+use super::ops::TrainOps;
+use super::{Array, Vector};
+
+/// Added to the norm before dividing, as in `torch.nn.utils.clip_grad_norm_`.
+const CLIP_EPS: f64 = 1e-6;
+
+/// `acc [1] += Σ x²`, in place, summed in f64 over fixed chunks.
+pub fn add_sum_squares<const D: usize>(acc: Vector, x: &Array<D>) -> Vector {
+    assert_eq!(acc.shape(), [1], "accumulator of a norm");
+    acc.in_place("add_sum_squares", |acc| {
+        Tensor::from_dispatch(<Dispatch as TrainOps>::add_sum_squares(
+            acc.into_dispatch(),
+            x.tensor().into_dispatch(),
+        ))
+    })
+}
+
+/// `min(1, max_norm / (sqrt(sum_squares) + 1e-6))` as `[1]`; 1 where `max_norm` is 0 (no clipping) or the norm does
+/// not exceed it.
+pub fn clip_factor(sum_squares: &Vector, max_norm: f64) -> Vector {
+    assert_eq!(sum_squares.shape(), [1], "sum of a norm");
+    sum_squares.like(Tensor::from_dispatch(<Dispatch as TrainOps>::clip_factor(
+        sum_squares.tensor().into_dispatch(),
+        max_norm,
+    )))
+}
+
+pub(super) fn flex_add_sum_squares(mut acc: FlexTensor, x: &FlexTensor) -> FlexTensor {
+    let partial: Vec<f64> = flex::values(x)
+        .par_chunks(CHUNK)
+        .map(|x| {
+            vectorised(
+                #[inline(always)]
+                || sum_squares(x),
+            )
+        })
+        .collect();
+    let sum: f64 = partial.iter().sum();
+    for acc in flex::values_mut(&mut acc) {
+        *acc = (f64::from(*acc) + sum) as f32;
+    }
+    acc
+}
+
+pub(super) fn flex_clip_factor(sum_squares: &FlexTensor, max_norm: f64) -> FlexTensor {
+    let norm = f64::from(flex::values(sum_squares)[0]).sqrt();
+    let factor =
+        if max_norm <= 0.0 || norm <= max_norm { 1.0 } else { max_norm / (norm + CLIP_EPS) };
+    flex::vector(vec![factor as f32])
+}
+
+pub(super) fn default_add_sum_squares<B: Backend>(acc: Float<B>, x: Float<B>) -> Float<B> {
+    let n = x.shape().num_elements();
+    let x = reshape::<B, 1>(x, [n]);
+    add::<B>(acc, B::float_sum_dim(mul::<B>(x.clone(), x), 0))
+}
+
+pub(super) fn default_clip_factor<B: Backend>(sum_squares: Float<B>, max_norm: f64) -> Float<B> {
+    if max_norm <= 0.0 {
+        return constant::<B, 1>(vec![1.0], [1], &sum_squares);
+    }
+    let norm = shifted::<B>(B::float_sqrt(sum_squares), CLIP_EPS as f32);
+    let factor = scaled::<B>(B::float_recip(norm), max_norm as f32);
+    B::float_clamp_max(factor, Scalar::from(1.0))
+}
