@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Other jobs on the machine slow a step down and never speed it up: compare the best steps, and the
-//! medians only of a quiet machine. For a profile by function: `perf record -g` on the binary that
+//! medians only of a quiet machine. On a busy one the processor time of a step with `--threads 1` is what
+//! can still be compared. For a profile by function: `perf record -g` on the binary that
 //! `cargo bench --bench step --no-run` names, with `--contestants full`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its table")]
 
@@ -37,7 +38,11 @@ const LEARNING_RATE: f64 = 1e-3;
 #[derive(Debug, Parser)]
 struct Options {
     /// Who runs, in this order within a round.
-    #[arg(long, value_delimiter = ',', default_value = "full,stock-full,lora,stock-lora,switchlora")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "full,stock-full,lora,stock-lora,switchlora"
+    )]
     contestants: Vec<Contestant>,
     /// Timed steps of each contestant.
     #[arg(long, default_value_t = 7)]
@@ -99,8 +104,9 @@ impl Options {
     /// Random ids, the same at every step; each predicts the next.
     fn tokens(&self) -> (Vec<i32>, Vec<i32>) {
         let mut draws = stream(SEED, "tokens", "bench", 0);
-        let ids: Vec<i32> =
-            (0..self.batch * (self.seq + 1)).map(|_| draws.below(self.vocab as u64) as i32).collect();
+        let ids: Vec<i32> = (0..self.batch * (self.seq + 1))
+            .map(|_| draws.below(self.vocab as u64) as i32)
+            .collect();
         let rows = || ids.chunks(self.seq + 1);
         let inputs = rows().flat_map(|row| &row[..self.seq]).copied().collect();
         (inputs, rows().flat_map(|row| &row[1..]).copied().collect())
@@ -214,6 +220,8 @@ struct Lane {
     contestant: Contestant,
     runner: Runner,
     seconds: Vec<f64>,
+    /// Processor time of the same steps, all threads together.
+    cpu_seconds: Vec<f64>,
     last_loss: f64,
 }
 
@@ -223,10 +231,18 @@ impl Lane {
     }
 
     fn median(&self) -> f64 {
-        let mut sorted = self.seconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        let middle = sorted.len() / 2;
-        if sorted.len() % 2 == 1 { sorted[middle] } else { sorted[middle - 1..=middle].iter().sum::<f64>() / 2.0 }
+        median(&self.seconds)
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
     }
 }
 
@@ -255,15 +271,22 @@ fn run(options: &Options) -> Result<()> {
     let load_before = load();
     let start = |&contestant: &Contestant| {
         let runner = contestant.start(options)?;
-        Ok(Lane { contestant, runner, seconds: Vec::new(), last_loss: f64::NAN })
+        Ok(Lane {
+            contestant,
+            runner,
+            seconds: Vec::new(),
+            cpu_seconds: Vec::new(),
+            last_loss: f64::NAN,
+        })
     };
     let mut lanes = options.contestants.iter().map(start).collect::<Result<Vec<_>>>()?;
     for round in 0..options.warmup + options.rounds {
         for lane in &mut lanes {
-            let begin = Instant::now();
+            let (begin, cpu_begin) = (Instant::now(), cpu_time());
             lane.last_loss = lane.runner.step()?;
             if round >= options.warmup {
                 lane.seconds.push(begin.elapsed().as_secs_f64());
+                lane.cpu_seconds.push(cpu_time() - cpu_begin);
             }
         }
     }
@@ -279,20 +302,46 @@ fn print_table(options: &Options, lanes: &[Lane], load_before: f64) {
     let tokens = (options.batch * options.seq) as f64;
     println!(
         "dim {} layers {} heads {} ffn {} vocab {} seq {} batch {} rank {}, {} threads, {} rounds, load {load_before} to {}",
-        options.dim, options.layers, options.heads, options.ffn, options.vocab, options.seq,
-        options.batch, options.rank, rayon::current_num_threads(), options.rounds, load()
+        options.dim,
+        options.layers,
+        options.heads,
+        options.ffn,
+        options.vocab,
+        options.seq,
+        options.batch,
+        options.rank,
+        rayon::current_num_threads(),
+        options.rounds,
+        load()
     );
     println!(
-        "{:<18}{:>12}{:>12}{:>12}{:>12}{:>10}{:>14}{:>12}",
-        "", "best tok/s", "median", "best s", "median s", "x stock", "ledger MiB", "loss"
+        "{:<18}{:>12}{:>12}{:>10}{:>10}{:>14}{:>9}{:>12}{:>10}",
+        "",
+        "best tok/s",
+        "median",
+        "best s",
+        "median s",
+        "median cpu s",
+        "x stock",
+        "ledger MiB",
+        "loss"
     );
     for lane in lanes {
-        let ratio = stock_of(lane, lanes).map_or("-".into(), |stock| format!("{:.2}", stock.best() / lane.best()));
-        let ledger = lane.runner.ledger_peak().map_or("-".into(), |bytes| format!("{:.1}", mib(bytes)));
+        let ratio = stock_of(lane, lanes)
+            .map_or("-".into(), |stock| format!("{:.2}", stock.best() / lane.best()));
+        let ledger =
+            lane.runner.ledger_peak().map_or("-".into(), |bytes| format!("{:.1}", mib(bytes)));
         println!(
-            "{:<18}{:>12.0}{:>12.0}{:>12.4}{:>12.4}{:>10}{:>14}{:>12.5}",
-            lane.contestant.name(), tokens / lane.best(), tokens / lane.median(), lane.best(),
-            lane.median(), ratio, ledger, lane.last_loss
+            "{:<18}{:>12.0}{:>12.0}{:>10.4}{:>10.4}{:>14.2}{:>9}{:>12}{:>10.5}",
+            lane.contestant.name(),
+            tokens / lane.best(),
+            tokens / lane.median(),
+            lane.best(),
+            lane.median(),
+            median(&lane.cpu_seconds),
+            ratio,
+            ledger,
+            lane.last_loss
         );
     }
     if let (true, Some(bytes)) = (lanes.len() == 1, resident_peak()) {
@@ -311,6 +360,7 @@ fn report(options: &Options, lanes: &[Lane], load_before: f64) -> serde_json::Va
                 "tokens_per_s": tokens / lane.median(),
                 "best_tokens_per_s": tokens / lane.best(),
                 "step_s": lane.seconds,
+                "cpu_s": lane.cpu_seconds,
                 "last_loss": lane.last_loss,
                 "stock": stock.map(|stock| stock.contestant.name()),
                 "stock_tokens_per_s": stock.map(|stock| tokens / stock.median()),
@@ -348,6 +398,15 @@ fn mib(bytes: u64) -> f64 {
 fn load() -> f64 {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or(f64::NAN)
+}
+
+/// Processor time of this process in seconds, to a hundredth; NaN where the system does not tell.
+fn cpu_time() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // After the name in parentheses: state first, user and system time at places 12 and 13 from there.
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    if ticks.len() == 2 { (ticks[0] + ticks[1]) / 100.0 } else { f64::NAN }
 }
 
 /// Largest resident size of this process so far, where the system tells.

@@ -15,7 +15,7 @@ use fullrank::kernels::norm::{
 };
 use fullrank::kernels::rope::{Rotation, rope};
 use fullrank::kernels::swiglu::{swiglu, swiglu_backward};
-use fullrank::kernels::update::{AdamForm, AdamW, add_sum_squares, adamw};
+use fullrank::kernels::update::{AdamForm, AdamW, adamw, add_sum_squares};
 use fullrank::kernels::{Indices, Matrix, Vector};
 use fullrank::model::ModelConfig;
 use fullrank::model::config::block_linears;
@@ -139,20 +139,31 @@ impl Table {
         let (heads, kv_heads, head_dim) =
             (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
         let tokens = batch * seq;
-        let (q, k) = (self.matrix(tokens, heads * head_dim), self.matrix(tokens, kv_heads * head_dim));
+        let (q, k) =
+            (self.matrix(tokens, heads * head_dim), self.matrix(tokens, kv_heads * head_dim));
         let v = self.matrix(tokens, kv_heads * head_dim);
         let shape = AttentionShape { batch, queries: seq, keys: seq, heads, kv_heads, head_dim };
         let label = format!("B{batch} T{seq} H{heads} D{head_dim}");
         // Two products forward and five backward, over the pairs that the causal mask leaves.
         let product = 2.0 * (batch * heads * head_dim) as f64 * (seq * (seq + 1) / 2) as f64;
         let forward = ("attention", Step::Both, layers);
-        self.time(forward, label.clone(), (2.0 * product, 0.0), || (), |()| attention(&q, &k, &v, shape));
+        self.time(
+            forward,
+            label.clone(),
+            (2.0 * product, 0.0),
+            || (),
+            |()| attention(&q, &k, &v, shape),
+        );
         let (out, lse) = attention(&q, &k, &v, shape);
         let dy = self.matrix(tokens, heads * head_dim);
         let backward = ("attention backward", Step::Both, layers);
-        self.time(backward, label, (5.0 * product, 0.0), || (), |()| {
-            attention_backward(&dy, &q, &k, &v, &out, &lse, shape)
-        });
+        self.time(
+            backward,
+            label,
+            (5.0 * product, 0.0),
+            || (),
+            |()| attention_backward(&dy, &q, &k, &v, &out, &lse, shape),
+        );
 
         let positions: Vec<i32> = (0..tokens).map(|i| (i % seq) as i32).collect();
         let positions = self.indices(&positions);
@@ -161,23 +172,32 @@ impl Table {
         let width = heads * head_dim;
         let make = || matrix(&device, tokens, width);
         let moved = moved(2 * tokens * width);
-        self.time(("rope", Step::Both, 4 * layers), format!("[{tokens},{width}]"), moved, make, |x| {
-            rope(x, &positions, &cos, &sin, Rotation::Forward)
-        });
+        self.time(
+            ("rope", Step::Both, 4 * layers),
+            format!("[{tokens},{width}]"),
+            moved,
+            make,
+            |x| rope(x, &positions, &cos, &sin, Rotation::Forward),
+        );
     }
 
     fn norms(&mut self, config: &ModelConfig, tokens: usize) {
         let (layers, width) = (config.num_hidden_layers, config.hidden_size);
         let size = tokens * width;
-        let (x, dy, gain) = (self.matrix(tokens, width), self.matrix(tokens, width), self.matrix(1, width));
+        let (x, dy, gain) =
+            (self.matrix(tokens, width), self.matrix(tokens, width), self.matrix(1, width));
         let device = self.device.clone();
         let make = || matrix(&device, tokens, width);
         let shape = format!("[{tokens},{width}]");
         let eps = 1e-6;
         let both = |name, count| (name, Step::Both, count);
-        self.time(both("rms_norm", layers + 1), shape.clone(), moved(2 * size), || (), |()| {
-            rms_norm(&x, &gain, eps)
-        });
+        self.time(
+            both("rms_norm", layers + 1),
+            shape.clone(),
+            moved(2 * size),
+            || (),
+            |()| rms_norm(&x, &gain, eps),
+        );
         self.time(both("add_rms_norm", layers), shape.clone(), moved(4 * size), make, |delta| {
             add_rms_norm(&x, delta, &gain, eps)
         });
@@ -185,9 +205,13 @@ impl Table {
             add_residual(&x, delta)
         });
         let (_, rstd) = rms_norm(&x, &gain, eps);
-        self.time(both("rms_norm_apply", 2 * layers), shape.clone(), moved(2 * size), || (), |()| {
-            rms_norm_apply(&x, &gain, &rstd)
-        });
+        self.time(
+            both("rms_norm_apply", 2 * layers),
+            shape.clone(),
+            moved(2 * size),
+            || (),
+            |()| rms_norm_apply(&x, &gain, &rstd),
+        );
         let make = || (matrix(&device, tokens, width), matrix(&device, 1, width));
         let backward = both("rms_norm_backward", 2 * layers + 1);
         self.time(backward, shape, moved(4 * size), make, |(bypass, acc)| {
@@ -201,9 +225,13 @@ impl Table {
         let device = self.device.clone();
         let shape = format!("[{tokens},{width}]");
         let size = tokens * width;
-        self.time(("swiglu", Step::Both, layers), shape.clone(), moved(3 * size), || (), |()| {
-            swiglu(&gate, &up)
-        });
+        self.time(
+            ("swiglu", Step::Both, layers),
+            shape.clone(),
+            moved(3 * size),
+            || (),
+            |()| swiglu(&gate, &up),
+        );
         let make = || {
             let fresh = || matrix(&device, tokens, width);
             (fresh(), fresh(), fresh())
@@ -228,13 +256,18 @@ impl Table {
         // Logits, their gradient times the head, and the head's gradient.
         let flop = 6.0 * (tokens * vocab * width) as f64;
         let zero = self.one(0.0);
-        let make = || (zero.duplicate(&device, Category::Activations), matrix(&device, vocab, width));
+        let make =
+            || (zero.duplicate(&device, Category::Activations), matrix(&device, vocab, width));
         self.time(one("cross_entropy"), shape.clone(), (flop, 0.0), make, |(loss, acc)| {
             cross_entropy(loss, &hidden, &table, &ids, 1e-3, HeadGrad::Into(acc))
         });
-        self.time(one("embedding"), shape.clone(), moved(2 * tokens * width), || (), |()| {
-            embedding(&ids, &table)
-        });
+        self.time(
+            one("embedding"),
+            shape.clone(),
+            moved(2 * tokens * width),
+            || (),
+            |()| embedding(&ids, &table),
+        );
         let make = || matrix(&device, vocab, width);
         self.time(one("embedding_grad"), shape, moved(3 * tokens * width), make, |acc| {
             embedding_grad(acc, &hidden, &ids, &order)
@@ -246,7 +279,11 @@ impl Table {
         let mut tensors = vec![(Step::Both, 2, config.vocab_size, config.hidden_size)];
         for (_, m, n) in block_linears(config) {
             let r = rank.min(m).min(n);
-            tensors.extend([(Step::Full, layers, m, n), (Step::Lora, layers, r, n), (Step::Lora, layers, m, r)]);
+            tensors.extend([
+                (Step::Full, layers, m, n),
+                (Step::Lora, layers, r, n),
+                (Step::Lora, layers, m, r),
+            ]);
         }
         let mut merged: Vec<(Step, usize, usize, usize)> = Vec::new();
         for (step, count, m, n) in tensors {
@@ -271,9 +308,13 @@ impl Table {
                 let zeros = || Matrix::zeros([m, n], &device, Category::Optimizer);
                 (matrix(&device, m, n), zeros(), zeros())
             };
-            self.time(("adamw", step, count), shape.clone(), moved(7 * m * n), make, |(p, m, v)| {
-                adamw(p, &grad, &clip, m, v, hyper, 1)
-            });
+            self.time(
+                ("adamw", step, count),
+                shape.clone(),
+                moved(7 * m * n),
+                make,
+                |(p, m, v)| adamw(p, &grad, &clip, m, v, hyper, 1),
+            );
             let zero = self.one(0.0);
             let make = || zero.duplicate(&device, Category::Activations);
             self.time(("sum of squares", step, count), shape, moved(m * n), make, |acc| {
@@ -300,8 +341,13 @@ impl Table {
             };
             println!(
                 "{:<20}{:<28}{step:>6}{:>7}{:>11.3}{:>12.2}{:>9}{:>9}",
-                row.name, row.shape, row.count, row.seconds * 1e3,
-                row.seconds * 1e3 * row.count as f64, rate(row.flop), rate(row.bytes)
+                row.name,
+                row.shape,
+                row.count,
+                row.seconds * 1e3,
+                row.seconds * 1e3 * row.count as f64,
+                rate(row.flop),
+                rate(row.bytes)
             );
         }
         for (step, name) in [(Step::Full, "full"), (Step::Lora, "lora")] {

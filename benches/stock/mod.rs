@@ -111,7 +111,8 @@ impl Source<'_> {
     }
 
     fn norm(&self, name: &str) -> RmsNorm {
-        let gamma = Param::from_data(self.required(name).flatten::<1>(0, 1).into_data(), self.device);
+        let gamma =
+            Param::from_data(self.required(name).flatten::<1>(0, 1).into_data(), self.device);
         RmsNorm { gamma, epsilon: self.model.config.rms_norm_eps }
     }
 
@@ -199,9 +200,8 @@ impl StockLlama {
     /// `x [B, T, C]` → `[B, T, C]`
     fn attention(&self, block: &StockBlock, x: Tensor<3>, causal: &Tensor<4, Bool>) -> Tensor<3> {
         let [b, t, _] = x.dims();
-        let by_head = |y: Tensor<3>, heads: usize| {
-            y.reshape([b, t, heads, self.head_dim]).swap_dims(1, 2)
-        };
+        let by_head =
+            |y: Tensor<3>, heads: usize| y.reshape([b, t, heads, self.head_dim]).swap_dims(1, 2);
         let shared = |y: Tensor<4>| {
             let group = self.heads / self.kv_heads;
             if group == 1 {
@@ -214,7 +214,8 @@ impl StockLlama {
         let k = shared(self.rotate(by_head(block.k.forward(x.clone()), self.kv_heads)));
         let v = shared(by_head(block.v.forward(x), self.kv_heads));
         let scores = q.matmul(k.transpose()) / (self.head_dim as f64).sqrt();
-        let scores = scores.mask_fill(causal.clone().expand([b, self.heads, t, t]), f32::NEG_INFINITY);
+        let scores =
+            scores.mask_fill(causal.clone().expand([b, self.heads, t, t]), f32::NEG_INFINITY);
         let mixed = softmax(scores, 3).matmul(v);
         block.o.forward(mixed.swap_dims(1, 2).reshape([b, t, self.heads * self.head_dim]))
     }

@@ -23,14 +23,11 @@ impl Oracle {
             let values = param.value().to_host().into_iter().map(f64::from).collect();
             (param.name.clone(), values)
         });
-        let scales = model.linears().iter().filter_map(|linear| {
-            Some((linear.name.clone(), f64::from(linear.adapter?.scale)))
-        });
-        Self {
-            config: model.config.clone(),
-            values: values.collect(),
-            scales: scales.collect(),
-        }
+        let scales = model
+            .linears()
+            .iter()
+            .filter_map(|linear| Some((linear.name.clone(), f64::from(linear.adapter?.scale))));
+        Self { config: model.config.clone(), values: values.collect(), scales: scales.collect() }
     }
 
     /// Mean loss over the targets that count (those not negative).
