@@ -1,5 +1,8 @@
 //! What the training methods promise, as tests on tiny networks: the invariants of LoRA, SwitchLoRA and
-//! full-rank AdamW, a file for each kind of promise. Numbers of other programs are in `golden.rs`.
+//! full-rank `AdamW`, a file for each kind of promise. Numbers of other programs are in `golden.rs`.
+
+// clippy.toml allows this in test functions; the functions that help them are not recognised.
+#![allow(clippy::unwrap_used)]
 
 #[path = "methods/adamw.rs"]
 mod adamw;

@@ -1,4 +1,4 @@
-//! The optimizer against AdamW written for one number in f64.
+//! The optimizer against `AdamW` written for one number in f64.
 
 use fullrank::device::Device;
 use fullrank::device::memory::Category;
