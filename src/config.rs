@@ -139,6 +139,8 @@ pub struct TrainTable {
     pub threads: usize,
     /// Recompute activations per block in the backward pass.
     pub grad_checkpoint: bool,
+    /// Whether embedding, head and norms are trained. Default: not when adapters are trained on a model folder.
+    pub train_non_targets: Option<bool>,
     /// Updates between report lines (and `mem`/`time` events). Default: about 60 lines a run.
     pub steps_per_report: Option<u64>,
     /// Updates between evaluations. Default: 10 evaluations a run.
@@ -181,6 +183,7 @@ impl Default for TrainTable {
             device: "auto".into(),
             threads: 0,
             grad_checkpoint: false,
+            train_non_targets: None,
             steps_per_report: None,
             eval_every: None,
             eval_batches: 8,

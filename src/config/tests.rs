@@ -33,6 +33,7 @@ fn filled() -> RunConfig {
     train.warmup_steps = Some(100);
     train.steps_per_report = Some(10);
     train.eval_every = Some(100);
+    train.train_non_targets = Some(true);
     train.checkpoint_every = Some(250);
     config
 }

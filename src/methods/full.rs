@@ -1,6 +1,7 @@
 //! Full rank: AdamW on every parameter. The baseline of every comparison.
 
 use crate::error::Result;
+use crate::model::Model;
 
 use super::{Context, Export, Method, MethodState, StateReader};
 
@@ -13,22 +14,20 @@ impl Method for Full {
         "full"
     }
 
-    fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        for id in cx.model.params.ids() {
-            cx.model.params.set_trainable(id, true);
-        }
+    /// A network is built with everything trainable.
+    fn prepare(&mut self, _cx: &mut Context<'_>) -> Result<()> {
         Ok(())
     }
 
-    fn restore(&mut self, cx: &mut Context<'_>, _state: &dyn StateReader) -> Result<()> {
-        self.prepare(cx)
+    fn restore(&mut self, _cx: &mut Context<'_>, _state: &dyn StateReader) -> Result<()> {
+        Ok(())
     }
 
     fn state(&self, _cx: &Context<'_>) -> MethodState {
         MethodState::default()
     }
 
-    fn export(&self) -> Export {
+    fn export(&self, _model: &Model) -> Export {
         Export::Merged
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::model::LinearId;
+use crate::model::{Linear, LinearId, Model};
 
 use super::factors::{self, FactorInit};
 use super::{Context, Export, Method, MethodState, StateReader, resolved};
@@ -40,7 +40,7 @@ impl Lora {
     fn attach(
         &self,
         cx: &mut Context<'_>,
-        values: impl Fn(&crate::model::Linear, usize) -> (Vec<f32>, Vec<f32>),
+        values: impl Fn(&Linear, usize) -> (Vec<f32>, Vec<f32>),
         fresh: bool,
     ) {
         for index in 0..cx.model.linears().len() {
@@ -90,7 +90,9 @@ impl Method for Lora {
         MethodState::default()
     }
 
-    fn export(&self) -> Export {
-        if self.has_base { Export::MergedOrAdapter } else { Export::Merged }
+    fn export(&self, model: &Model) -> Export {
+        // An adapter holds the factors alone: exact only where nothing else was trained.
+        let trains_rest = model.non_targets().iter().any(|&id| model.params.is_trainable(id));
+        if self.has_base && !trains_rest { Export::MergedOrAdapter } else { Export::Merged }
     }
 }

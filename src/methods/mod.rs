@@ -153,7 +153,7 @@ pub trait Method {
     fn monitor(&mut self, _cx: &mut Context<'_>) {}
 
     /// How the result can be written.
-    fn export(&self) -> Export;
+    fn export(&self, model: &Model) -> Export;
 }
 
 /// A setting that resolving the configuration has filled in.

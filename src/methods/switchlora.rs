@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::kernels::Vector;
-use crate::model::{Gradients, LinearId};
+use crate::model::{Gradients, LinearId, Model};
 use crate::optim::schedule::Schedule;
 use crate::runlog::{Alert, Body, Level, Phase, Switch};
 
@@ -238,7 +238,7 @@ impl Method for SwitchLora {
         }
     }
 
-    fn export(&self) -> Export {
+    fn export(&self, _model: &Model) -> Export {
         Export::Merged
     }
 }

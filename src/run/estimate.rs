@@ -53,7 +53,8 @@ struct Sizes {
     linears: Vec<LinearSize>,
     /// Gradient of one block that is kept for the update.
     block_gradient: u64,
-    table: u64,
+    /// Gradient of the head or the embedding, where they are trained.
+    table_gradient: u64,
     layers: u64,
     is_tied: bool,
 }
@@ -130,6 +131,8 @@ fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -
     let factors: u64 = linears.iter().map(|l| l.factors).sum();
     let ranks: u64 = linears.iter().map(|l| l.rank).sum();
     let non_targets = non_target_len(shape) as u64;
+    let trains_rest = train.train_non_targets.unwrap_or(true);
+    let trained_rest = if trains_rest { non_targets } else { 0 };
     let trained_targets = if rank == 0 { weight } else { factors };
     let is_switching = train.method == "switchlora" && rank > 0;
     let pools: u64 = block_linears(shape)
@@ -148,8 +151,8 @@ fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -
         keys: (shape.num_key_value_heads * shape.head_dim) as u64,
         inner: shape.intermediate_size as u64,
         heads: shape.num_attention_heads as u64,
-        block_gradient: trained_targets + 2 * hidden,
-        table: shape.vocab_size as u64 * hidden,
+        block_gradient: trained_targets + if trains_rest { 2 * hidden } else { 0 },
+        table_gradient: if trains_rest { shape.vocab_size as u64 * hidden } else { 0 },
         layers,
         is_tied: shape.tie_word_embeddings,
         linears,
@@ -159,7 +162,7 @@ fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -
         weights: per_model(dense) + 4 * (non_targets + rope as u64),
         adapters: per_model(factors),
         pools: per_model(pools),
-        optimizer: 8 * non_targets + per_model(2 * trained_targets + counters),
+        optimizer: 8 * trained_rest + per_model(2 * trained_targets + counters),
         gradients_and_activations: 4 * walk(&sizes, train.grad_checkpoint, shape.vocab_size)
             + batch_bytes(&sizes, train.grad_accumulation_steps),
     }
@@ -184,7 +187,7 @@ fn walk(sizes: &Sizes, recompute: bool, vocab: usize) -> u64 {
     // Head: the stream, its norm and the norm's gradient, a chunk of logits, the head's gradient.
     let traces = sizes.layers * kept;
     let chunk = loss::chunk_tokens(vocab).min(sizes.tokens as usize) as u64 * vocab as u64;
-    let head_gradient = sizes.table;
+    let head_gradient = sizes.table_gradient;
     see(traces + 3 * stream + sizes.tokens + chunk + head_gradient);
     see(traces + 3 * stream + head_gradient);
     // Blocks from the last to the first: traces shrink while gradients grow.
@@ -200,7 +203,7 @@ fn walk(sizes: &Sizes, recompute: bool, vocab: usize) -> u64 {
         see(gradients + kept * layer + 2 * stream);
     }
     if !sizes.is_tied {
-        gradients += sizes.table;
+        gradients += sizes.table_gradient;
     }
     see(gradients + stream);
     peak

@@ -168,6 +168,8 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     train.alpha.get_or_insert(if is_switchlora_scale { 1.0 } else { 32.0 });
     let iters = *train.iters.get_or_insert(iters);
     train.batch_size.get_or_insert(batch_size);
+    let is_fine_tuning = matches!(source, ModelSource::Directory(_));
+    train.train_non_targets.get_or_insert(!is_fine_tuning || method == "full");
     train.learning_rate.get_or_insert(match (method.as_str(), is_switchlora_scale) {
         ("full", _) => 1e-3,
         ("switchlora", _) => 2e-2,

@@ -55,8 +55,13 @@ impl Prepared {
 }
 
 /// An engine around a network; the method has not touched it yet.
-pub fn engine(config: &RunConfig, model: Model) -> Result<Engine> {
+pub fn engine(config: &RunConfig, mut model: Model) -> Result<Engine> {
     let train = &config.train;
+    if train.train_non_targets == Some(false) {
+        for id in model.non_targets() {
+            model.params.set_trainable(id, false);
+        }
+    }
     let form = form_from_name(&train.adam_form).ok_or_else(|| {
         Error::config(
             format!("train.adam_form = {}: no such form", train.adam_form),

@@ -332,6 +332,16 @@ const DEVICE: &[Setting] = &[
         more: "Less memory, about a third more time, the same numbers.",
         aliases: &["gradient-checkpointing"],
     },
+    Setting {
+        key: "train.train_non_targets",
+        flag: "train-non-targets",
+        value: "BOOL",
+        kind: Kind::Switch,
+        short: "Train embedding, head and norms too [default: see below]",
+        more: "By default they are trained with a preset and with full rank, and frozen when adapters are \
+               trained on a model folder.",
+        aliases: &[],
+    },
 ];
 
 const OUTPUT: &[Setting] = &[
