@@ -173,6 +173,7 @@ impl Session {
             control,
             signals,
             predicted_bytes,
+            owes_checkpoint: false,
         }
         .run()
     }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use fullrank::runlog::status::Status;
+use fullrank::runlog::summary::RunState;
 use fullrank::runlog::{Body, Event, RunDir, effective, read_log};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -81,6 +83,29 @@ impl Place {
     /// Starts to train a tiny model; its events come from its stdout.
     pub fn start(&self, name: &str, more: &str) -> Live {
         self.spawn(&Self::train_line(name, more))
+    }
+
+    /// A run that was killed right after an event. A kill that came too late, after another checkpoint than
+    /// `newest` (where that matters) or after the end, is tried again.
+    pub fn killed(
+        &self,
+        name: &str,
+        more: &str,
+        newest: Option<u64>,
+        is_it: impl Fn(&Event) -> bool,
+    ) -> RunDir {
+        for _ in 0..20 {
+            let mut live = self.start(name, more);
+            live.wait_for(&is_it);
+            live.kill();
+            let run = self.find(name);
+            let found = run.list_checkpoints().unwrap().pop().map(|checkpoint| checkpoint.step);
+            if status(&run) == Status::Crashed && (newest.is_none() || newest == found) {
+                return run;
+            }
+            self.ok(&format!("rm {name}"));
+        }
+        panic!("{name} cannot be killed in time");
     }
 
     /// Goes on with a run; its events come from its stdout.
@@ -173,6 +198,21 @@ impl Live {
         let events = std::iter::from_fn(|| self.next()).collect();
         (events, self.child.wait_with_output().unwrap())
     }
+}
+
+/// Whether an event is the end of update `step`.
+pub fn is_step(step: u64) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event.body, Body::Step(_)) && event.step == step
+}
+
+/// Whether an event is the checkpoint of update `step`.
+pub fn is_saved(step: u64) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event.body, Body::Ckpt(_)) && event.step == step
+}
+
+/// What the run is doing.
+pub fn status(run: &RunDir) -> Status {
+    RunState::of(run).unwrap().status
 }
 
 /// Waits until something is so.
