@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use common::{
-    Place, assert_failure, assert_same_run, is_saved, is_step, newest_checkpoint, read_json, status,
-    stderr, stdout, write_json,
+    Place, assert_failure, assert_same_run, is_saved, is_step, newest_checkpoint, read_json,
+    status, stderr, stdout, write_json,
 };
 use fullrank::runlog::status::Status;
 use fullrank::runlog::{Body, RunDir, read_log};
@@ -44,8 +44,11 @@ fn data_that_are_missing_empty_or_too_short_are_named() {
         1,
         "error: empty.txt: is empty (0 bytes)\n  try: give a file with text in it\n",
     );
-    fs::write(place.path("short.txt"), "Sixty-four bytes make sixty-five tokens with the separator here.")
-        .unwrap();
+    fs::write(
+        place.path("short.txt"),
+        "Sixty-four bytes make sixty-five tokens with the separator here.",
+    )
+    .unwrap();
     assert_no_run(
         &place,
         "--data short.txt",
@@ -269,7 +272,8 @@ fn a_run_without_a_checkpoint_says_how_to_get_one() {
     let name = place.find("run").name();
     let what = format!("error: run {name} has no checkpoint yet\n");
     for command in ["eval run", "generate run"] {
-        let expected = format!("{what}  try: ask it for one with `fullrank ctl {name} checkpoint`\n");
+        let expected =
+            format!("{what}  try: ask it for one with `fullrank ctl {name} checkpoint`\n");
         place.assert_fails(command, 1, &expected);
     }
     live.kill();
@@ -424,8 +428,16 @@ fn a_tensor_missing_in_a_checkpoint_is_named() {
     let folder = checkpoint.strip_prefix(place.path("")).unwrap().display().to_string();
     for (file, from, to) in [
         ("model.safetensors", "model.norm.weight", "model.form.weight"),
-        ("method.safetensors", "model.layers.1.mlp.up_proj.lora_B", "model.layers.1.mlp.up_proj.lora_C"),
-        ("method.safetensors", "model.layers.1.mlp.up_proj.pool_a", "model.layers.1.mlp.up_proj.pool_c"),
+        (
+            "method.safetensors",
+            "model.layers.1.mlp.up_proj.lora_B",
+            "model.layers.1.mlp.up_proj.lora_C",
+        ),
+        (
+            "method.safetensors",
+            "model.layers.1.mlp.up_proj.pool_a",
+            "model.layers.1.mlp.up_proj.pool_c",
+        ),
         ("optim.safetensors", "model.norm.weight.exp_avg_sq", "model.form.weight.exp_avg_sq"),
         ("optim.safetensors", "model.norm.weight.step", "model.form.weight.step"),
     ] {
@@ -606,7 +618,8 @@ fn a_folder_that_cannot_be_written_is_named() {
     let output = place.run(&Place::train_line("no", "--iters 2 --out disk"));
     let text = stderr(&output);
     let name = text.split('-').nth(1).unwrap_or_default().to_owned();
-    let day = text.split("disk/").nth(1).and_then(|rest| rest.split('-').next()).unwrap_or_default();
+    let day =
+        text.split("disk/").nth(1).and_then(|rest| rest.split('-').next()).unwrap_or_default();
     assert_eq!(text, refused(&format!("create disk/{day}-{name}-no")));
     let folder = run.path().strip_prefix(place.path("")).unwrap().display();
     place.assert_fails("resume run --out disk", 1, &refused(&format!("open {folder}/run.lock")));

@@ -8,8 +8,8 @@ use std::io::Read;
 use std::process::Stdio;
 
 use common::{
-    Place, assert_same_files, assert_same_run, newest_checkpoint, read_json, status, stderr, stdout,
-    wait_until,
+    Place, assert_same_files, assert_same_run, newest_checkpoint, read_json, status, stderr,
+    stdout, wait_until,
 };
 use fullrank::runlog::status::Status;
 use fullrank::runlog::{Body, Event, RunDir, read_log};
@@ -76,7 +76,11 @@ fn generated_text_depends_on_the_seed_alone() {
     assert_ne!(first, text("--seed 5"));
     let greedy = text("--temperature 0");
     assert_eq!(greedy, text("--temperature 0 --seed 9"));
-    assert_eq!(greedy, text("--top-k 1 --seed 9"), "the most likely token is the only one of the first");
+    assert_eq!(
+        greedy,
+        text("--top-k 1 --seed 9"),
+        "the most likely token is the only one of the first"
+    );
     let folder = run.model().display().to_string();
     let of_folder = place.ok(&format!("generate {folder} --max-tokens 24 --prompt Emma --seed 4"));
     assert_eq!(first.chars().count(), of_folder.chars().count());
@@ -351,7 +355,8 @@ fn checkpoints_wait_until_an_update_was_applied() {
 fn the_cache_of_tokens_may_be_missing_damaged_or_out_of_reach() {
     let place = Place::new();
     let first = place.train("first", "--iters 4");
-    let cached = || fs::read_dir(place.path("cache/fullrank/tokens")).unwrap().next().unwrap().unwrap();
+    let cached =
+        || fs::read_dir(place.path("cache/fullrank/tokens")).unwrap().next().unwrap().unwrap();
     fs::write(cached().path(), "damaged").unwrap();
     let output = place.run(&format!("{} --ui none", Place::train_line("second", "--iters 4")));
     assert!(output.status.success());

@@ -60,7 +60,8 @@ fn full_rank_training_survives_being_killed() {
 fn lora_survives_being_killed() {
     let place = Place::new();
     assert_survives(&place, "lora", "--method lora --iters 24 --checkpoint-every 5", &[6, 14, 22]);
-    let more = "--method lora --lora-init both_kaiming --lora-base none --iters 14 --checkpoint-every 4";
+    let more =
+        "--method lora --lora-init both_kaiming --lora-base none --iters 14 --checkpoint-every 4";
     assert_survives(&place, "product", more, &[5, 11]);
     let more = "--method lora --lora-init switchlora --iters 14 --checkpoint-every 4 --seed 1";
     assert_survives(&place, "compensated", more, &[6]);
@@ -84,7 +85,8 @@ fn switchlora_survives_being_killed_in_the_middle_of_a_freeze() {
 fn the_other_forms_of_switchlora_survive_being_killed() {
     let place = Place::new();
     let base = format!("{SWITCHING} --iters 20 --checkpoint-every 3");
-    let more = "--switchlora-selection random --switchlora-count-frozen-steps false --weight-decay 0.1";
+    let more =
+        "--switchlora-selection random --switchlora-count-frozen-steps false --weight-decay 0.1";
     assert_survives(&place, "random", &format!("{base} {more}"), &[8, 14]);
     let more = "--switchlora-rate code --switchlora-decay-frozen --weight-decay 0.1 --rank 5";
     assert_survives(&place, "code", &format!("{base} {more}"), &[8, 14]);
@@ -142,7 +144,9 @@ fn a_kill_at_any_moment_of_saving_loses_nothing() {
         live.kill();
         let run = place.find(&name);
         let leftovers = fs::read_dir(run.checkpoints()).map_or(0, |entries| {
-            entries.filter(|e| e.as_ref().unwrap().file_name().as_encoded_bytes()[0] == b'.').count()
+            entries
+                .filter(|e| e.as_ref().unwrap().file_name().as_encoded_bytes()[0] == b'.')
+                .count()
         });
         halves += leftovers;
         if status(&run) == Status::Finished {
@@ -249,7 +253,10 @@ fn a_run_whose_time_is_up_goes_on_with_the_same_bits() {
     let more = format!("{SWITCHING} --iters 400 --eval-every 500 --checkpoint-every 500");
     let straight = place.train("straight", &more);
     // 0.06 seconds are a part of the run, however fast the machine.
-    place.ok(&format!("{} --ui none", Place::train_line("timed", &format!("{more} --max-minutes 0.001"))));
+    place.ok(&format!(
+        "{} --ui none",
+        Place::train_line("timed", &format!("{more} --max-minutes 0.001"))
+    ));
     let run = place.find("timed");
     let state = || read_json(newest_checkpoint(&run).join("state.json"));
     let first = state()["progress"]["t"].as_u64().unwrap();

@@ -117,10 +117,7 @@ impl Trainer<'_> {
             {
                 return Ok(Stop::Diverged(format!(
                     "{} of {} updates were not finite (loss {}, gradient norm {})",
-                    self.progress.skipped,
-                    self.progress.attempts,
-                    outcome.loss,
-                    outcome.grad_norm
+                    self.progress.skipped, self.progress.attempts, outcome.loss, outcome.grad_norm
                 )));
             }
             self.at_intervals(&mut clock, outcome.is_applied)?;
