@@ -134,17 +134,14 @@ impl Session {
         let signals = Signals::listen()?;
         let control = ControlReader::open(&dir)?;
         let mut log = RunWriter::open(dir.events())?;
-        let (engine, progress) = match &checkpoint {
-            Some(checkpoint) => {
-                let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
-                checkpoint.restore(&mut engine, true)?;
-                (engine, checkpoint.progress().clone())
-            }
-            None => {
-                let mut engine = setup::engine(&config, prepared.fresh_model(&device)?)?;
-                engine.with_method(|method, cx| method.prepare(cx))?;
-                (engine, Progress::default())
-            }
+        let (engine, progress) = if let Some(checkpoint) = &checkpoint {
+            let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
+            checkpoint.restore(&mut engine, true)?;
+            (engine, checkpoint.progress().clone())
+        } else {
+            let mut engine = setup::engine(&config, prepared.fresh_model(&device)?)?;
+            engine.with_method(|method, cx| method.prepare(cx))?;
+            (engine, Progress::default())
         };
         let mut loader =
             prepared.dataset.loader(config.data.data_seed.unwrap_or(config.train.seed))?;

@@ -182,7 +182,7 @@ impl Trainer<'_> {
         let train = &self.config.train;
         let attempts = self.progress.attempts;
         let is_last = attempts >= self.engine.total;
-        let is_due = |every: u64| every > 0 && attempts % every == 0;
+        let is_due = |every: u64| every > 0 && attempts.is_multiple_of(every);
         let (report, eval, save_is_due, sample) = (
             is_due(train.steps_per_report.unwrap_or(1)) || is_last,
             is_due(train.eval_every.unwrap_or(0)) || is_last,

@@ -99,6 +99,7 @@ pub enum LastWord {
 
 impl LastWord {
     /// What the log says after one more event.
+    #[must_use]
     pub fn after(self, event: &Event) -> Self {
         match &event.body {
             Body::Run(_) | Body::Resume(_) => Self::Running,

@@ -22,7 +22,7 @@ const TINY: &str = "--tokenizer bytes --hidden-size 32 --num-hidden-layers 2 --n
                     --intermediate-size 64 --max-seq-length 32 --batch-size 4 --eval-batches 2 \
                     --sample-tokens 8";
 /// Nothing here takes longer than this, even on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A folder of its own with a text, runs and a token cache.
 pub struct Place {
@@ -266,6 +266,14 @@ pub fn numbers(run: &RunDir) -> Vec<String> {
     events.iter().filter_map(number).collect()
 }
 
+/// Shows the first difference alone.
+pub fn assert_same_lines(a: &[String], b: &[String], what: &str) {
+    for (x, y) in a.iter().zip(b) {
+        assert_eq!(x, y, "{what}");
+    }
+    assert_eq!(a.len(), b.len(), "{what}");
+}
+
 /// Two folders must hold the same files with the same bytes.
 pub fn assert_same_files(a: &Path, b: &Path, but_not: &[&str]) {
     let names = |folder: &Path| -> Vec<String> {
@@ -292,10 +300,7 @@ pub fn assert_same_checkpoint(a: &Path, b: &Path) {
 
 /// Two runs must have computed the same bits: last checkpoint, export, and every number in the log.
 pub fn assert_same_run(a: &RunDir, b: &RunDir) {
-    for (x, y) in numbers(a).iter().zip(numbers(b)) {
-        assert_eq!(*x, y, "{} and {}", a.name(), b.name());
-    }
-    assert_eq!(numbers(a).len(), numbers(b).len(), "{} and {}", a.name(), b.name());
+    assert_same_lines(&numbers(a), &numbers(b), &format!("{} and {}", a.name(), b.name()));
     let (last_a, last_b) = (newest_checkpoint(a), newest_checkpoint(b));
     assert_eq!(last_a.file_name(), last_b.file_name());
     assert_same_checkpoint(&last_a, &last_b);
