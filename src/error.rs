@@ -96,11 +96,7 @@ impl Error {
         what: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self::File {
-            path: path.as_ref().to_path_buf(),
-            what: what.into(),
-            remedy: remedy.into(),
-        }
+        Self::File { path: path.as_ref().to_path_buf(), what: what.into(), remedy: remedy.into() }
     }
 
     /// A failed file operation, for `map_err`: `.map_err(Error::io("read", path))`.

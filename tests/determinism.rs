@@ -1,6 +1,9 @@
 //! The same configuration gives the same bits: model, moments, pools, counters, data position, and
 //! every loss in the log; whatever the number of threads, the view, or the interruptions of the loop.
 
+// clippy.toml allows these in test functions; the functions that help them are not recognised.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod common;
 
 use common::{Place, assert_same_files, assert_same_run, newest_checkpoint, numbers};

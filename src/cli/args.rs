@@ -11,8 +11,8 @@ use clap_complete::Shell;
 use super::settings;
 use crate::config::settings::METHODS;
 use crate::config::{FlagValue, RunConfig};
-use crate::runlog::Action;
 use crate::error::{Error, Result};
+use crate::runlog::Action;
 
 /// How a run shows itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

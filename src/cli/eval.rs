@@ -9,7 +9,8 @@ use super::{print, text};
 use crate::data::cache::TokenCache;
 use crate::data::dataset::unigram_perplexity;
 use crate::data::loader::count_blocks;
-use crate::data::{Corpus, ValidationBlocks};
+use crate::data::text::Validation;
+use crate::data::{Corpus, Dataset, ValidationBlocks};
 use crate::error::{Error, Result};
 use crate::run::eval::evaluate;
 use crate::run::open::{Opened, open};
@@ -24,20 +25,16 @@ pub fn eval(args: EvalArgs) -> Result<()> {
         let seq_len = seq_len.min(model.config.max_position_embeddings);
         let source = args.data.as_deref().unwrap_or(&config.data.data);
         let cache = TokenCache::of_user();
-        let tokens = match &args.data {
-            Some(_) => {
-                // The text is for evaluation alone: whatever share a run would hold out, all of it counts.
-                let corpus = Corpus::open(source, config.data.valid_fraction)?;
-                let mut documents = corpus.train;
-                if let crate::data::text::Validation::Documents(more) = corpus.validation {
-                    documents = more;
-                }
-                cache.tokens(&documents, &tokenizer)?.tokens
-            }
-            None => {
-                let corpus = Corpus::open(source, config.data.valid_fraction)?;
-                crate::data::Dataset::prepare(&corpus, &tokenizer, seq_len, &cache)?.valid
-            }
+        let corpus = Corpus::open(source, config.data.valid_fraction)?;
+        let tokens = if args.data.is_some() {
+            // The text is for evaluation alone: whatever share a run would hold out, all of it counts.
+            let documents = match corpus.validation {
+                Validation::Documents(documents) => documents,
+                Validation::ShareAtEnd(_) => corpus.train,
+            };
+            cache.tokens(&documents, &tokenizer)?.tokens
+        } else {
+            Dataset::prepare(&corpus, &tokenizer, seq_len, &cache)?.valid
         };
         if count_blocks(tokens.len(), seq_len) == 0 {
             let (found, needed) = (tokens.len(), seq_len + 1);

@@ -14,7 +14,5 @@ pub fn resume(args: ResumeArgs) -> Result<()> {
         Some(threads) => threads,
         None => RunConfig::read(&dir.config())?.train.threads,
     };
-    with_threads(threads, move || {
-        follow(Session::resume(dir, args.extend, args.threads)?, args.ui)
-    })
+    with_threads(threads, move || follow(Session::resume(dir, args.extend, args.threads)?, args.ui))
 }

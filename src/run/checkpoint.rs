@@ -146,8 +146,7 @@ fn replace(partial: &Path, target: &Path) -> Result<()> {
 }
 
 fn write_files(folder: &Path, engine: &mut Engine, progress: &Progress) -> Result<()> {
-    let MethodState { tensors, json, steps } =
-        engine.with_method(|method, cx| method.state(cx));
+    let MethodState { tensors, json, steps } = engine.with_method(|method, cx| method.state(cx));
     let steps: BTreeMap<_, _> = steps.into_iter().collect();
     let model = &engine.model;
     let by_role = |role| model.params.iter().filter(move |(_, param)| param.role == role);

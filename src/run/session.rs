@@ -98,7 +98,10 @@ impl Session {
         } else if attempts >= total && has_finished(&dir)? {
             return Err(Error::run(
                 format!("{} has done all its {total} updates", dir.name()),
-                format!("make it longer with `fullrank resume {} --extend ITERS`", dir.as_argument()),
+                format!(
+                    "make it longer with `fullrank resume {} --extend ITERS`",
+                    dir.as_argument()
+                ),
             ));
         }
         let mut prepared = setup::prepare(config)?;
@@ -131,19 +134,17 @@ impl Session {
         let signals = Signals::listen()?;
         let control = ControlReader::open(&dir)?;
         let mut log = RunWriter::open(dir.events())?;
-        let (engine, progress) = match &checkpoint {
-            Some(checkpoint) => {
-                let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
-                checkpoint.restore(&mut engine, true)?;
-                (engine, checkpoint.progress().clone())
-            }
-            None => {
-                let mut engine = setup::engine(&config, prepared.fresh_model(&device)?)?;
-                engine.with_method(|method, cx| method.prepare(cx))?;
-                (engine, Progress::default())
-            }
+        let (engine, progress) = if let Some(checkpoint) = &checkpoint {
+            let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
+            checkpoint.restore(&mut engine, true)?;
+            (engine, checkpoint.progress().clone())
+        } else {
+            let mut engine = setup::engine(&config, prepared.fresh_model(&device)?)?;
+            engine.with_method(|method, cx| method.prepare(cx))?;
+            (engine, Progress::default())
         };
-        let mut loader = prepared.dataset.loader(config.data.data_seed.unwrap_or(config.train.seed))?;
+        let mut loader =
+            prepared.dataset.loader(config.data.data_seed.unwrap_or(config.train.seed))?;
         if let Some(position) = progress.position {
             loader.seek(position)?;
         }
@@ -152,8 +153,7 @@ impl Session {
         let run = run_event(&prepared, &dir, &device, &engine, &progress);
         sink.on_event(&log.emit(engine.t, run)?);
         if is_resumed {
-            let resume =
-                Resume { from_step: Some(engine.t), from_seq: Some(progress.event_seq) };
+            let resume = Resume { from_step: Some(engine.t), from_seq: Some(progress.event_seq) };
             sink.on_event(&log.emit(engine.t, resume)?);
         }
         for msg in notes {
@@ -173,6 +173,7 @@ impl Session {
             control,
             signals,
             predicted_bytes,
+            owes_checkpoint: false,
         }
         .run()
     }
@@ -193,9 +194,7 @@ pub fn unfinished(config: &RunConfig, out: &Path) -> Result<Option<RunDir>> {
             status,
             Status::Crashed | Status::Interrupted | Status::Stopped | Status::Failed
         );
-        if is_open
-            && RunConfig::read(&run.config()).is_ok_and(|c| c == prepared.config)
-        {
+        if is_open && RunConfig::read(&run.config()).is_ok_and(|c| c == prepared.config) {
             return Ok(Some(run));
         }
     }

@@ -58,6 +58,8 @@ pub struct Trainer<'a> {
     pub signals: Signals,
     /// The high-water mark of memory that was predicted.
     pub predicted_bytes: u64,
+    /// A checkpoint was due after an update that was skipped.
+    pub owes_checkpoint: bool,
 }
 
 /// Why the loop ended.
@@ -115,13 +117,10 @@ impl Trainer<'_> {
             {
                 return Ok(Stop::Diverged(format!(
                     "{} of {} updates were not finite (loss {}, gradient norm {})",
-                    self.progress.skipped,
-                    self.progress.attempts,
-                    outcome.loss,
-                    outcome.grad_norm
+                    self.progress.skipped, self.progress.attempts, outcome.loss, outcome.grad_norm
                 )));
             }
-            self.at_intervals(&mut clock)?;
+            self.at_intervals(&mut clock, outcome.is_applied)?;
         }
         Ok(Stop::Done)
     }
@@ -179,15 +178,15 @@ impl Trainer<'_> {
     }
 
     /// What is due after this attempt: report, evaluation, sample, checkpoint.
-    fn at_intervals(&mut self, clock: &mut Clock) -> Result<()> {
+    fn at_intervals(&mut self, clock: &mut Clock, is_applied: bool) -> Result<()> {
         let train = &self.config.train;
         let attempts = self.progress.attempts;
         let is_last = attempts >= self.engine.total;
-        let is_due = |every: u64| every > 0 && attempts % every == 0;
-        let (report, eval, save, sample) = (
+        let is_due = |every: u64| every > 0 && attempts.is_multiple_of(every);
+        let (report, eval, save_is_due, sample) = (
             is_due(train.steps_per_report.unwrap_or(1)) || is_last,
             is_due(train.eval_every.unwrap_or(0)) || is_last,
-            is_due(train.checkpoint_every.unwrap_or(0)) && !is_last,
+            is_due(train.checkpoint_every.unwrap_or(0)),
             is_due(train.sample_every) && !is_last,
         );
         if report {
@@ -199,7 +198,10 @@ impl Trainer<'_> {
         if sample {
             self.sample()?;
         }
-        if save {
+        // Weights that just gave a loss that is not finite must not push out good ones.
+        self.owes_checkpoint |= save_is_due;
+        if self.owes_checkpoint && is_applied && !is_last {
+            self.owes_checkpoint = false;
             self.save()?;
         }
         Ok(())

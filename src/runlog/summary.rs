@@ -158,6 +158,8 @@ impl Summary {
             }
             Body::Skip(_) => self.skipped += 1,
             Body::Eval(eval) => {
+                // A resumed run may evaluate a step again: the same evaluation.
+                self.evals.retain(|earlier| earlier.step != event.step);
                 self.evals.push(EvalPoint { step: event.step, loss: eval.loss, ppl: eval.ppl });
             }
             Body::Mem(mem) => self.peak_bytes = Some(mem.peak_bytes),

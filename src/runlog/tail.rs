@@ -119,8 +119,13 @@ pub fn read_log(path: impl AsRef<Path>) -> Result<RunLog> {
 pub fn effective(events: Vec<Event>) -> Vec<Event> {
     let mut kept: Vec<Event> = Vec::with_capacity(events.len());
     for event in events {
-        if let Body::Resume(Resume { from_step: Some(from_step), .. }) = event.body {
-            kept.retain(|old| old.step <= from_step || !old.body.belongs_to_an_update());
+        if let Body::Resume(Resume { from_step: Some(from_step), from_seq }) = event.body {
+            // By number too: a skip after the checkpoint, or the evaluation before the first update, has the
+            // step of the checkpoint and comes again.
+            let is_before = |old: &Event| {
+                old.step <= from_step && from_seq.is_none_or(|from_seq| old.seq <= from_seq)
+            };
+            kept.retain(|old| is_before(old) || !old.body.belongs_to_an_update());
         }
         kept.push(event);
     }
@@ -198,5 +203,16 @@ mod tests {
         ];
         let kept: Vec<u64> = effective(events).iter().map(|event| event.seq).collect();
         assert_eq!(kept, [1, 2, 4, 5, 7, 8]);
+    }
+
+    #[test]
+    fn what_came_after_the_checkpoint_at_its_own_step_is_dropped() {
+        let event = |seq, body: Body| Event { seq, ts: 0, step: 10, body };
+        let eval = || Body::from(Eval { loss: 1.0, ppl: 1.0, tokens: 1 });
+        let resume = Resume { from_step: Some(10), from_seq: Some(1) };
+        let events =
+            vec![event(1, eval()), event(2, eval()), event(3, resume.into()), event(4, eval())];
+        let kept: Vec<u64> = effective(events).iter().map(|event| event.seq).collect();
+        assert_eq!(kept, [1, 3, 4]);
     }
 }

@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use fullrank::runlog::status::Status;
+use fullrank::runlog::summary::RunState;
 use fullrank::runlog::{Body, Event, RunDir, effective, read_log};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -20,7 +22,7 @@ const TINY: &str = "--tokenizer bytes --hidden-size 32 --num-hidden-layers 2 --n
                     --intermediate-size 64 --max-seq-length 32 --batch-size 4 --eval-batches 2 \
                     --sample-tokens 8";
 /// Nothing here takes longer than this, even on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A folder of its own with a text, runs and a token cache.
 pub struct Place {
@@ -81,6 +83,29 @@ impl Place {
     /// Starts to train a tiny model; its events come from its stdout.
     pub fn start(&self, name: &str, more: &str) -> Live {
         self.spawn(&Self::train_line(name, more))
+    }
+
+    /// A run that was killed right after an event. A kill that came too late, after another checkpoint than
+    /// `newest` (where that matters) or after the end, is tried again.
+    pub fn killed(
+        &self,
+        name: &str,
+        more: &str,
+        newest: Option<u64>,
+        is_it: impl Fn(&Event) -> bool,
+    ) -> RunDir {
+        for _ in 0..20 {
+            let mut live = self.start(name, more);
+            live.wait_for(&is_it);
+            live.kill();
+            let run = self.find(name);
+            let found = run.list_checkpoints().unwrap().pop().map(|checkpoint| checkpoint.step);
+            if status(&run) == Status::Crashed && (newest.is_none() || newest == found) {
+                return run;
+            }
+            self.ok(&format!("rm {name}"));
+        }
+        panic!("{name} cannot be killed in time");
     }
 
     /// Goes on with a run; its events come from its stdout.
@@ -175,6 +200,21 @@ impl Live {
     }
 }
 
+/// Whether an event is the end of update `step`.
+pub fn is_step(step: u64) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event.body, Body::Step(_)) && event.step == step
+}
+
+/// Whether an event is the checkpoint of update `step`.
+pub fn is_saved(step: u64) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event.body, Body::Ckpt(_)) && event.step == step
+}
+
+/// What the run is doing.
+pub fn status(run: &RunDir) -> Status {
+    RunState::of(run).unwrap().status
+}
+
 /// Waits until something is so.
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -226,6 +266,14 @@ pub fn numbers(run: &RunDir) -> Vec<String> {
     events.iter().filter_map(number).collect()
 }
 
+/// Shows the first difference alone.
+pub fn assert_same_lines(a: &[String], b: &[String], what: &str) {
+    for (x, y) in a.iter().zip(b) {
+        assert_eq!(x, y, "{what}");
+    }
+    assert_eq!(a.len(), b.len(), "{what}");
+}
+
 /// Two folders must hold the same files with the same bytes.
 pub fn assert_same_files(a: &Path, b: &Path, but_not: &[&str]) {
     let names = |folder: &Path| -> Vec<String> {
@@ -252,10 +300,7 @@ pub fn assert_same_checkpoint(a: &Path, b: &Path) {
 
 /// Two runs must have computed the same bits: last checkpoint, export, and every number in the log.
 pub fn assert_same_run(a: &RunDir, b: &RunDir) {
-    for (x, y) in numbers(a).iter().zip(numbers(b)) {
-        assert_eq!(*x, y, "{} and {}", a.name(), b.name());
-    }
-    assert_eq!(numbers(a).len(), numbers(b).len(), "{} and {}", a.name(), b.name());
+    assert_same_lines(&numbers(a), &numbers(b), &format!("{} and {}", a.name(), b.name()));
     let (last_a, last_b) = (newest_checkpoint(a), newest_checkpoint(b));
     assert_eq!(last_a.file_name(), last_b.file_name());
     assert_same_checkpoint(&last_a, &last_b);
