@@ -3,6 +3,7 @@
 //!
 //! Sizes are odd on purpose: grouped heads, a head size that is not `hidden / heads`, ranks and lengths
 //! that fill no tile.
+#![allow(clippy::unwrap_used)] // helpers of tests may unwrap
 
 mod oracle;
 #[path = "../benches/stock/mod.rs"]
