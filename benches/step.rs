@@ -152,7 +152,7 @@ impl Contestant {
             Self::Full | Self::Lora | Self::Switchlora => {
                 let engine = engine(self.name(), options)?;
                 let (inputs, targets) = options.tokens();
-                let batch = [Batch::new(&inputs, &targets, options.seq, engine.model.device())];
+                let batch = vec![Batch::new(&inputs, &targets, options.seq, engine.model.device())];
                 Runner::Ours { engine: Box::new(engine), batch }
             }
             Self::StockFull | Self::StockLora => {
@@ -161,15 +161,18 @@ impl Contestant {
                 let model = StockLlama::from_model(&engine(method, options)?.model, &device);
                 let (inputs, targets) = options.tokens();
                 let batch = StockBatch::new(&inputs, &targets, options.seq, &device);
-                Runner::Stock { trainer: Box::new(StockTrainer::new(model)), batch }
+                Runner::Stock {
+                    trainer: Box::new(StockTrainer::new(model)),
+                    batch: Box::new(batch),
+                }
             }
         })
     }
 }
 
 enum Runner {
-    Ours { engine: Box<Engine>, batch: [Batch; 1] },
-    Stock { trainer: Box<StockTrainer>, batch: StockBatch },
+    Ours { engine: Box<Engine>, batch: Vec<Batch> },
+    Stock { trainer: Box<StockTrainer>, batch: Box<StockBatch> },
 }
 
 impl Runner {

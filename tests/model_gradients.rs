@@ -3,6 +3,7 @@
 //!
 //! Sizes are odd on purpose: grouped heads, a head size that is not `hidden / heads`, ranks and lengths
 //! that fill no tile.
+#![allow(clippy::unwrap_used)] // helpers of tests may unwrap
 
 mod oracle;
 #[path = "../benches/stock/mod.rs"]
@@ -28,10 +29,10 @@ const SEED: u64 = 7;
 const SEQ_LEN: usize = 13;
 const BATCH: usize = 3;
 const RANK: usize = 5;
-/// Both sides compute in f32 and sum in different orders; measured at most 4e-6.
+/// Both sides compute in f32 and sum in different orders; measured at most 5.4e-6.
 const AUTODIFF_TOLERANCE: f64 = 2e-5;
-/// The f32 gradient against differences in f64, whose own error is below 1e-8.
-const DIFFERENCE_TOLERANCE: f64 = 2e-5;
+/// The rounding of the f32 gradient; the differences are taken in f64. Measured at most 1.8e-6.
+const DIFFERENCE_TOLERANCE: f64 = 1e-5;
 const STEP: f64 = 1e-4;
 
 fn config(is_tied: bool) -> ModelConfig {
