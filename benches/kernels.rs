@@ -302,7 +302,9 @@ fn updates(bench: &Bench) {
         let zeros = || Matrix::zeros(shape, &bench.device, Activations);
         let mut state = Some((bench.matrix(shape), zeros(), zeros()));
         let run = || {
-            in_place(&mut state, |s| adamw_vectors(s.0, &grad, &one, s.1, s.2, hyper, 3, &counters));
+            in_place(&mut state, |s| {
+                adamw_vectors(s.0, &grad, &one, s.1, s.2, hyper, 3, &counters)
+            });
         };
         let bytes = 28.0 * (shape[0] * shape[1]) as f64;
         bench.line(&format!("adamw_vectors {axis:?} {shape:?}"), 0.0, bytes, run, None);

@@ -115,7 +115,7 @@ mod tests {
         let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
         let var = |x: &[f64]| {
             let center = mean(x);
-            x.iter().map(|v| (v - center).powi(2)).sum::<f64>() / n as f64
+            x.iter().map(|v| (v - center).powi(2)).sum::<f64>() / x.len() as f64
         };
         assert!((mean(&uniform) - 0.5).abs() < 0.005 && (var(&uniform) - 1.0 / 12.0).abs() < 0.002);
         assert!(mean(&normal).abs() < 0.01 && (var(&normal) - 1.0).abs() < 0.02);

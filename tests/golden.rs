@@ -52,6 +52,9 @@ fn golden_cases_agree() {
             None => panic!("{name}: no golden kind has this prefix"),
         }
     }
-    eprintln!("golden: {checked} cases agree, {} of kinds not implemented yet: {later:?}", later.len());
+    eprintln!(
+        "golden: {checked} cases agree, {} of kinds not implemented yet: {later:?}",
+        later.len()
+    );
     assert!(checked > 0, "{} holds no golden case", folder.display());
 }

@@ -147,7 +147,9 @@ fn a_method_never_names_another() {
 fn unsafe_code_stands_in_one_file() {
     let with_unsafe: Vec<_> = sources()
         .into_iter()
-        .filter(|(_, text)| code(text).any(|line| line.contains("unsafe {") || line.contains("unsafe fn")))
+        .filter(|(_, text)| {
+            code(text).any(|line| line.contains("unsafe {") || line.contains("unsafe fn"))
+        })
         .map(|(path, _)| path)
         .collect();
     assert!(

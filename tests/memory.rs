@@ -52,12 +52,12 @@ fn measure(config: &RunConfig, shape: &ModelConfig) -> u64 {
     let mut engine = setup::engine(config, model).unwrap();
     engine.with_method(|method, cx| method.prepare(cx)).unwrap();
     device.ledger().reset_peak();
-    let (rows, seq_len) =
-        (config.train.batch_size.unwrap(), config.data.max_seq_length.unwrap());
+    let (rows, seq_len) = (config.train.batch_size.unwrap(), config.data.max_seq_length.unwrap());
     for update in 0..4 {
         let batches: Vec<Batch> = (0..config.train.grad_accumulation_steps)
             .map(|_| {
-                let ids: Vec<i32> = (0..rows * seq_len).map(|i| (i as i32 * 7 + update) % 4096).collect();
+                let ids: Vec<i32> =
+                    (0..rows * seq_len).map(|i| (i as i32 * 7 + update) % 4096).collect();
                 Batch::new(&ids, &ids, seq_len, &device)
             })
             .collect();
@@ -65,7 +65,11 @@ fn measure(config: &RunConfig, shape: &ModelConfig) -> u64 {
     }
     let reading = device.ledger().read();
     assert_eq!(reading.now[Category::Gradients as usize], 0, "gradients are freed by the update");
-    assert_eq!(reading.now[Category::Activations as usize], 0, "activations are freed by the update");
+    assert_eq!(
+        reading.now[Category::Activations as usize],
+        0,
+        "activations are freed by the update"
+    );
     reading.peak
 }
 
@@ -78,7 +82,8 @@ fn the_ledger_peaks_within_a_tenth_of_the_prediction() {
             let tokenizer = source.tokenizer(&config).unwrap();
             let shape = source.model_config(&config, &tokenizer).unwrap();
             resolve(&mut config, &source, &shape).unwrap();
-            let (measured, predicted) = (measure(&config, &shape), peak_bytes(&config, &shape).total());
+            let (measured, predicted) =
+                (measure(&config, &shape), peak_bytes(&config, &shape).total());
             let ratio = predicted as f64 / measured as f64;
             assert!(
                 (0.9..=1.1).contains(&ratio),

@@ -63,11 +63,8 @@ pub fn start() {
 
 /// Sends the log of this process to a run's `log.txt` from here on, behind what stands there.
 pub fn to_run(path: &Path) -> Result<()> {
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(Error::io("open", path))?;
+    let file =
+        OpenOptions::new().create(true).append(true).open(path).map_err(Error::io("open", path))?;
     *RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
     Ok(())
 }

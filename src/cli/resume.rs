@@ -9,10 +9,11 @@ use crate::runlog::find;
 
 /// Resumes a run; the bits are those of a run that was never stopped.
 pub fn resume(args: ResumeArgs) -> Result<()> {
-    let dir = find(&args.out, &args.run)?;
-    let threads = match args.threads {
+    let ResumeArgs { run, out, extend, ui, threads: wanted } = args;
+    let dir = find(out, &run)?;
+    let threads = match wanted {
         Some(threads) => threads,
         None => RunConfig::read(&dir.config())?.train.threads,
     };
-    with_threads(threads, move || follow(Session::resume(dir, args.extend, args.threads)?, args.ui))
+    with_threads(threads, move || follow(Session::resume(dir, extend, wanted)?, ui))
 }

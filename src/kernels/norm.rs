@@ -33,7 +33,8 @@ pub fn rms_norm(x: &Matrix, gain: &Matrix, eps: f32) -> (Matrix, Vector) {
 pub fn add_residual(x: &Matrix, delta: Matrix) -> Matrix {
     assert_eq!(x.shape(), delta.shape(), "x and delta");
     let (delta, ticket) = delta.into_unique_parts("add_residual");
-    let sum = <Dispatch as TrainOps>::add_residual(x.tensor().into_dispatch(), delta.into_dispatch());
+    let sum =
+        <Dispatch as TrainOps>::add_residual(x.tensor().into_dispatch(), delta.into_dispatch());
     Matrix::from_parts(Tensor::from_dispatch(sum), ticket)
 }
 

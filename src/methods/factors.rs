@@ -62,7 +62,14 @@ pub fn layer_rank(linear: &Linear, wanted: usize, events: &mut Vec<Body>) -> usi
 
 /// One candidate vector of SwitchLoRA, by its row in the pool. Drawn by row, so that plain LoRA with the
 /// same initialisation gets the very same active vectors without making the pool.
-pub fn candidate(seed: u64, layer: &str, pool: &str, row: usize, len: usize, bound: f64) -> Vec<f32> {
+pub fn candidate(
+    seed: u64,
+    layer: &str,
+    pool: &str,
+    row: usize,
+    len: usize,
+    bound: f64,
+) -> Vec<f32> {
     stream(seed, layer, pool, row as u64).symmetric_vec(len, bound as f32)
 }
 

@@ -59,11 +59,9 @@ impl Lora {
                 && matches!(self.init, FactorInit::BothKaiming | FactorInit::SwitchLora);
             let scale = (self.alpha / rank as f64) as f32;
             let pair = values(&linear, rank);
-            let (adapter, change) =
-                factors::attach(cx.model, id, rank, scale, pair, compensate);
+            let (adapter, change) = factors::attach(cx.model, id, rank, scale, pair, compensate);
             if fresh {
-                cx.events
-                    .push(factors::init_event(&cx.model.params, &linear, adapter, change));
+                cx.events.push(factors::init_event(&cx.model.params, &linear, adapter, change));
             }
         }
         factors::freeze_targets(cx.model);

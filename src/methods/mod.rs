@@ -33,6 +33,7 @@ pub struct Context<'a> {
 }
 
 /// What happens to a layer's finished gradient.
+#[expect(clippy::large_enum_variant, reason = "moved once per gradient, never stored")]
 pub enum Disposition {
     /// Keep it for the update.
     Keep(Matrix),

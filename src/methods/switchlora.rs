@@ -20,6 +20,7 @@ use super::{Context, Export, Method, MethodState, ScheduleIndex, StateReader, re
 
 pub mod layer;
 pub mod schedule;
+mod side;
 
 use layer::{Layer, Pending, Rules};
 pub use schedule::{Rate, Selection};
@@ -86,12 +87,7 @@ impl SwitchLora {
                 );
                 cx.events.push(Phase { name: "method-disabled".into(), detail: reason }.into());
             }
-            cx.events.push(factors::init_event(
-                &cx.model.params,
-                &linear,
-                layer.adapter(),
-                change,
-            ));
+            cx.events.push(factors::init_event(&cx.model.params, &linear, layer.adapter(), change));
             self.layers.push(layer);
         }
         factors::freeze_targets(cx.model);
@@ -113,8 +109,7 @@ impl SwitchLora {
             self.rate.interval0,
             100.0 * reach(least)
         );
-        let suggested =
-            suggest_interval(&self.rate, candidates, rank, total, self.rules.freeze);
+        let suggested = suggest_interval(&self.rate, candidates, rank, total, self.rules.freeze);
         let remedy = match suggested {
             Some(interval) => format!("--switchlora-interval0 {interval} would reach more of them"),
             None => String::new(),

@@ -86,7 +86,7 @@ impl Model {
             }
         }
 
-        let (loss, mut dx) = self.head_backward(batch, x, loss_acc, grad_scale, sink);
+        let (loss, mut dx) = self.head_backward(batch, &x, loss_acc, grad_scale, sink);
         for index in (0..self.blocks.len()).rev() {
             let trace = match inputs.pop() {
                 Some(input) => self.block_forward(index, input, batch).1,
@@ -111,12 +111,12 @@ impl Model {
     fn head_backward(
         &mut self,
         batch: &Batch,
-        x: Matrix,
+        x: &Matrix,
         loss_acc: Vector,
         grad_scale: f32,
         sink: &mut GradientSink<'_>,
     ) -> (Vector, Matrix) {
-        let (normed, rstd) = rms_norm(&x, self.params.value(self.final_norm), self.eps());
+        let (normed, rstd) = rms_norm(x, self.params.value(self.final_norm), self.eps());
         let head = self.head.unwrap_or(self.embed);
         let head_grad = if self.params.is_trainable(head) {
             HeadGrad::Into(self.zeroed_or_accumulated(head, sink))
@@ -141,9 +141,8 @@ impl Model {
             }
         }
         // The stream ends here, so no gradient bypasses the norm.
-        let bypass =
-            Matrix::zeros(result.d_hidden.shape(), &self.device, Category::Activations);
-        let dx = self.norm_backward(self.final_norm, bypass, &result.d_hidden, &x, &rstd, sink);
+        let bypass = Matrix::zeros(result.d_hidden.shape(), &self.device, Category::Activations);
+        let dx = self.norm_backward(self.final_norm, bypass, &result.d_hidden, x, &rstd, sink);
         (result.loss_sum, dx)
     }
 
@@ -158,14 +157,14 @@ impl Model {
     ) -> Matrix {
         let block = self.blocks[index].clone();
         let layer = |model: &Self, place| model.linear(&block, place).clone();
-        let BlockTrace { x, rstd_input, q, k, v, attended, lse, middle, rstd_post, gate, up, .. } =
-            trace;
+        let BlockTrace {
+            x, rstd_input, q, k, v, attended, lse, middle, rstd_post, gate, up, ..
+        } = trace;
         let lora_h = trace.lora_h;
         let h = |place: usize| lora_h[place].as_ref();
 
         // MLP: y = middle + down(silu(gate) ⊙ up)
-        let (down, gate_proj, up_proj) =
-            (layer(self, DOWN), layer(self, GATE), layer(self, UP));
+        let (down, gate_proj, up_proj) = (layer(self, DOWN), layer(self, GATE), layer(self, UP));
         let (d_inner, g_down) = down.input_grad(&self.params, None, &dy);
         let (d_gate, d_up, inner) = swiglu_backward(d_inner, gate, up);
         down.weight_grad(&mut self.params, sink, &inner, &dy, h(DOWN), g_down.as_ref());
@@ -173,14 +172,7 @@ impl Model {
         let (d_normed, g_gate) = gate_proj.input_grad(&self.params, None, &d_gate);
         let (d_normed, g_up) = up_proj.input_grad(&self.params, Some(d_normed), &d_up);
         let normed = rms_norm_apply(&middle, self.params.value(block.post_norm), &rstd_post);
-        gate_proj.weight_grad(
-            &mut self.params,
-            sink,
-            &normed,
-            &d_gate,
-            h(GATE),
-            g_gate.as_ref(),
-        );
+        gate_proj.weight_grad(&mut self.params, sink, &normed, &d_gate, h(GATE), g_gate.as_ref());
         drop(d_gate);
         up_proj.weight_grad(&mut self.params, sink, &normed, &d_up, h(UP), g_up.as_ref());
         drop((d_up, normed));
@@ -221,8 +213,7 @@ impl Model {
         rstd: &Vector,
         sink: &mut GradientSink<'_>,
     ) -> Matrix {
-        let acc =
-            self.params.is_trainable(gain).then(|| self.zeroed_or_accumulated(gain, sink));
+        let acc = self.params.is_trainable(gain).then(|| self.zeroed_or_accumulated(gain, sink));
         let (dx, grad) = rms_norm_backward(bypass, dy, x, self.params.value(gain), rstd, acc);
         if let Some(grad) = grad {
             sink.deliver(&mut self.params, gain, grad);

@@ -44,8 +44,7 @@ impl<'a> Decoder<'a> {
     pub fn new(model: &'a Model, capacity: usize) -> Self {
         let capacity = capacity.min(model.config.max_position_embeddings);
         let width = model.config.num_key_value_heads * model.config.head_dim;
-        let empty =
-            || Some(Matrix::zeros([capacity, width], &model.device, Category::Activations));
+        let empty = || Some(Matrix::zeros([capacity, width], &model.device, Category::Activations));
         let cache = (0..model.blocks.len()).map(|_| (empty(), empty())).collect();
         Self { model, cache, len: 0, capacity }
     }
@@ -59,9 +58,8 @@ impl<'a> Decoder<'a> {
     pub fn feed(&mut self, tokens: &[i32]) -> Vec<f32> {
         assert!(!tokens.is_empty() && tokens.len() <= self.room(), "tokens fit the context");
         let model = self.model;
-        let upload = |values: &[i32]| {
-            Indices::from_host(values, &model.device, Category::Activations)
-        };
+        let upload =
+            |values: &[i32]| Indices::from_host(values, &model.device, Category::Activations);
         let positions: Vec<i32> = (self.len..self.len + tokens.len()).map(|p| p as i32).collect();
         let positions = upload(&positions);
         let mut x = embedding(&upload(tokens), model.params.value(model.embed));
@@ -79,9 +77,8 @@ impl<'a> Decoder<'a> {
     fn block(&mut self, index: usize, x: &Matrix, positions: &Indices) -> Matrix {
         let model = self.model;
         let block = &model.blocks[index];
-        let project = |place, input: &Matrix| {
-            model.linear(block, place).forward(&model.params, input).0
-        };
+        let project =
+            |place, input: &Matrix| model.linear(block, place).forward(&model.params, input).0;
         let rotate = |y| rope(y, positions, &model.cos, &model.sin, Rotation::Forward);
         let gain = |id| model.params.value(id);
 

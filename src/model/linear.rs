@@ -1,8 +1,8 @@
 //! A linear layer of the network: a dense weight, a low-rank adapter, or both.
 
+use crate::kernels::Matrix;
 use crate::kernels::lora::{lora_factor_grads, lora_input_grad, lora_linear};
 use crate::kernels::matmul::{Layout, matmul, matmul_add};
-use crate::kernels::Matrix;
 
 use super::backward::GradientSink;
 use super::params::{ParamId, Params};

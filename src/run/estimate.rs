@@ -26,11 +26,7 @@ pub struct Estimate {
 impl Estimate {
     /// The high-water mark.
     pub fn total(&self) -> u64 {
-        self.weights
-            + self.adapters
-            + self.pools
-            + self.optimizer
-            + self.gradients_and_activations
+        self.weights + self.adapters + self.pools + self.optimizer + self.gradients_and_activations
     }
 }
 

@@ -15,8 +15,8 @@ use crate::model::Batch;
 use crate::model::generate::Sampling;
 use crate::random::stream;
 use crate::runlog::{
-    Action, Alert, Body, Ckpt, Cmd, Command, ControlReader, End, EndStatus, Eval, Event, EventSink, Level,
-    Mem, Pause, Phase, Resume, RunDir, RunWriter, Sample, Skip, Step, Sys, Time,
+    Action, Alert, Body, Ckpt, Cmd, Command, ControlReader, End, EndStatus, Eval, Event, EventSink,
+    Level, Mem, Pause, Phase, Resume, RunDir, RunWriter, Sample, Skip, Step, Sys, Time,
 };
 
 use super::checkpoint::{self, Best, Progress};
@@ -400,7 +400,11 @@ fn note(event: &Event) {
     match &event.body {
         Body::Phase(phase) => tracing::info!("step {step}: {} {}", phase.name, phase.detail),
         Body::Eval(eval) => {
-            tracing::info!("step {step}: validation loss {:.4}, perplexity {:.2}", eval.loss, eval.ppl);
+            tracing::info!(
+                "step {step}: validation loss {:.4}, perplexity {:.2}",
+                eval.loss,
+                eval.ppl
+            );
         }
         Body::Ckpt(ckpt) => {
             tracing::info!("step {step}: {} in {:.0} ms", ckpt.path, ckpt.ms);

@@ -100,12 +100,10 @@ pub fn check(path: &Path) {
     };
     let entry = json!({ "a": side("A"), "b": side("B") });
     let scale = get("scaling") as f32;
-    let mut layer =
-        Layer::restore(&mut model, id, rank, scale, 0, &entry, &Start(&file)).unwrap();
+    let mut layer = Layer::restore(&mut model, id, rank, scale, 0, &entry, &Start(&file)).unwrap();
     let adapter = layer.adapter();
     let weight = model.linears()[id.0].weight.unwrap();
-    let upload =
-        |values, shape| Matrix::from_host(values, shape, &device, Category::Weights);
+    let upload = |values, shape| Matrix::from_host(values, shape, &device, Category::Weights);
     model.params.set(adapter.a, upload(values(&file, "init.A"), [rank, n]));
     model.params.set(adapter.b, upload(values(&file, "init.B"), [m, rank]));
     model.params.set(weight, upload(values(&file, "init.W"), [m, n]));

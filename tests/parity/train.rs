@@ -3,10 +3,10 @@
 use super::llama::{assert_loss, next_token_batch};
 use super::{assert_close, number, values};
 use fullrank::device::Device;
+use fullrank::device::memory::Category;
 use fullrank::formats::safetensors::SafetensorsFile;
 use fullrank::kernels::Matrix;
 use fullrank::kernels::update::{AdamForm, AdamW};
-use fullrank::device::memory::Category;
 use fullrank::methods;
 use fullrank::model::Model;
 use fullrank::optim::{Optimizer, Schedule};
@@ -58,7 +58,9 @@ pub fn check(path: &Path) {
     }
 
     let batches = file.read_i64("batches").unwrap();
-    let [_, rows, seq_len] = file.shape("batches").unwrap()[..] else { panic!("batches [steps,b,t]") };
+    let [_, rows, seq_len] = file.shape("batches").unwrap()[..] else {
+        panic!("batches [steps,b,t]")
+    };
     let (losses, norms) = (values(&file, "loss"), values(&file, "grad_norm"));
     let rates = file.read_f64("lr").unwrap();
     for (step, ids) in batches.chunks(rows * seq_len).enumerate() {
@@ -99,11 +101,13 @@ fn parameter_name(theirs: &str) -> String {
 
 fn set_factors(model: &mut Model, file: &SafetensorsFile) {
     let names: Vec<String> = file.names().map(str::to_owned).collect();
-    for (name, theirs) in names.iter().filter_map(|name| Some((name, name.strip_prefix("init.")?))) {
+    for (name, theirs) in names.iter().filter_map(|name| Some((name, name.strip_prefix("init.")?)))
+    {
         let id = model.params.find(&parameter_name(theirs)).unwrap();
         let tensor = file.read_f32(name).unwrap();
         let shape = [tensor.shape[0], tensor.shape[1]];
-        let value = Matrix::from_host(tensor.values, shape, &model.device().clone(), Category::Adapters);
+        let value =
+            Matrix::from_host(tensor.values, shape, &model.device().clone(), Category::Adapters);
         model.params.set(id, value);
     }
 }

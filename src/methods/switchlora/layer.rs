@@ -1,57 +1,21 @@
-//! One layer of SwitchLoRA: its factors, pools, pointers, freezes and counters, and one switch.
-//!
-//! Freezes and counters are kept as functions of the update index `t`: vector `i` is frozen while
-//! `t < frozen_until[i]`, and its Adam counter in update `t` is `t + 1 − since[i]`. Both change only
-//! when a vector is switched, so nothing is sent to the device in an update without a switch.
+//! One layer under SwitchLoRA: how it is made and restored, and one switch of vectors on both sides.
 
 use serde_json::{Value, json};
 
-use crate::device::Device;
 use crate::device::memory::Category;
 use crate::error::Result;
-use crate::kernels::lowrank::{Exchange, switch_columns, switch_rows, zero_columns, zero_rows};
-use crate::kernels::update::{Axis, VectorCounters, adamw_vectors};
-use crate::kernels::{Indices, Matrix, Vector};
+use crate::kernels::lowrank::{Exchange, switch_columns, switch_rows};
+use crate::kernels::update::Axis;
+use crate::kernels::{Matrix, Vector};
 use crate::methods::factors::{self, candidate, first_slots, switchlora_bounds};
 use crate::methods::{Context, NamedTensor, StateReader};
 use crate::model::{Adapter, Gradients, Linear, LinearId, Model, ParamId};
-use crate::optim::adamw::Moments;
 use crate::random::stream;
 use crate::runlog::SwitchLayer;
 
 use super::schedule::{Rate, Selection};
-
-/// What decides a switch besides the rate.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rules {
-    /// Which candidates come in.
-    pub selection: Selection,
-    /// Updates for which a switched vector's partner is held; 0: only its moments are cleared.
-    pub freeze: u64,
-    /// Whether counters advance during a freeze.
-    pub counts_frozen_steps: bool,
-    /// Whether weight decay acts during a freeze.
-    pub decay_frozen: bool,
-}
-
-/// Factor A by rows or factor B by columns: the same bookkeeping for both.
-#[derive(Debug)]
-struct Side {
-    axis: Axis,
-    /// Name of the pool's tensor and of its random streams.
-    pool_name: &'static str,
-    param: ParamId,
-    /// `[C, n]` for A, `[C, m]` for B: a candidate a row, whichever the axis.
-    pool: Option<Matrix>,
-    /// Pool row of each active vector.
-    slots: Vec<usize>,
-    /// The next vector to switch.
-    pointer: usize,
-    frozen_until: Vec<i32>,
-    since: Vec<i32>,
-    device_frozen_until: Indices,
-    device_since: Indices,
-}
+pub use super::side::Rules;
+use super::side::{Side, SideState};
 
 /// One target layer under SwitchLoRA.
 #[derive(Debug)]
@@ -84,125 +48,6 @@ impl Pending {
     }
 }
 
-impl Side {
-    fn new(
-        axis: Axis,
-        param: ParamId,
-        pool: Option<Matrix>,
-        slots: Vec<usize>,
-        pointer: usize,
-        (since, frozen_until): (Vec<i32>, Vec<i32>),
-        device: &Device,
-    ) -> Self {
-        let upload = |values: &[i32]| Indices::from_host(values, device, Category::Optimizer);
-        Self {
-            axis,
-            pool_name: match axis {
-                Axis::Rows => "pool_a",
-                Axis::Columns => "pool_b",
-            },
-            param,
-            pool,
-            slots,
-            pointer,
-            device_since: upload(&since),
-            device_frozen_until: upload(&frozen_until),
-            since,
-            frozen_until,
-        }
-    }
-
-    /// Name of the random stream for the candidates that come in.
-    fn slots_purpose(&self) -> &'static str {
-        match self.axis {
-            Axis::Rows => "slots a",
-            Axis::Columns => "slots b",
-        }
-    }
-
-    fn frozen_count(&self, t: u64) -> usize {
-        self.frozen_until.iter().filter(|&&until| i64::from(until) > t as i64).count()
-    }
-
-    /// Pool rows for `k` incoming vectors.
-    fn destinations(
-        &self,
-        k: usize,
-        candidates: usize,
-        selection: Selection,
-        random: impl FnOnce() -> crate::random::Stream,
-    ) -> Vec<usize> {
-        let rank = self.slots.len();
-        match selection {
-            Selection::Contiguous => {
-                let newest = self.slots[(self.pointer + rank - 1) % rank];
-                (1..=k).map(|j| (newest + j) % candidates).collect()
-            }
-            Selection::Random => {
-                let spare: Vec<usize> =
-                    (0..candidates).filter(|slot| !self.slots.contains(slot)).collect();
-                let drawn = random().distinct(spare.len(), k);
-                drawn.into_iter().map(|i| spare[i]).collect()
-            }
-        }
-    }
-
-    /// Holds the given vectors from update `t` on and starts their counters anew.
-    fn restart(&mut self, vectors: &[usize], t: u64, rules: &Rules, device: &Device) {
-        for &i in vectors {
-            let until = (t + rules.freeze) as i32;
-            self.frozen_until[i] = until;
-            self.since[i] = if rules.counts_frozen_steps { t as i32 } else { until };
-        }
-        let upload = |values: &[i32]| Indices::from_host(values, device, Category::Optimizer);
-        self.device_since = upload(&self.since);
-        self.device_frozen_until = upload(&self.frozen_until);
-    }
-
-    fn zero_moments(&self, cx: &mut Context<'_>, vectors: &[usize]) {
-        let zero = |x| match self.axis {
-            Axis::Rows => zero_rows(x, vectors),
-            Axis::Columns => zero_columns(x, vectors),
-        };
-        let Moments { exp_avg, exp_avg_sq, step } = cx.optimizer.take(&cx.model.params, self.param);
-        let moments = Moments { exp_avg: zero(exp_avg), exp_avg_sq: zero(exp_avg_sq), step };
-        cx.optimizer.put(self.param, moments);
-    }
-
-    fn update(
-        &self,
-        cx: &mut Context<'_>,
-        grad: &Matrix,
-        clip: &Vector,
-        learning_rate: f64,
-        rules: &Rules,
-    ) {
-        let Moments { exp_avg, exp_avg_sq, step } = cx.optimizer.take(&cx.model.params, self.param);
-        let counters = VectorCounters {
-            axis: self.axis,
-            since: &self.device_since,
-            frozen_until: &self.device_frozen_until,
-            decay_frozen: rules.decay_frozen,
-        };
-        let (param, exp_avg, exp_avg_sq) = adamw_vectors(
-            cx.model.params.take(self.param),
-            grad,
-            clip,
-            exp_avg,
-            exp_avg_sq,
-            cx.optimizer.hyper(learning_rate),
-            cx.t as u32,
-            &counters,
-        );
-        cx.model.params.set(self.param, param);
-        cx.optimizer.put(self.param, Moments { exp_avg, exp_avg_sq, step });
-    }
-
-    fn to_json(&self) -> Value {
-        json!({ "slots": self.slots, "pointer": self.pointer, "frozen_until": self.frozen_until })
-    }
-}
-
 impl Layer {
     /// A layer with freshly drawn pools: active vectors in their first slots, `W` compensated, counters that
     /// begin after `t` updates (a full-rank warm start comes before). The second result is the largest
@@ -229,8 +74,7 @@ impl Layer {
         let (slots_a, slots_b) = match rules.selection {
             Selection::Contiguous => first_slots(candidates, rank),
             Selection::Random => {
-                let slots =
-                    |side| stream(seed, &linear.name, side, 0).distinct(candidates, rank);
+                let slots = |side| stream(seed, &linear.name, side, 0).distinct(candidates, rank);
                 (slots("first slots a"), slots("first slots b"))
             }
         };
@@ -241,14 +85,13 @@ impl Layer {
         let b = factors::columns(&pick(&pool_b, &slots_b), linear.rows);
         let (adapter, change) = factors::attach(model, id, rank, scale, (a, b), true);
         let pools = (pool_a.concat(), pool_b.concat());
-        let counters = || (vec![t as i32; rank], vec![0; rank]);
         let layer = Self::assemble(
             model,
             &linear,
             id,
             adapter,
             pools,
-            [(slots_a, 0, counters()), (slots_b, rank / 2, counters())],
+            [SideState::fresh(slots_a, 0, t), SideState::fresh(slots_b, rank / 2, t)],
         );
         (layer, change)
     }
@@ -259,16 +102,15 @@ impl Layer {
         id: LinearId,
         adapter: Adapter,
         pools: (Vec<f32>, Vec<f32>),
-        [a, b]: [(Vec<usize>, usize, (Vec<i32>, Vec<i32>)); 2],
+        [a, b]: [SideState; 2],
     ) -> Self {
         let device = model.device();
         let candidates = linear.max_rank();
-        let rank = a.0.len();
+        let rank = a.slots.len();
         // Without spare candidates nothing is ever switched: no pool then.
         let pool = |values, len| {
-            (!is_fixed(candidates, rank)).then(|| {
-                Matrix::from_host(values, [candidates, len], device, Category::Pools)
-            })
+            (!is_fixed(candidates, rank))
+                .then(|| Matrix::from_host(values, [candidates, len], device, Category::Pools))
         };
         let (pool_a, pool_b) = (pool(pools.0, linear.cols), pool(pools.1, linear.rows));
         Self {
@@ -277,8 +119,8 @@ impl Layer {
             rank,
             candidates,
             scale: adapter.scale,
-            a: Side::new(Axis::Rows, adapter.a, pool_a, a.0, a.1, a.2, device),
-            b: Side::new(Axis::Columns, adapter.b, pool_b, b.0, b.1, b.2, device),
+            a: Side::new(Axis::Rows, adapter.a, pool_a, a, device),
+            b: Side::new(Axis::Columns, adapter.b, pool_b, b, device),
         }
     }
 
@@ -301,33 +143,9 @@ impl Layer {
             state.tensor(&format!("{}.{name}", linear.name), &[candidates, len])
         };
         let pools = (pool("pool_a", linear.cols)?, pool("pool_b", linear.rows)?);
-        let side = |key: &str, parameter: &str| {
-            let name = format!("{}.{parameter}", linear.name);
-            let entry = &entry[key];
-            let list = |field: &str| -> Option<Vec<i64>> {
-                entry.get(field)?.as_array()?.iter().map(Value::as_i64).collect()
-            };
-            let wrong = || {
-                state.mismatch(format!(
-                    "{name}: slots, pointer or freezes do not fit rank {rank} of {candidates} candidates"
-                ))
-            };
-            let slots = list("slots").ok_or_else(wrong)?;
-            let frozen = list("frozen_until").ok_or_else(wrong)?;
-            let pointer = entry.get("pointer").and_then(Value::as_u64).ok_or_else(wrong)?;
-            let distinct: std::collections::BTreeSet<_> = slots.iter().collect();
-            let is_sound = slots.len() == rank
-                && distinct.len() == rank
-                && slots.iter().all(|&slot| (0..candidates as i64).contains(&slot))
-                && frozen.len() == rank
-                && (pointer as usize) < rank;
-            if !is_sound {
-                return Err(wrong());
-            }
-            let since = state.steps(&name, rank)?.iter().map(|&k| t as i32 - k).collect();
-            let slots = slots.into_iter().map(|slot| slot as usize).collect();
-            let frozen = frozen.into_iter().map(|until| until as i32).collect();
-            Ok((slots, pointer as usize, (since, frozen)))
+        let side = |key: &str, factor: &str| {
+            let parameter = format!("{}.{factor}", linear.name);
+            SideState::read(&entry[key], &parameter, rank, candidates, t, state)
         };
         let sides = [side("a", "lora_A")?, side("b", "lora_B")?];
         let blank = factors::blank(&linear, rank);

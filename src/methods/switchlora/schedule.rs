@@ -110,8 +110,7 @@ mod tests {
         let interval = suggest_interval(&PAPER, 256, 64, 1_000, 5).unwrap();
         assert!((10.0..40.0).contains(&interval));
         let faster = Rate { interval0: interval, ..PAPER };
-        let reached =
-            coverage(256, 64, faster.expected_total(1_000, 64), Selection::Contiguous);
+        let reached = coverage(256, 64, faster.expected_total(1_000, 64), Selection::Contiguous);
         assert!(reached > 0.99, "{reached}");
         assert_eq!(suggest_interval(&PAPER, 256, 64, 40_000, 5), None);
         let never = Rate { interval0: f64::INFINITY, ..PAPER };

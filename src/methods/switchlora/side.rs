@@ -1,0 +1,226 @@
+//! One side of a layer under SwitchLoRA: the rows of A or the columns of B, with pool, pointer, freezes
+//! and counters.
+//!
+//! Freezes and counters are kept as functions of the update index `t`: vector `i` is frozen while
+//! `t < frozen_until[i]`, and its Adam counter in update `t` is `t + 1 − since[i]`. Both change only
+//! when a vector is switched, so nothing is sent to the device in an update without a switch.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::device::Device;
+use crate::device::memory::Category;
+use crate::error::Result;
+use crate::kernels::lowrank::{zero_columns, zero_rows};
+use crate::kernels::update::{Axis, VectorCounters, adamw_vectors};
+use crate::kernels::{Indices, Matrix, Vector};
+use crate::methods::{Context, StateReader};
+use crate::model::ParamId;
+use crate::optim::adamw::Moments;
+
+use super::schedule::Selection;
+
+/// What decides a switch besides the rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rules {
+    /// Which candidates come in.
+    pub selection: Selection,
+    /// Updates for which a switched vector's partner is held; 0: only its moments are cleared.
+    pub freeze: u64,
+    /// Whether counters advance during a freeze.
+    pub counts_frozen_steps: bool,
+    /// Whether weight decay acts during a freeze.
+    pub decay_frozen: bool,
+}
+
+/// Factor A by rows or factor B by columns: the same bookkeeping for both.
+#[derive(Debug)]
+pub(super) struct Side {
+    axis: Axis,
+    /// Name of the pool's tensor and of its random streams.
+    pub(super) pool_name: &'static str,
+    pub(super) param: ParamId,
+    /// `[C, n]` for A, `[C, m]` for B: a candidate a row, whichever the axis.
+    pub(super) pool: Option<Matrix>,
+    /// Pool row of each active vector.
+    pub(super) slots: Vec<usize>,
+    /// The next vector to switch.
+    pub(super) pointer: usize,
+    frozen_until: Vec<i32>,
+    pub(super) since: Vec<i32>,
+    device_frozen_until: Indices,
+    device_since: Indices,
+}
+
+/// Where a side starts: fresh, or from a checkpoint.
+pub(super) struct SideState {
+    pub(super) slots: Vec<usize>,
+    pointer: usize,
+    since: Vec<i32>,
+    frozen_until: Vec<i32>,
+}
+
+impl SideState {
+    /// Nothing frozen, all counters zero at update `t`.
+    pub(super) fn fresh(slots: Vec<usize>, pointer: usize, t: u64) -> Self {
+        let rank = slots.len();
+        Self { slots, pointer, since: vec![t as i32; rank], frozen_until: vec![0; rank] }
+    }
+
+    /// From a checkpoint after `t` updates; `parameter` names the factor.
+    pub(super) fn read(
+        entry: &Value,
+        parameter: &str,
+        rank: usize,
+        candidates: usize,
+        t: u64,
+        state: &dyn StateReader,
+    ) -> Result<Self> {
+        let list = |field: &str| -> Option<Vec<i64>> {
+            entry.get(field)?.as_array()?.iter().map(Value::as_i64).collect()
+        };
+        let wrong = || {
+            state.mismatch(format!(
+                "{parameter}: slots, pointer or freezes do not fit rank {rank} of {candidates} candidates"
+            ))
+        };
+        let slots = list("slots").ok_or_else(wrong)?;
+        let frozen = list("frozen_until").ok_or_else(wrong)?;
+        let pointer = entry.get("pointer").and_then(Value::as_u64).ok_or_else(wrong)?;
+        let distinct: BTreeSet<_> = slots.iter().collect();
+        let is_sound = slots.len() == rank
+            && distinct.len() == rank
+            && slots.iter().all(|&slot| (0..candidates as i64).contains(&slot))
+            && frozen.len() == rank
+            && (pointer as usize) < rank;
+        if !is_sound {
+            return Err(wrong());
+        }
+        let steps = state.steps(parameter, rank)?;
+        Ok(Self {
+            slots: slots.into_iter().map(|slot| slot as usize).collect(),
+            pointer: pointer as usize,
+            since: steps.iter().map(|&k| t as i32 - k).collect(),
+            frozen_until: frozen.into_iter().map(|until| until as i32).collect(),
+        })
+    }
+}
+
+impl Side {
+    pub(super) fn new(
+        axis: Axis,
+        param: ParamId,
+        pool: Option<Matrix>,
+        state: SideState,
+        device: &Device,
+    ) -> Self {
+        let SideState { slots, pointer, since, frozen_until } = state;
+        let upload = |values: &[i32]| Indices::from_host(values, device, Category::Optimizer);
+        Self {
+            axis,
+            pool_name: match axis {
+                Axis::Rows => "pool_a",
+                Axis::Columns => "pool_b",
+            },
+            param,
+            pool,
+            slots,
+            pointer,
+            device_since: upload(&since),
+            device_frozen_until: upload(&frozen_until),
+            since,
+            frozen_until,
+        }
+    }
+
+    /// Name of the random stream for the candidates that come in.
+    pub(super) fn slots_purpose(&self) -> &'static str {
+        match self.axis {
+            Axis::Rows => "slots a",
+            Axis::Columns => "slots b",
+        }
+    }
+
+    pub(super) fn frozen_count(&self, t: u64) -> usize {
+        self.frozen_until.iter().filter(|&&until| i64::from(until) > t as i64).count()
+    }
+
+    /// Pool rows for `k` incoming vectors.
+    pub(super) fn destinations(
+        &self,
+        k: usize,
+        candidates: usize,
+        selection: Selection,
+        random: impl FnOnce() -> crate::random::Stream,
+    ) -> Vec<usize> {
+        let rank = self.slots.len();
+        match selection {
+            Selection::Contiguous => {
+                let newest = self.slots[(self.pointer + rank - 1) % rank];
+                (1..=k).map(|j| (newest + j) % candidates).collect()
+            }
+            Selection::Random => {
+                let spare: Vec<usize> =
+                    (0..candidates).filter(|slot| !self.slots.contains(slot)).collect();
+                let drawn = random().distinct(spare.len(), k);
+                drawn.into_iter().map(|i| spare[i]).collect()
+            }
+        }
+    }
+
+    /// Holds the given vectors from update `t` on and starts their counters anew.
+    pub(super) fn restart(&mut self, vectors: &[usize], t: u64, rules: &Rules, device: &Device) {
+        for &i in vectors {
+            let until = (t + rules.freeze) as i32;
+            self.frozen_until[i] = until;
+            self.since[i] = if rules.counts_frozen_steps { t as i32 } else { until };
+        }
+        let upload = |values: &[i32]| Indices::from_host(values, device, Category::Optimizer);
+        self.device_since = upload(&self.since);
+        self.device_frozen_until = upload(&self.frozen_until);
+    }
+
+    pub(super) fn zero_moments(&self, cx: &mut Context<'_>, vectors: &[usize]) {
+        let zero = |x| match self.axis {
+            Axis::Rows => zero_rows(x, vectors),
+            Axis::Columns => zero_columns(x, vectors),
+        };
+        let Moments { exp_avg, exp_avg_sq, step } = cx.optimizer.take(&cx.model.params, self.param);
+        let moments = Moments { exp_avg: zero(exp_avg), exp_avg_sq: zero(exp_avg_sq), step };
+        cx.optimizer.put(self.param, moments);
+    }
+
+    pub(super) fn update(
+        &self,
+        cx: &mut Context<'_>,
+        grad: &Matrix,
+        clip: &Vector,
+        learning_rate: f64,
+        rules: &Rules,
+    ) {
+        let Moments { exp_avg, exp_avg_sq, step } = cx.optimizer.take(&cx.model.params, self.param);
+        let counters = VectorCounters {
+            axis: self.axis,
+            since: &self.device_since,
+            frozen_until: &self.device_frozen_until,
+            decay_frozen: rules.decay_frozen,
+        };
+        let (param, exp_avg, exp_avg_sq) = adamw_vectors(
+            cx.model.params.take(self.param),
+            grad,
+            clip,
+            exp_avg,
+            exp_avg_sq,
+            cx.optimizer.hyper(learning_rate),
+            cx.t as u32,
+            &counters,
+        );
+        cx.model.params.set(self.param, param);
+        cx.optimizer.put(self.param, Moments { exp_avg, exp_avg_sq, step });
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        json!({ "slots": self.slots, "pointer": self.pointer, "frozen_until": self.frozen_until })
+    }
+}
