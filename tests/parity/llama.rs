@@ -1,4 +1,4 @@
-//! transformers' LlamaForCausalLM: logits, loss and the gradient of every parameter.
+//! transformers' `LlamaForCausalLM`: logits, loss and the gradient of every parameter.
 
 use super::{assert_close, values};
 use fullrank::device::Device;
@@ -20,7 +20,7 @@ pub fn check(path: &Path) {
         let batch = next_token_batch(&ids, &ids, seq_len, &model);
         let logits = model.logits(&batch).to_host();
         assert_close("logits", &logits, &values(&expected, "logits"), 2e-5);
-        assert_loss("loss", model.token_losses(&batch), &batch, &expected);
+        assert_loss("loss", &model.token_losses(&batch), &batch, &expected);
         if has_gradients {
             check_gradients(&mut model, &batch, &expected, "loss", "grad.", recompute);
             let labels = expected.read_i64("labels_masked").unwrap();
@@ -47,7 +47,7 @@ pub fn next_token_batch(ids: &[i64], labels: &[i64], seq_len: usize, model: &Mod
     Batch::new(&inputs, &targets, seq_len, model.device())
 }
 
-pub fn assert_loss(name: &str, losses: Vector, batch: &Batch, expected: &SafetensorsFile) {
+pub fn assert_loss(name: &str, losses: &Vector, batch: &Batch, expected: &SafetensorsFile) {
     let sum: f64 = losses.to_host().iter().map(|&loss| f64::from(loss)).sum();
     let mean = (sum / batch.counted as f64) as f32;
     assert_close(name, &[mean], &values(expected, name), 2e-6);

@@ -79,7 +79,7 @@ pub fn check(path: &Path) {
     // The logits are stored for the first sequence, the loss is that of the whole batch.
     let first = &batches[..rows * seq_len];
     let batch = next_token_batch(first, first, seq_len, &engine.model);
-    assert_loss("final_loss_on_batch0", engine.model.token_losses(&batch), &batch, &file);
+    assert_loss("final_loss_on_batch0", &engine.model.token_losses(&batch), &batch, &file);
     let names: Vec<String> = file.names().map(str::to_owned).collect();
     for (name, theirs) in names.iter().filter_map(|name| Some((name, name.strip_prefix("final.")?)))
     {
