@@ -42,7 +42,7 @@ fn a_kill_at_any_byte_of_the_log_loses_at_most_the_line_it_was_in() {
     let (path, bytes) = three_events(folder.path());
     for cut in 0..=bytes.len() {
         fs::write(&path, &bytes[..cut]).unwrap();
-        let whole_lines = bytes[..cut].iter().filter(|byte| **byte == b'\n').count();
+        let whole_lines = bytes[..cut].split(|byte| *byte == b'\n').count() - 1;
         let before = read_log(&path).unwrap();
         assert_eq!((before.events.len(), before.damaged), (whole_lines, 0), "cut at {cut}");
 
@@ -79,7 +79,7 @@ fn a_reader_sees_every_event_once_while_the_writer_writes() {
         });
         let mut tail = Tail::new(&path);
         let mut seen = Vec::new();
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while seen.len() < EVENTS as usize {
             let was_done = is_done.load(Ordering::SeqCst);
             seen.extend(tail.poll().unwrap().into_iter().map(|event| event.seq));
