@@ -138,11 +138,7 @@ pub trait Method {
         clip: &Vector,
         learning_rate: f64,
     ) {
-        for id in grads.ids() {
-            if let Some(grad) = grads.take(id) {
-                cx.optimizer.update(&mut cx.model.params, id, &grad, clip, learning_rate);
-            }
-        }
+        adamw_all(cx, &mut grads, clip, learning_rate);
     }
 
     /// After the update and the counters: merges, restarts, averages. `cx.t` counts the update.
@@ -155,6 +151,20 @@ pub trait Method {
 
     /// How the result can be written.
     fn export(&self, model: &Model) -> Export;
+}
+
+/// AdamW on every parameter that still has a gradient, with a counter per parameter.
+fn adamw_all(
+    cx: &mut Context<'_>,
+    grads: &mut Gradients,
+    clip: &Vector,
+    learning_rate: f64,
+) {
+    for id in grads.ids() {
+        if let Some(grad) = grads.take(id) {
+            cx.optimizer.update(&mut cx.model.params, id, &grad, clip, learning_rate);
+        }
+    }
 }
 
 /// A setting that resolving the configuration has filled in.

@@ -16,7 +16,7 @@ use crate::optim::schedule::Schedule;
 use crate::runlog::{Alert, Body, Level, Phase, Switch};
 
 use super::factors;
-use super::{Context, Export, Method, MethodState, ScheduleIndex, StateReader, resolved};
+use super::{Context, Export, Method, MethodState, ScheduleIndex, StateReader, adamw_all, resolved};
 
 pub mod layer;
 pub mod schedule;
@@ -209,11 +209,7 @@ impl Method for SwitchLora {
         for layer in &mut self.layers {
             layer.update(cx, &mut grads, clip, learning_rate, &self.rules);
         }
-        for id in grads.ids() {
-            if let Some(grad) = grads.take(id) {
-                cx.optimizer.update(&mut cx.model.params, id, &grad, clip, learning_rate);
-            }
-        }
+        adamw_all(cx, &mut grads, clip, learning_rate);
     }
 
     fn after_update(&mut self, cx: &mut Context<'_>) -> Result<()> {
