@@ -154,12 +154,7 @@ pub trait Method {
 }
 
 /// AdamW on every parameter that still has a gradient, with a counter per parameter.
-fn adamw_all(
-    cx: &mut Context<'_>,
-    grads: &mut Gradients,
-    clip: &Vector,
-    learning_rate: f64,
-) {
+fn adamw_all(cx: &mut Context<'_>, grads: &mut Gradients, clip: &Vector, learning_rate: f64) {
     for id in grads.ids() {
         if let Some(grad) = grads.take(id) {
             cx.optimizer.update(&mut cx.model.params, id, &grad, clip, learning_rate);

@@ -16,7 +16,9 @@ use crate::optim::schedule::Schedule;
 use crate::runlog::{Alert, Body, Level, Phase, Switch};
 
 use super::factors;
-use super::{Context, Export, Method, MethodState, ScheduleIndex, StateReader, adamw_all, resolved};
+use super::{
+    Context, Export, Method, MethodState, ScheduleIndex, StateReader, adamw_all, resolved,
+};
 
 pub mod layer;
 pub mod schedule;
