@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fullrank::cli::args::command;
+use fullrank::cli::commands::command;
 use fullrank::runlog::{Body, EndStatus, RunDir, read_log};
 
 fn readme() -> String {

@@ -358,3 +358,31 @@ fn scaled_frequency(frequency: f32, kind: &RopeKind) -> f32 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linear_scaling_divides_every_frequency_by_its_factor() {
+        for frequency in [1.0, 0.1, 1e-4] {
+            let scaled = scaled_frequency(frequency, &RopeKind::Linear { factor: 4.0 });
+            assert_eq!(scaled, frequency / 4.0);
+            assert_eq!(scaled_frequency(frequency, &RopeKind::Default), frequency);
+        }
+    }
+
+    #[test]
+    fn llama3_scaling_keeps_high_frequencies_and_divides_low_ones() {
+        let kind = RopeKind::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        assert_eq!(scaled_frequency(1.0, &kind), 1.0);
+        assert_eq!(scaled_frequency(1e-5, &kind), 1e-5 / 8.0);
+        let middle = scaled_frequency(0.002, &kind); // a wavelength of 3142, between 2048 and 8192
+        assert!(middle > 0.002 / 8.0 && middle < 0.002, "{middle}");
+    }
+}
