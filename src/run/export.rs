@@ -33,10 +33,8 @@ pub fn merged_weight(model: &Model, linear: &Linear) -> Vec<f32> {
 /// complete or not at all.
 pub fn write_model(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
     let partial = folder.with_extension("partial");
-    for path in [&partial, &folder.with_extension("replaced")] {
-        if path.exists() {
-            fs::remove_dir_all(path).map_err(Error::io("remove", path))?;
-        }
+    if partial.exists() {
+        fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
     }
     fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
     if let Err(error) = write_files(&partial, model, tokenizer) {
