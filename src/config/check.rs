@@ -10,6 +10,12 @@ use crate::error::{Error, Result};
 /// More threads than this are a slip of the finger; each one costs memory.
 const MOST_THREADS: usize = 1024;
 
+/// As for the sizes in a `config.json`: far above any model, and small enough to multiply.
+const LARGEST_SIZE: usize = 1 << 24;
+const MOST_LAYERS: usize = 10_000;
+/// Micro-batches of an update and sequences of a micro-batch; more are a slip of the finger.
+const MOST_SEQUENCES: usize = 1 << 20;
+
 impl RunConfig {
     /// Checks every value that can be checked without the model and the data.
     ///
@@ -31,11 +37,17 @@ impl RunConfig {
 
 fn check_model(model: &ModelTable) -> Result<()> {
     not_empty("model.model", &model.model)?;
-    at_least_if_set("model.hidden_size", model.hidden_size, 1)?;
-    at_least_if_set("model.intermediate_size", model.intermediate_size, 1)?;
-    at_least_if_set("model.num_hidden_layers", model.num_hidden_layers, 1)?;
-    at_least_if_set("model.num_attention_heads", model.num_attention_heads, 1)?;
-    at_least_if_set("model.num_key_value_heads", model.num_key_value_heads, 1)
+    for (key, value, most) in [
+        ("model.hidden_size", model.hidden_size, LARGEST_SIZE),
+        ("model.intermediate_size", model.intermediate_size, LARGEST_SIZE),
+        ("model.num_hidden_layers", model.num_hidden_layers, MOST_LAYERS),
+        ("model.num_attention_heads", model.num_attention_heads, LARGEST_SIZE),
+        ("model.num_key_value_heads", model.num_key_value_heads, LARGEST_SIZE),
+    ] {
+        at_least_if_set(key, value, 1)?;
+        at_most(key, value.unwrap_or(1), most)?;
+    }
+    Ok(())
 }
 
 fn check_data(data: &DataTable) -> Result<()> {
@@ -45,6 +57,7 @@ fn check_data(data: &DataTable) -> Result<()> {
     }
     // One token to see and one to predict.
     at_least_if_set("data.max_seq_length", data.max_seq_length, 2)?;
+    at_most("data.max_seq_length", data.max_seq_length.unwrap_or(2), LARGEST_SIZE)?;
     let share = data.valid_fraction;
     number("data.valid_fraction", share, share > 0.0 && share < 1.0, "above 0 and below 1")
 }
@@ -82,11 +95,10 @@ fn check_training(train: &TrainTable) -> Result<()> {
         positive("train.max_minutes", minutes)?;
     }
     at_least_if_set("train.batch_size", train.batch_size, 1)?;
+    at_most("train.batch_size", train.batch_size.unwrap_or(1), MOST_SEQUENCES)?;
     at_least("train.grad_accumulation_steps", train.grad_accumulation_steps, 1)?;
-    if train.threads > MOST_THREADS {
-        return Err(wrong("train.threads", train.threads, &format!("at most {MOST_THREADS}")));
-    }
-    Ok(())
+    at_most("train.grad_accumulation_steps", train.grad_accumulation_steps, MOST_SEQUENCES)?;
+    at_most("train.threads", train.threads, MOST_THREADS)
 }
 
 fn check_optimizer(train: &TrainTable) -> Result<()> {
@@ -209,6 +221,10 @@ fn in_words(words: &[&str], last_join: &str) -> String {
 
 fn at_least<T: Copy + PartialOrd + Display>(key: &str, value: T, least: T) -> Result<()> {
     if value >= least { Ok(()) } else { Err(wrong(key, value, &format!("{least} or more"))) }
+}
+
+fn at_most(key: &str, value: usize, most: usize) -> Result<()> {
+    if value <= most { Ok(()) } else { Err(wrong(key, value, &format!("at most {most}"))) }
 }
 
 fn at_least_if_set<T: Copy + PartialOrd + Display>(

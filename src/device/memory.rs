@@ -126,6 +126,16 @@ impl Drop for Ticket {
     }
 }
 
+/// Memory and swap of the machine, where the system says it in `/proc`.
+pub fn machine_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().trim_end_matches("kB").trim().parse().ok()
+    };
+    Some((kib("MemTotal:")? + kib("SwapTotal:")?) * 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,9 +1,12 @@
 //! Memory by category before anything runs: weights, factors, gradients, moments and pools counted
 //! number by number, activations by walking through one update the way the engine does.
 //!
-//! `docs/performance.md` derives the activation formula. All sizes are f32.
+//! `docs/performance.md` derives the activation formula. All sizes are f32. Counted in 128 bits, as the
+//! largest shapes that are let in have more than 2⁶⁴ bytes.
 
 use crate::config::RunConfig;
+use crate::device::memory::machine_bytes;
+use crate::error::{Error, Result};
 use crate::kernels::loss;
 use crate::model::ModelConfig;
 use crate::model::config::{block_linears, non_target_len};
@@ -26,51 +29,53 @@ pub struct Estimate {
 impl Estimate {
     /// The high-water mark.
     pub fn total(&self) -> u64 {
-        self.weights + self.adapters + self.pools + self.optimizer + self.gradients_and_activations
+        [self.weights, self.adapters, self.pools, self.optimizer, self.gradients_and_activations]
+            .into_iter()
+            .fold(0, u64::saturating_add)
     }
 }
 
 /// What a linear layer contributes, in numbers.
 struct LinearSize {
-    weight: u64,
-    factors: u64,
-    rank: u64,
+    weight: u128,
+    factors: u128,
+    rank: u128,
 }
 
 /// The sizes that the walk through an update needs, in numbers.
 struct Sizes {
-    tokens: u64,
-    hidden: u64,
-    queries: u64,
-    keys: u64,
-    inner: u64,
+    tokens: u128,
+    hidden: u128,
+    queries: u128,
+    keys: u128,
+    inner: u128,
     /// One `lse` per query and head.
-    heads: u64,
+    heads: u128,
     linears: Vec<LinearSize>,
     /// Gradient of one block that is kept for the update.
-    block_gradient: u64,
+    block_gradient: u128,
     /// Gradient of the head or the embedding, where they are trained.
-    table_gradient: u64,
-    layers: u64,
+    table_gradient: u128,
+    layers: u128,
     is_tied: bool,
 }
 
 impl Sizes {
     /// Ranks of all adapters of a block, for their `x·Aᵀ`.
-    fn ranks(&self) -> u64 {
+    fn ranks(&self) -> u128 {
         self.linears.iter().map(|linear| linear.rank).sum()
     }
 
     /// What a block keeps of its forward pass: `x, middle (C)`, `q, attended`, `k, v`, `gate, up`, two
     /// `rstd`, `lse`, and `x·Aᵀ` of every adapter.
-    fn trace(&self) -> u64 {
+    fn trace(&self) -> u128 {
         let row = 2 * self.hidden + 2 * self.queries + 2 * self.keys + 2 * self.inner;
         self.tokens * (row + 2 + self.heads + self.ranks())
     }
 
     /// The most that a block's forward pass holds besides its trace: the norm's output beside a projection,
     /// or the inner activation beside the output.
-    fn forward_extra(&self) -> u64 {
+    fn forward_extra(&self) -> u128 {
         self.tokens * self.hidden.max(self.inner + self.hidden)
     }
 
@@ -78,7 +83,7 @@ impl Sizes {
     /// of the output with, in the MLP, the inner activation (its own gradients replace `gate` and `up`), or
     /// the two gradients of the residual stream with the norm's output, or in the attention `dq, dk, dv`
     /// beside the residual gradient.
-    fn backward_extra(&self) -> u64 {
+    fn backward_extra(&self) -> u128 {
         let rank = self.linears.iter().map(|linear| linear.rank).max().unwrap_or(0);
         let mlp = self.hidden + self.inner + rank;
         let norm = 3 * self.hidden + 2 * rank;
@@ -108,81 +113,105 @@ pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig) -> Estimate {
     wrapped
 }
 
+/// Refuses a run that cannot fit this machine's memory, before the allocator or the system would end it.
+///
+/// Errors: `Error::Device` with both sizes; never where the machine does not say how much it has.
+pub fn check_fits(config: &RunConfig, shape: &ModelConfig) -> Result<()> {
+    let needed = peak_bytes(config, shape).total();
+    match machine_bytes() {
+        Some(has) if needed > has => {
+            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+            Err(Error::Device {
+                what: format!(
+                    "this run needs about {:.1} GiB of memory, the machine has {:.1} GiB with swap",
+                    gib(needed),
+                    gib(has)
+                ),
+                remedy:
+                    "use a smaller model, --batch-size or --max-seq-length, or --grad-checkpoint"
+                        .into(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -> Estimate {
     let train = &config.train;
     let linears: Vec<LinearSize> = block_linears(shape)
         .iter()
         .map(|&(_, m, n)| {
-            let rank = rank.min(m).min(n);
-            LinearSize {
-                weight: (m * n) as u64,
-                factors: (rank * (m + n)) as u64,
-                rank: rank as u64,
-            }
+            let rank = rank.min(m).min(n) as u128;
+            let (m, n) = (m as u128, n as u128);
+            LinearSize { weight: m * n, factors: rank * (m + n), rank }
         })
         .collect();
-    let layers = shape.num_hidden_layers as u64;
-    let per_model = |numbers: u64| 4 * layers * numbers;
-    let weight: u64 = linears.iter().map(|l| l.weight).sum();
-    let factors: u64 = linears.iter().map(|l| l.factors).sum();
-    let ranks: u64 = linears.iter().map(|l| l.rank).sum();
-    let non_targets = non_target_len(shape) as u64;
+    let layers = shape.num_hidden_layers as u128;
+    let per_model = |numbers: u128| 4 * layers * numbers;
+    let weight: u128 = linears.iter().map(|l| l.weight).sum();
+    let factors: u128 = linears.iter().map(|l| l.factors).sum();
+    let ranks: u128 = linears.iter().map(|l| l.rank).sum();
+    let non_targets = non_target_len(shape) as u128;
     let trains_rest = train.train_non_targets.unwrap_or(true);
     let trained_rest = if trains_rest { non_targets } else { 0 };
     let trained_targets = if rank == 0 { weight } else { factors };
     let is_switching = train.method == "switchlora" && rank > 0;
-    let pools: u64 = block_linears(shape)
+    let pools: u128 = block_linears(shape)
         .iter()
         .filter(|&&(_, m, n)| is_switching && rank >= 2 && m.min(n) > rank)
-        .map(|&(_, m, n)| (m.min(n) * (m + n)) as u64)
+        .map(|&(_, m, n)| m.min(n) as u128 * (m + n) as u128)
         .sum();
     let rope = shape.max_position_embeddings * (shape.head_dim / 2) * 2;
     let dense = if has_base { weight } else { 0 };
-    let hidden = shape.hidden_size as u64;
+    let hidden = shape.hidden_size as u128;
 
     let sizes = Sizes {
-        tokens: (train.batch_size.unwrap_or(1) * config.data.max_seq_length.unwrap_or(1)) as u64,
+        tokens: train.batch_size.unwrap_or(1) as u128
+            * config.data.max_seq_length.unwrap_or(1) as u128,
         hidden,
-        queries: (shape.num_attention_heads * shape.head_dim) as u64,
-        keys: (shape.num_key_value_heads * shape.head_dim) as u64,
-        inner: shape.intermediate_size as u64,
-        heads: shape.num_attention_heads as u64,
+        queries: (shape.num_attention_heads * shape.head_dim) as u128,
+        keys: (shape.num_key_value_heads * shape.head_dim) as u128,
+        inner: shape.intermediate_size as u128,
+        heads: shape.num_attention_heads as u128,
         block_gradient: trained_targets + if trains_rest { 2 * hidden } else { 0 },
-        table_gradient: if trains_rest { shape.vocab_size as u64 * hidden } else { 0 },
+        table_gradient: if trains_rest { shape.vocab_size as u128 * hidden } else { 0 },
         layers,
         is_tied: shape.tie_word_embeddings,
         linears,
     };
     let counters = if is_switching { 4 * ranks } else { 0 };
+    let bytes = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
     Estimate {
-        weights: per_model(dense) + 4 * (non_targets + rope as u64),
-        adapters: per_model(factors),
-        pools: per_model(pools),
-        optimizer: 8 * trained_rest + per_model(2 * trained_targets + counters),
-        gradients_and_activations: 4 * walk(&sizes, train.grad_checkpoint, shape.vocab_size)
-            + batch_bytes(&sizes, train.grad_accumulation_steps),
+        weights: bytes(per_model(dense) + 4 * (non_targets + rope as u128)),
+        adapters: bytes(per_model(factors)),
+        pools: bytes(per_model(pools)),
+        optimizer: bytes(8 * trained_rest + per_model(2 * trained_targets + counters)),
+        gradients_and_activations: bytes(
+            4 * walk(&sizes, train.grad_checkpoint, shape.vocab_size)
+                + batch_bytes(&sizes, train.grad_accumulation_steps),
+        ),
     }
 }
 
 /// Ids, targets, positions and order of every micro-batch of an update.
-fn batch_bytes(sizes: &Sizes, micro_batches: usize) -> u64 {
-    16 * sizes.tokens * micro_batches as u64
+fn batch_bytes(sizes: &Sizes, micro_batches: usize) -> u128 {
+    16 * sizes.tokens * micro_batches as u128
 }
 
 /// The largest number of gradient and activation entries that live together, walking through the last
 /// micro-batch of an update.
-fn walk(sizes: &Sizes, recompute: bool, vocab: usize) -> u64 {
+fn walk(sizes: &Sizes, recompute: bool, vocab: usize) -> u128 {
     let stream = sizes.tokens * sizes.hidden;
     let kept = if recompute { stream } else { sizes.trace() };
     let mut peak = 0;
-    let mut see = |numbers: u64| peak = peak.max(numbers);
+    let mut see = |numbers: u128| peak = peak.max(numbers);
     for layer in 0..sizes.layers {
         let trace = if recompute { sizes.trace() } else { 0 };
         see(layer * kept + trace.max(kept) + sizes.forward_extra());
     }
     // Head: the stream, its norm and the norm's gradient, a chunk of logits, the head's gradient.
     let traces = sizes.layers * kept;
-    let chunk = loss::chunk_tokens(vocab).min(sizes.tokens as usize) as u64 * vocab as u64;
+    let chunk = (loss::chunk_tokens(vocab) as u128).min(sizes.tokens) * vocab as u128;
     let head_gradient = sizes.table_gradient;
     see(traces + 3 * stream + sizes.tokens + chunk + head_gradient);
     see(traces + 3 * stream + head_gradient);

@@ -13,6 +13,7 @@ use crate::optim::Optimizer;
 use crate::optim::adamw::form_from_name;
 
 use super::engine::Engine;
+use super::estimate;
 use super::plan::{self, ModelSource};
 
 /// What a configuration means, before any tensor is made.
@@ -30,12 +31,15 @@ pub struct Prepared {
 }
 
 /// Resolves a configuration and prepares its data.
+///
+/// Errors: also a run that does not fit the machine's memory.
 pub fn prepare(mut config: RunConfig) -> Result<Prepared> {
     config.check()?;
     let source = ModelSource::find(&config.model.model)?;
     let tokenizer = source.tokenizer(&config)?;
     let shape = source.model_config(&config, &tokenizer)?;
     plan::resolve(&mut config, &source, &shape)?;
+    estimate::check_fits(&config, &shape)?;
     let corpus = Corpus::open(&config.data.data, config.data.valid_fraction)?;
     let seq_len = config.data.max_seq_length.unwrap_or(shape.max_position_embeddings);
     let dataset = Dataset::prepare(&corpus, &tokenizer, seq_len, &TokenCache::of_user())?;
