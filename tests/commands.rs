@@ -69,6 +69,20 @@ fn eval_gives_the_same_for_a_run_and_its_checkpoint_and_takes_other_text() {
 }
 
 #[test]
+fn a_prompt_beyond_the_context_loses_its_beginning_and_says_so() {
+    let place = Place::new();
+    place.train("run", "--iters 1 --tokenizer bytes");
+    let mut command = place.command("generate run --max-tokens 18446744073709551615 --prompt");
+    let output = command.arg("word ".repeat(1000)).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("the first 4488 of the prompt's 5000 tokens are left out"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn generated_text_depends_on_the_seed_alone() {
     let place = Place::new();
     let run = place.train("run", "--iters 8");

@@ -61,8 +61,15 @@ pub fn continue_text(
     }
     // The end of a long prompt is what matters; half the context stays for the answer.
     let longest = context - (context / 2).min(max_tokens);
-    ids.drain(..ids.len().saturating_sub(longest.max(1)));
-    let mut decoder = Decoder::new(model, ids.len() + max_tokens);
+    let cut = ids.len().saturating_sub(longest.max(1));
+    if cut > 0 {
+        tracing::warn!(
+            "the first {cut} of the prompt's {} tokens are left out: the context has {context}, and some stay for the answer",
+            ids.len()
+        );
+        ids.drain(..cut);
+    }
+    let mut decoder = Decoder::new(model, ids.len().saturating_add(max_tokens));
     let mut text = tokenizer.stream();
     let mut logits = decoder.feed(&ids);
     for _ in 0..max_tokens {
