@@ -115,6 +115,58 @@ fn heads_that_do_not_divide_the_hidden_size_or_are_odd_say_so() {
 }
 
 #[test]
+fn a_run_that_cannot_fit_the_memory_is_refused_before_it_begins() {
+    let place = Place::new();
+    for more in [
+        "--hidden-size 16000000",
+        "--hidden-size 16777216 --intermediate-size 16777216 --num-hidden-layers 10000",
+        "--batch-size 1048576 --max-seq-length 16777216",
+    ] {
+        let output = place.run(&Place::train_line("no", more));
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(4), "`{more}`: {said}");
+        assert!(said.starts_with("error: this run needs about "), "`{more}`: {said}");
+        assert!(said.contains(" GiB of memory, the machine has "), "`{more}`: {said}");
+        assert!(!place.path("runs").exists(), "`{more}` made a run");
+    }
+}
+
+#[test]
+fn another_tokenizer_than_the_run_was_trained_with_is_refused() {
+    let place = Place::new();
+    place.train("first", "--tokenizer bytes --iters 1");
+    let model = place.find("first").model();
+    let data = "--data text.txt --max-seq-length 16 --batch-size 2 --ui none";
+    place.ok(&format!(
+        "train --model {} {data} --method lora --iters 1 --name second",
+        model.display()
+    ));
+    let run = place.find("second").name();
+    // Its ids reach beyond the embedding of 257 rows.
+    let larger = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/tokenizer-4096.json");
+    fs::copy(larger, model.join("tokenizer.json")).unwrap();
+    let expected = format!(
+        "error: the tokenizer is not the one that {run} began with\n  try: bring the old tokenizer.json \
+         back; one is in the run's model/ if it has finished\n"
+    );
+    place.assert_fails("generate second", 1, &expected);
+    place.assert_fails("eval second", 1, &expected);
+}
+
+#[test]
+fn a_run_whose_model_cannot_be_loaded_has_failed_and_not_crashed() {
+    let place = Place::new();
+    place.train("good", "--iters 1");
+    let model = place.find("good").model();
+    let weights = model.join("model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() - 100]).unwrap();
+    let line = format!("train --model {} --data text.txt --max-seq-length 16", model.display());
+    assert_eq!(place.run(&format!("{line} --name bad")).status.code(), Some(1));
+    assert_eq!(status(&place.find("bad")), Status::Failed);
+}
+
+#[test]
 fn a_tokenizer_larger_than_the_vocabulary_of_the_model_says_both() {
     let place = Place::new();
     let model = golden("llama_mha");

@@ -10,7 +10,7 @@ use crate::runlog::{RunDir, find};
 
 use super::checkpoint::Checkpoint;
 use super::plan::ModelSource;
-use super::session::open_device;
+use super::session::{check_tokenizer, open_device};
 use super::setup;
 
 /// A network to evaluate or to generate with.
@@ -50,6 +50,7 @@ pub fn open(target: &str, out: &Path) -> Result<Opened> {
     let config = RunConfig::read(&dir.config())?;
     let device = open_device(&config);
     let tokenizer = ModelSource::find(&config.model.model)?.tokenizer(&config)?;
+    check_tokenizer(&dir, &tokenizer)?;
     let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
     checkpoint.restore(&mut engine, false)?;
     let name = format!("{} at step {}", dir.name(), checkpoint.progress().t);

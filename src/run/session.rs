@@ -9,11 +9,12 @@ use crate::config::RunConfig;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::atomic::write_atomically;
+use crate::formats::tokenizer::Tokenizer;
 use crate::model::Role;
 use crate::runlog::status::LastWord;
 use crate::runlog::summary::RunState;
 use crate::runlog::{
-    ControlReader, EndStatus, EventSink, Level, Log, Resume, Run, RunDir, RunLock, RunWriter,
+    ControlReader, End, EndStatus, EventSink, Level, Log, Resume, Run, RunDir, RunLock, RunWriter,
     Status, Summary,
 };
 
@@ -134,14 +135,16 @@ impl Session {
         let signals = Signals::listen()?;
         let control = ControlReader::open(&dir)?;
         let mut log = RunWriter::open(dir.events())?;
-        let (engine, progress) = if let Some(checkpoint) = &checkpoint {
-            let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
-            checkpoint.restore(&mut engine, true)?;
-            (engine, checkpoint.progress().clone())
-        } else {
-            let mut engine = setup::engine(&config, prepared.fresh_model(&device)?)?;
-            engine.with_method(|method, cx| method.prepare(cx))?;
-            (engine, Progress::default())
+        let (engine, progress) = match begin(&prepared, checkpoint.as_ref(), &device) {
+            Ok(begun) => begun,
+            Err(error) => {
+                // The first error is the one to report; the log may be what failed.
+                let step = checkpoint.as_ref().map_or(0, |c| c.progress().t);
+                let what = error.to_string();
+                let _ = log.emit(step, End { status: EndStatus::Failed, what });
+                let _ = log.sync();
+                return Err(error);
+            }
         };
         let mut loader =
             prepared.dataset.loader(config.data.data_seed.unwrap_or(config.train.seed))?;
@@ -199,6 +202,23 @@ pub fn unfinished(config: &RunConfig, out: &Path) -> Result<Option<RunDir>> {
         }
     }
     Ok(None)
+}
+
+/// The engine at the run's start, or as its checkpoint left it.
+fn begin(
+    prepared: &Prepared,
+    checkpoint: Option<&Checkpoint>,
+    device: &Device,
+) -> Result<(Engine, Progress)> {
+    let config = &prepared.config;
+    if let Some(checkpoint) = checkpoint {
+        let mut engine = setup::engine(config, checkpoint.load_model(device)?)?;
+        checkpoint.restore(&mut engine, true)?;
+        return Ok((engine, checkpoint.progress().clone()));
+    }
+    let mut engine = setup::engine(config, prepared.fresh_model(device)?)?;
+    engine.with_method(|method, cx| method.prepare(cx))?;
+    Ok((engine, Progress::default()))
 }
 
 fn model_name(prepared: &Prepared) -> String {
@@ -266,12 +286,30 @@ fn write_facts(dir: &RunDir, prepared: &Prepared, device: &Device) -> Result<()>
     write_atomically(&path, &text)
 }
 
-/// Refuses to go on with other data or another tokenizer than the run began with.
-fn check_facts(dir: &RunDir, prepared: &Prepared) -> Result<()> {
+/// What `facts.json` says of the run's data.
+fn data_facts(dir: &RunDir) -> Result<serde_json::Value> {
     let path = dir.facts();
     let text = fs::read(&path).map_err(Error::io("read", &path))?;
-    let facts: serde_json::Value = serde_json::from_slice(&text)
+    let mut facts: serde_json::Value = serde_json::from_slice(&text)
         .map_err(|error| Error::file(&path, format!("not JSON: {error}"), "restore the file"))?;
+    Ok(facts["data"].take())
+}
+
+/// Refuses another tokenizer than the run was trained with: its ids mean other text, or no row at all.
+pub(super) fn check_tokenizer(dir: &RunDir, tokenizer: &Tokenizer) -> Result<()> {
+    if data_facts(dir)?["tokenizer_blake3"] == tokenizer.hash() {
+        return Ok(());
+    }
+    Err(Error::run(
+        format!("the tokenizer is not the one that {} began with", dir.name()),
+        "bring the old tokenizer.json back; one is in the run's model/ if it has finished",
+    ))
+}
+
+/// Refuses to go on with other data or another tokenizer than the run began with.
+fn check_facts(dir: &RunDir, prepared: &Prepared) -> Result<()> {
+    let facts = data_facts(dir)?;
+    let path = dir.facts();
     let now = serde_json::to_value(&prepared.dataset.facts)
         .map_err(|error| Error::file(&path, error.to_string(), "report this"))?;
     let what = [
@@ -280,7 +318,7 @@ fn check_facts(dir: &RunDir, prepared: &Prepared) -> Result<()> {
         ("valid", "text to validate"),
     ];
     for (key, what) in what {
-        if facts["data"][key] != now[key] {
+        if facts[key] != now[key] {
             return Err(Error::run(
                 format!(
                     "the {what} (data {}) is not the one that {} began with",
