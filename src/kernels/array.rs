@@ -75,9 +75,8 @@ impl<const D: usize> Array<D> {
 
     /// Copies the values to the host; waits for the device.
     pub fn to_host(&self) -> Vec<f32> {
-        let data = self.held.get().clone().into_data();
-        match data.as_slice::<f32>() {
-            Ok(values) => values.to_vec(),
+        match self.held.get().clone().into_data().try_into_vec::<f32>() {
+            Ok(values) => values,
             Err(error) => unreachable!("arrays are f32: {error:?}"),
         }
     }
@@ -198,9 +197,8 @@ impl Indices {
 
     /// Copies the values to the host; waits for the device.
     pub fn to_host(&self) -> Vec<i32> {
-        let data = self.tensor.clone().into_data();
-        match data.as_slice::<i32>() {
-            Ok(values) => values.to_vec(),
+        match self.tensor.clone().into_data().try_into_vec::<i32>() {
+            Ok(values) => values,
             Err(error) => unreachable!("indices are i32: {error:?}"),
         }
     }

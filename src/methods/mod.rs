@@ -53,14 +53,12 @@ pub struct MethodState {
 }
 
 /// A tensor for a checkpoint.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct NamedTensor {
     /// `<layer>.pool_a` and the like.
     pub name: String,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// Its values, row-major.
-    pub values: Vec<f32>,
+    /// The method's own storage, not a copy: all pools at once can be larger than the weights.
+    pub value: Matrix,
 }
 
 /// Where a method reads its state from when a run resumes.

@@ -168,13 +168,13 @@ fn write_files(folder: &Path, engine: &mut Engine, progress: &Progress) -> Resul
     writer.finish()?;
 
     let factors = by_role(Role::Factor).map(|(_, p)| plan(&p.name, &p.shape, Dtype::F32));
-    let plans = factors.chain(tensors.iter().map(|t| plan(&t.name, &t.shape, Dtype::F32)));
+    let plans = factors.chain(tensors.iter().map(|t| plan(&t.name, &t.value.shape(), Dtype::F32)));
     let mut writer = create(METHOD, plans.collect())?;
     for (_, param) in by_role(Role::Factor) {
         writer.write(&param.name, TensorValues::F32(&param.value().to_host()))?;
     }
     for tensor in &tensors {
-        writer.write(&tensor.name, TensorValues::F32(&tensor.values))?;
+        writer.write(&tensor.name, TensorValues::F32(&tensor.value.to_host()))?;
     }
     writer.finish()?;
 

@@ -130,7 +130,7 @@ pub fn snapshot(engine: &mut Engine) -> BTreeMap<String, Vec<u32>> {
         all.insert(format!("{name}.step"), steps.into_iter().map(i32::cast_unsigned).collect());
     }
     for tensor in state.tensors {
-        all.insert(tensor.name, bits(&tensor.values));
+        all.insert(tensor.name, bits(&tensor.value.to_host()));
     }
     let json = state.json.to_string().bytes().map(u32::from).collect();
     all.insert("state.json".into(), json);
@@ -300,7 +300,11 @@ pub fn sides(engine: &mut Engine) -> Vec<[Side; 2]> {
                     pointer: entry[key]["pointer"].as_u64().unwrap() as usize,
                     frozen_until: list("frozen_until"),
                     pool: pool.map_or_else(Vec::new, |pool| {
-                        pool.values.chunks(pool.shape[1]).map(<[f32]>::to_vec).collect()
+                        pool.value
+                            .to_host()
+                            .chunks(pool.value.shape()[1])
+                            .map(<[f32]>::to_vec)
+                            .collect()
                     }),
                     active: vectors(engine.model.params.value(id)),
                     steps: state.steps.iter().find(|(other, _)| *other == id).unwrap().1.clone(),

@@ -298,8 +298,7 @@ impl Layer {
                 let pool = side.pool.as_ref()?;
                 Some(NamedTensor {
                     name: format!("{}.{}", self.name, side.pool_name),
-                    shape: pool.shape().to_vec(),
-                    values: pool.to_host(),
+                    value: pool.clone(),
                 })
             })
             .collect()
