@@ -35,6 +35,13 @@ pub fn clip_factor(sum_squares: &Vector, max_norm: f64) -> Vector {
     )))
 }
 
+/// The one read-back of an update: the loss sum and the squared gradient norm, both `[1]`. Waits for the
+/// device; everything else is read later or never.
+pub fn read_back(loss_sum: &Vector, sum_squares: &Vector) -> (f64, f64) {
+    let read = |x: &Vector| x.to_host().first().copied().map_or(f64::NAN, f64::from);
+    (read(loss_sum), read(sum_squares))
+}
+
 pub(super) fn flex_add_sum_squares(mut acc: FlexTensor, x: &FlexTensor) -> FlexTensor {
     let partial: Vec<f64> = flex::values(x)
         .par_chunks(CHUNK)

@@ -15,7 +15,7 @@ use super::math::vectorised;
 use super::ops::TrainOps;
 use super::{Indices, Matrix, Vector};
 
-pub use super::clip::{add_sum_squares, clip_factor};
+pub use super::clip::{add_sum_squares, clip_factor, read_back};
 
 /// Where epsilon and the decay stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

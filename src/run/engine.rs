@@ -2,7 +2,7 @@
 
 use crate::device::memory::Category;
 use crate::kernels::Vector;
-use crate::kernels::update::{add_sum_squares, clip_factor};
+use crate::kernels::update::{add_sum_squares, clip_factor, read_back};
 use crate::methods::{Context, Disposition, Method};
 use crate::model::backward::GradientSink;
 use crate::model::{Batch, Gradients, Model};
@@ -125,9 +125,9 @@ impl Engine {
                 sum_squares = add_sum_squares(sum_squares, grad);
             }
         }
-        let read = |x: &Vector| f64::from(x.to_host()[0]);
-        let loss = read(&loss_sum) / counted.max(1) as f64;
-        let grad_norm = read(&sum_squares).sqrt();
+        let (loss_sum, squared_norm) = read_back(&loss_sum, &sum_squares);
+        let loss = loss_sum / counted.max(1) as f64;
+        let grad_norm = squared_norm.sqrt();
         let learning_rate = self.learning_rate();
         let is_applied = loss.is_finite() && grad_norm.is_finite();
         if is_applied {

@@ -53,6 +53,7 @@ pub fn open(target: &str, out: &Path) -> Result<Opened> {
     check_tokenizer(&dir, &tokenizer)?;
     let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
     checkpoint.restore(&mut engine, false)?;
+    check_finite(&engine.model, checkpoint.folder())?;
     let name = format!("{} at step {}", dir.name(), checkpoint.progress().t);
     Ok(Opened { model: engine.model, tokenizer, config, name })
 }
@@ -65,8 +66,7 @@ fn open_directory(path: &Path) -> Result<Opened> {
     let device = open_device(&config);
     let model = Model::load(path, &device)?;
     if tokenizer.vocab_size() > model.config.vocab_size {
-        return Err(Error::file(
-            path,
+        return Err(Error::config(
             format!(
                 "the tokenizer has {} entries, the model's vocabulary {}",
                 tokenizer.vocab_size(),
@@ -75,7 +75,22 @@ fn open_directory(path: &Path) -> Result<Opened> {
             "use the tokenizer that belongs to the model",
         ));
     }
+    check_finite(&model, path)?;
     Ok(Opened { model, tokenizer, name: path.display().to_string(), config })
+}
+
+/// Refuses weights that cannot give a loss or a text.
+fn check_finite(model: &Model, path: &Path) -> Result<()> {
+    for (_, param) in model.params.iter() {
+        if let Some(value) = param.value().to_host().iter().find(|value| !value.is_finite()) {
+            return Err(Error::file(
+                path,
+                format!("tensor {} holds {value}", param.name),
+                "use a checkpoint from before the training diverged",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The run that a checkpoint folder `<run>/checkpoints/step-…` belongs to.

@@ -39,11 +39,32 @@ pub fn prepare(mut config: RunConfig) -> Result<Prepared> {
     let tokenizer = source.tokenizer(&config)?;
     let shape = source.model_config(&config, &tokenizer)?;
     plan::resolve(&mut config, &source, &shape)?;
+    make_paths_absolute(&mut config, &source)?;
     estimate::check_fits(&config, &shape)?;
     let corpus = Corpus::open(&config.data.data, config.data.valid_fraction)?;
     let seq_len = config.data.max_seq_length.unwrap_or(shape.max_position_embeddings);
     let dataset = Dataset::prepare(&corpus, &tokenizer, seq_len, &TokenCache::of_user())?;
     Ok(Prepared { config, source, shape, tokenizer, dataset })
+}
+
+/// Paths as they are from everywhere, so that a run can be resumed from another working directory.
+fn make_paths_absolute(config: &mut RunConfig, source: &ModelSource) -> Result<()> {
+    let absolute = |name: &str| {
+        let path = std::path::absolute(name).map_err(Error::io("find", name))?;
+        Ok::<_, Error>(path.display().to_string())
+    };
+    if config.data.data != "builtin" {
+        config.data.data = absolute(&config.data.data)?;
+    }
+    if let Some(name) = &config.data.tokenizer
+        && !matches!(name.as_str(), "builtin" | "bytes")
+    {
+        config.data.tokenizer = Some(absolute(name)?);
+    }
+    if matches!(source, ModelSource::Directory(_)) {
+        config.model.model = absolute(&config.model.model)?;
+    }
+    Ok(())
 }
 
 impl Prepared {

@@ -48,7 +48,12 @@ fn dense_twin(model: &Model) -> Model {
     twin
 }
 
-// Section 1.1: dA = s·Bᵀ·G and dB = s·G·Aᵀ, with G the gradient of the dense weight.
+/// Two independent f32 implementations agree on gradients to this share of the largest entry.
+const GRADIENT_LIMIT: f64 = 5e-5;
+
+// Section 1.1: dA = s·Bᵀ·G and dB = s·G·Aᵀ, with G the gradient of the dense weight. G comes from a second
+// network with merged weights, so both sides carry the rounding of a whole forward and backward pass: the
+// limit is the one of the golden cases for gradients.
 #[test]
 fn factor_gradients_are_those_of_the_dense_weight_times_the_other_factor() {
     for (init, base, updates) in [
@@ -76,13 +81,21 @@ fn factor_gradients_are_those_of_the_dense_weight_times_the_other_factor() {
             let (da, db) = (values(ours.get(adapter.a)), values(ours.get(adapter.b)));
             let right_db = scaled(product(&g, &transposed(&a, rank, n), m, n, rank));
             let difference = relative_difference(&db, &right_db);
-            assert!(difference < 2e-5, "{init}, {}: dB differs by {difference:e}", linear.name);
+            assert!(
+                difference < GRADIENT_LIMIT,
+                "{init}, {}: dB differs by {difference:e}",
+                linear.name
+            );
             if updates == 0 {
                 assert!(da.iter().all(|&v| v == 0.0), "dA is zero while B is");
             } else {
                 let right_da = scaled(product(&transposed(&b, m, rank), &g, rank, m, n));
                 let difference = relative_difference(&da, &right_da);
-                assert!(difference < 2e-5, "{init}, {}: dA differs by {difference:e}", linear.name);
+                assert!(
+                    difference < GRADIENT_LIMIT,
+                    "{init}, {}: dA differs by {difference:e}",
+                    linear.name
+                );
             }
         }
     }

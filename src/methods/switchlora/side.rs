@@ -172,7 +172,7 @@ impl Side {
     /// Holds the given vectors from update `t` on and starts their counters anew.
     pub(super) fn restart(&mut self, vectors: &[usize], t: u64, rules: &Rules, device: &Device) {
         for &i in vectors {
-            let until = (t + rules.freeze) as i32;
+            let until = t.saturating_add(rules.freeze).min(i32::MAX as u64) as i32;
             self.frozen_until[i] = until;
             self.since[i] = if rules.counts_frozen_steps { t as i32 } else { until };
         }
