@@ -173,7 +173,7 @@ pub fn check(path: &Path) {
                 assert_close(&at(&name), &ours, &theirs, 2e-5);
             };
             close(letter, &model.params.value(param).to_host());
-            close(&format!("candidates_{letter}"), &pools[index].values);
+            close(&format!("candidates_{letter}"), &pools[index].value.to_host());
             close(&format!("exp_avg_{letter}"), &moments[&param].exp_avg.to_host());
             close(&format!("exp_avg_sq_{letter}"), &moments[&param].exp_avg_sq.to_host());
             let list = |field: &str| -> Vec<i32> {
