@@ -300,7 +300,7 @@ fn a_run_whose_data_changed_is_not_resumed_and_stays_as_it_was() {
     let config = fs::read(run.config()).unwrap();
     fs::write(place.path("text.txt"), &text[1..]).unwrap();
     let expected = format!(
-        "error: the text to train on (data text.txt) is not the one that {} began with\n  \
+        "error: the text to train on (data PLACE/text.txt) is not the one that {} began with\n  \
          try: bring the old one back, or start a new run\n",
         run.name()
     );
@@ -311,7 +311,7 @@ fn a_run_whose_data_changed_is_not_resumed_and_stays_as_it_was() {
     place.assert_fails(
         "resume run",
         1,
-        "error: cannot read text.txt\n  why: No such file or directory (os error 2)\n  \
+        "error: cannot read PLACE/text.txt\n  why: No such file or directory (os error 2)\n  \
          try: check the path\n",
     );
     fs::write(place.path("text.txt"), text).unwrap();

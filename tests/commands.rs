@@ -44,12 +44,13 @@ fn eval_gives_the_same_for_a_run_and_its_checkpoint_and_takes_other_text() {
 
     let result = json(&place.ok("eval run --json"));
     assert_eq!(result["model"], format!("{} at step 8", run.name()));
-    assert_eq!(result["data"], "text.txt");
+    assert_eq!(result["data"], place.expand("PLACE/text.txt"));
     assert!((result["perplexity"].as_f64().unwrap() / of_run.exp() - 1.0).abs() < 1e-12);
     let lines = place.ok("eval run");
     let expected = format!(
-        "{} at step 8\n  text        text.txt, 1,984 tokens in blocks of 32\n  loss        {of_run:.4}\n",
-        run.name()
+        "{} at step 8\n  text        {}, 1,984 tokens in blocks of 32\n  loss        {of_run:.4}\n",
+        run.name(),
+        place.expand("PLACE/text.txt")
     );
     assert!(lines.starts_with(&expected), "{lines}");
 

@@ -39,11 +39,12 @@ pub fn prepare(mut config: RunConfig) -> Result<Prepared> {
     let tokenizer = source.tokenizer(&config)?;
     let shape = source.model_config(&config, &tokenizer)?;
     plan::resolve(&mut config, &source, &shape)?;
-    make_paths_absolute(&mut config, &source)?;
     estimate::check_fits(&config, &shape)?;
     let corpus = Corpus::open(&config.data.data, config.data.valid_fraction)?;
     let seq_len = config.data.max_seq_length.unwrap_or(shape.max_position_embeddings);
     let dataset = Dataset::prepare(&corpus, &tokenizer, seq_len, &TokenCache::of_user())?;
+    // Last, so that messages name what the user typed.
+    make_paths_absolute(&mut config, &source)?;
     Ok(Prepared { config, source, shape, tokenizer, dataset })
 }
 
