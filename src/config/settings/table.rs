@@ -1,8 +1,8 @@
 //! The rows: one per field of the configuration, by heading of the help, in the order of the structs.
 
 use super::{
-    ADAM_FORMS, Group, Kind, LORA_BASES, LORA_INITS, METHODS, SCHEDULES, SWITCH_RATES,
-    SWITCH_SELECTIONS, Setting,
+    ADAM_FORMS, Group, Kind, LORA_BASES, LORA_INITS, METHODS, RELORA_MASKS, RELORA_RESETS,
+    SCHEDULES, SWITCH_RATES, SWITCH_SELECTIONS, Setting,
 };
 
 /// The table, by heading.
@@ -15,6 +15,7 @@ pub const GROUPS: &[Group] = &[
     Group { heading: "Reports, evaluations, checkpoints, samples", settings: OUTPUT },
     Group { heading: "LoRA", settings: LORA },
     Group { heading: "SwitchLoRA", settings: SWITCHLORA },
+    Group { heading: "ReLoRA", settings: RELORA },
 ];
 
 const MODEL: &[Setting] = &[
@@ -140,7 +141,7 @@ const TRAINING: &[Setting] = &[
         flag: "method",
         value: "NAME",
         kind: Kind::Choice(METHODS),
-        short: "Training method: full, lora or switchlora",
+        short: "Training method: full, lora, switchlora or relora",
         more: "",
         aliases: &["fine-tune-type"],
     },
@@ -159,7 +160,7 @@ const TRAINING: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "The adapter's scale is alpha / rank [default: the method's]",
-        more: "SwitchLoRA uses 1.",
+        more: "SwitchLoRA uses 1, the others 32.",
         aliases: &["lora-alpha"],
     },
     Setting {
@@ -216,8 +217,8 @@ const OPTIMIZER: &[Setting] = &[
         value: "NAME",
         kind: Kind::Choice(SCHEDULES),
         short: "Schedule of the learning rate [default: the method's]",
-        more: "One of constant, linear, cosine, cosine_floor, cosine_min. All but `constant` warm up first. `linear` and `cosine` end at 0; `cosine_floor` never goes \
-               below --min-lr-ratio, `cosine_min` is scaled to end there.",
+        more: "One of constant, linear, cosine, cosine_floor, cosine_min and, for relora, cosine_restarts. All but `constant` warm up first. `linear` and `cosine` end at 0; `cosine_floor` never goes \
+               below --min-lr-ratio, `cosine_min` is scaled to end there; `cosine_restarts` is that curve with a drop to 0 and a warm-up at every merge.",
         aliases: &["lr-scheduler-type"],
     },
     Setting {
@@ -235,7 +236,7 @@ const OPTIMIZER: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "Lowest learning rate as a share of the peak",
-        more: "For cosine_floor and cosine_min.",
+        more: "For cosine_floor, cosine_min and cosine_restarts.",
         aliases: &[],
     },
     Setting {
@@ -521,6 +522,81 @@ const SWITCHLORA: &[Setting] = &[
         kind: Kind::Number,
         short: "Peak learning rate of the full-rank updates of the warm start",
         more: "",
+        aliases: &[],
+    },
+];
+
+const RELORA: &[Setting] = &[
+    Setting {
+        key: "relora.warm_start",
+        flag: "relora-warm-start",
+        value: "N",
+        kind: Kind::Count,
+        short: "Full-rank updates before the factors are made [default: see below]",
+        more: "A quarter of the run, and what does not go into whole cycles after it. 0 leaves it out.",
+        aliases: &[],
+    },
+    Setting {
+        key: "relora.warm_start_learning_rate",
+        flag: "relora-warm-start-learning-rate",
+        value: "X",
+        kind: Kind::Number,
+        short: "Peak learning rate of the full-rank updates of the warm start",
+        more: "",
+        aliases: &[],
+    },
+    Setting {
+        key: "relora.cycle",
+        flag: "relora-cycle",
+        value: "N",
+        kind: Kind::Count,
+        short: "Updates between merges [default: a quarter of the rest]",
+        more: "As long as the rest of the run or longer: no merge, plain LoRA from a warm start.",
+        aliases: &[],
+    },
+    Setting {
+        key: "relora.warmup_steps",
+        flag: "relora-warmup-steps",
+        value: "N",
+        kind: Kind::Count,
+        short: "Warm-up of the first cycle [default: a tenth, at most 500]",
+        more: "--warmup-steps is that of the warm start.",
+        aliases: &[],
+    },
+    Setting {
+        key: "relora.rewarm_steps",
+        flag: "relora-rewarm-steps",
+        value: "N",
+        kind: Kind::Count,
+        short: "Warm-up after each merge [default: a twentieth, 2 to 100]",
+        more: "The learning rate drops to 0 at a merge and then joins its curve again.",
+        aliases: &[],
+    },
+    Setting {
+        key: "relora.reset",
+        flag: "relora-reset",
+        value: "NAME",
+        kind: Kind::Choice(RELORA_RESETS),
+        short: "Reset of the factors' moments: magnitude, random or zero",
+        more: "`magnitude` zeroes the smallest entries, `random` any, `zero` all. Adam's counters go on.",
+        aliases: &[],
+    },
+    Setting {
+        key: "relora.prune_ratio",
+        flag: "relora-prune-ratio",
+        value: "X",
+        kind: Kind::Number,
+        short: "Share of the moments that a reset zeroes",
+        more: "For magnitude and random.",
+        aliases: &[],
+    },
+    Setting {
+        key: "relora.masks",
+        flag: "relora-masks",
+        value: "NAME",
+        kind: Kind::Choice(RELORA_MASKS),
+        short: "Masks of the two moments: joint or independent",
+        more: "`joint` keeps a first moment only where its second one stays; `independent` is the authors' code and can take huge steps.",
         aliases: &[],
     },
 ];
