@@ -2,8 +2,10 @@
 //!
 //! One row per field of [`RunConfig`](super::RunConfig), in the same order; a test compares the two. The
 //! loader takes its key names and types from here, the command line its flags and texts. This file says
-//! what a row is and which words are known; the rows are in `table`. Neither knows TOML or clap.
+//! what a row is and which words are known; the rows are in `table`
+//! and `methods`. None of them knows TOML or clap.
 
+mod methods;
 mod table;
 
 pub use table::GROUPS;

@@ -206,9 +206,10 @@ impl Method for Relora {
         let expected = self.restarts(cx.t);
         let saved = state.json().get("restarts").and_then(Value::as_u64);
         if saved != Some(expected) {
-            let saved = saved.map_or("no number".into(), |saved| saved.to_string());
+            let saved = saved.map_or("no number of".into(), |saved| saved.to_string());
             return Err(state.mismatch(format!(
-                "the ReLoRA state has {saved} of restarts, cycles of {} updates after {} give {expected}",
+                "the ReLoRA state has {saved} restarts; cycles of {} updates after a warm start of {} give \
+                 {expected}",
                 self.cycle, self.warm_start.updates
             )));
         }
