@@ -80,11 +80,11 @@ fn a_restart_follows_every_update_of_rate_zero_but_the_first() {
     for t in 0..total {
         engine.events.clear();
         let rate = step(&mut engine).learning_rate;
-        if !merges(&engine).is_empty() {
+        if merges(&engine).is_empty() {
+            assert!(rate > 0.0 || t == 0 || t == WARM, "rate 0 at {t} without a restart");
+        } else {
             assert_eq!((rate, resets(&engine).len()), (0.0, 1), "at {t}");
             restarts.push(t - WARM);
-        } else {
-            assert!(rate > 0.0 || t == 0 || t == WARM, "rate 0 at {t} without a restart");
         }
     }
     assert_eq!(restarts, [CYCLE, 2 * CYCLE]);
@@ -120,8 +120,11 @@ fn the_rate_drops_to_zero_at_a_restart_and_joins_the_cosine_again() {
     }
 }
 
+/// First and second moments with the counter.
+type Triple = (Vec<f32>, Vec<f32>, u32);
+
 /// Moments and counters by parameter.
-fn moments(engine: &Engine) -> BTreeMap<String, (Vec<f32>, Vec<f32>, u32)> {
+fn moments(engine: &Engine) -> BTreeMap<String, Triple> {
     let all = engine.optimizer.iter().map(|(id, moments)| {
         let name = engine.model.params.get(id).name.clone();
         let values = (moments.exp_avg.to_host(), moments.exp_avg_sq.to_host(), moments.step);
@@ -131,7 +134,7 @@ fn moments(engine: &Engine) -> BTreeMap<String, (Vec<f32>, Vec<f32>, u32)> {
 }
 
 /// Moments before and after a restart that no update comes with.
-fn restart_alone(reset: &str, masks: &str) -> [BTreeMap<String, (Vec<f32>, Vec<f32>, u32)>; 2] {
+fn restart_alone(reset: &str, masks: &str) -> [BTreeMap<String, Triple>; 2] {
     let mut config = relora(WARM, CYCLE);
     config.relora.reset = reset.into();
     config.relora.masks = masks.into();
@@ -144,7 +147,7 @@ fn restart_alone(reset: &str, masks: &str) -> [BTreeMap<String, (Vec<f32>, Vec<f
     let after = moments(&engine);
     let (told, mode) = (&resets(&engine)[0], reset);
     assert_eq!((told.mode.as_str(), told.count, told.counters), (mode, 1, false));
-    let share = |pick: fn(&(Vec<f32>, Vec<f32>, u32)) -> &Vec<f32>| {
+    let share = |pick: fn(&Triple) -> &Vec<f32>| {
         let factors = after.iter().filter(|(name, _)| name.contains("lora_"));
         let values: Vec<f32> = factors.flat_map(|(_, moments)| pick(moments).clone()).collect();
         values.iter().filter(|&&v| v == 0.0).count() as f64 / values.len() as f64
@@ -173,7 +176,7 @@ fn a_reset_zeroes_its_share_of_the_factors_moments_and_touches_nothing_else() {
                 continue;
             }
             factors += 1;
-            assert_eq!(new.2 as u64, CYCLE);
+            assert_eq!(u64::from(new.2), CYCLE);
             for (old, new) in [(&old.0, &new.0), (&old.1, &new.1)] {
                 let is_kept = old.iter().zip(new).all(|(old, new)| old == new || *new == 0.0);
                 assert!(is_kept, "{name}: an entry stays or is zero");

@@ -159,7 +159,7 @@ const TRAINING: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "The adapter's scale is alpha / rank [default: the method's]",
-        more: "SwitchLoRA uses 1, the others 32.",
+        more: "SwitchLoRA and its initialisation use 1, the others 32.",
         aliases: &["lora-alpha"],
     },
     Setting {
