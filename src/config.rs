@@ -28,6 +28,19 @@ pub struct RunConfig {
     pub lora: LoraTable,
     /// SwitchLoRA's settings.
     pub switchlora: SwitchLoraTable,
+    /// ReLoRA's settings.
+    pub relora: ReloraTable,
+}
+
+impl RunConfig {
+    /// Full-rank updates before the method makes its factors; 0 where it has no such phase.
+    pub fn warm_start(&self) -> u64 {
+        match self.train.method.as_str() {
+            "switchlora" => self.switchlora.warm_start,
+            "relora" => self.relora.warm_start.unwrap_or(0),
+            _ => 0,
+        }
+    }
 }
 
 /// `[model]`
@@ -248,6 +261,44 @@ impl Default for SwitchLoraTable {
             count_frozen_steps: true,
             warm_start: 0,
             warm_start_learning_rate: 1e-3,
+        }
+    }
+}
+
+/// `[relora]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReloraTable {
+    /// Full-rank updates before the factors are made. Default: a quarter of the run, and what does not go into
+    /// whole cycles.
+    pub warm_start: Option<u64>,
+    /// Peak learning rate of those updates.
+    pub warm_start_learning_rate: f64,
+    /// Updates from one merge to the next. Default: a quarter of what follows the warm start.
+    pub cycle: Option<u64>,
+    /// Warm-up of the first cycle. Default: a tenth of a cycle, at most 500.
+    pub warmup_steps: Option<u64>,
+    /// Warm-up after each merge. Default: a twentieth of a cycle, 2 to 100.
+    pub rewarm_steps: Option<u64>,
+    /// `magnitude`, `random` or `zero`: which entries of the moments a merge zeroes.
+    pub reset: String,
+    /// Share of the entries that `magnitude` and `random` zero.
+    pub prune_ratio: f64,
+    /// `joint`: a first moment stays only where the second does; `independent`: as in the authors' code.
+    pub masks: String,
+}
+
+impl Default for ReloraTable {
+    fn default() -> Self {
+        Self {
+            warm_start: None,
+            warm_start_learning_rate: 1e-3,
+            cycle: None,
+            warmup_steps: None,
+            rewarm_steps: None,
+            reset: "magnitude".into(),
+            prune_ratio: 0.99,
+            masks: "joint".into(),
         }
     }
 }

@@ -7,13 +7,13 @@
 
 mod parity;
 
-use parity::{adamw, llama, schedules, switchlora, tokenizer, train};
+use parity::{adamw, llama, relora, schedules, switchlora, tokenizer, train};
 use std::path::{Path, PathBuf};
 
 type Case = fn(&Path);
 
 /// Prefix and checker, the first match counts; `None`: known, not implemented yet.
-const KINDS: [(&str, Option<Case>); 13] = [
+const KINDS: [(&str, Option<Case>); 14] = [
     ("adamw_", Some(adamw::check)),
     ("switchlora_schedule", Some(switchlora::check_schedule)),
     ("switchlora_", Some(switchlora::check)),
@@ -21,7 +21,8 @@ const KINDS: [(&str, Option<Case>); 13] = [
     ("llama_", Some(llama::check)),
     ("train_", Some(train::check)),
     ("smollm2-tokenizer", Some(tokenizer::check)),
-    ("relora_", None),
+    ("relora_prune", Some(relora::check_prune)),
+    ("relora_merge_", Some(relora::check_merge)),
     ("galore_", None),
     ("fira_", None),
     ("lora_ga_", None),

@@ -15,7 +15,7 @@ struct Case {
     change: fn(&mut RunConfig),
 }
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 12] = [
     Case { method: "full", change: |_| {} },
     Case { method: "lora", change: |_| {} },
     Case { method: "switchlora", change: |_| {} },
@@ -24,6 +24,12 @@ const CASES: [Case; 10] = [
     Case { method: "lora", change: |c| c.train.rank = Some(64) },
     Case { method: "switchlora", change: |c| c.train.grad_accumulation_steps = 3 },
     Case { method: "switchlora", change: |c| c.switchlora.warm_start = 2 },
+    Case { method: "relora", change: |_| {} },
+    // Too short for a peak of its own: the four updates see a merge.
+    Case {
+        method: "relora",
+        change: |c| (c.relora.warm_start, c.relora.cycle) = (Some(0), Some(2)),
+    },
     Case { method: "lora", change: |c| c.train.train_non_targets = Some(false) },
     Case { method: "full", change: |c| c.data.max_seq_length = Some(16) },
 ];

@@ -14,6 +14,8 @@ mod freeze;
 mod lora;
 #[path = "methods/rank.rs"]
 mod rank;
+#[path = "methods/relora.rs"]
+mod relora;
 #[path = "methods/resume.rs"]
 mod resume;
 #[path = "methods/skip.rs"]

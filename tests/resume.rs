@@ -106,6 +106,15 @@ fn a_warm_start_survives_being_killed_before_at_and_after_its_end() {
 }
 
 #[test]
+fn relora_survives_being_killed_around_its_restarts() {
+    let place = Place::new();
+    // Warm start up to 6, merges after 13 and 19: checkpoints at 4, 8, 12 (one update before a merge), 16, 20.
+    let more =
+        "--method relora --relora-warm-start 6 --relora-cycle 6 --iters 24 --checkpoint-every 4";
+    assert_survives(&place, "relora", more, &[3, 7, 14]);
+}
+
+#[test]
 fn accumulation_recomputation_and_epochs_survive_being_killed() {
     let place = Place::new();
     let text = fs::read(place.path("text.txt")).unwrap();

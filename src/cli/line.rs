@@ -184,6 +184,16 @@ impl LineView {
             Body::Switch(switch) => {
                 self.switched += switch.l.iter().map(|layer| 2 * u64::from(layer.k)).sum::<u64>();
             }
+            Body::Reset(reset) => {
+                let words = format!(
+                    "{}: moments cut back ({}), {:.1} % and {:.1} % are zero",
+                    reset.count,
+                    reset.mode,
+                    100.0 * reset.m_zeroed,
+                    100.0 * reset.v_zeroed
+                );
+                self.say_at("restart", step, &words);
+            }
             Body::Ckpt(ckpt) => {
                 let mark = if ckpt.is_best { "  best" } else { "" };
                 let words = format!("{}  {}{mark}", ckpt.path, text::bytes(ckpt.bytes));

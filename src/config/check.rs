@@ -4,7 +4,9 @@ use std::fmt::Display;
 
 use super::load::nearest;
 use super::settings;
-use super::{DataTable, LoraTable, ModelTable, RunConfig, SwitchLoraTable, TrainTable};
+use super::{
+    DataTable, LoraTable, ModelTable, ReloraTable, RunConfig, SwitchLoraTable, TrainTable,
+};
 use crate::error::{Error, Result};
 
 /// More threads than this are a slip of the finger; each one costs memory.
@@ -30,6 +32,8 @@ impl RunConfig {
         check_output(&self.train)?;
         check_lora(&self.lora)?;
         check_switchlora(&self.switchlora)?;
+        check_relora(&self.relora)?;
+        check_restarts(&self.train)?;
         check_warm_start(self)?;
         check_device(&self.train.device)
     }
@@ -161,19 +165,43 @@ fn check_switchlora(switchlora: &SwitchLoraTable) -> Result<()> {
     Ok(())
 }
 
+fn check_relora(relora: &ReloraTable) -> Result<()> {
+    not_negative("relora.warm_start_learning_rate", relora.warm_start_learning_rate)?;
+    // One update at rate 0, one that learns.
+    at_least_if_set("relora.cycle", relora.cycle, 2)?;
+    // Without a re-warm the rate would not be 0 at a merge.
+    at_least_if_set("relora.rewarm_steps", relora.rewarm_steps, 1)?;
+    one_of("relora.reset", &relora.reset, settings::RELORA_RESETS)?;
+    let share = relora.prune_ratio;
+    number("relora.prune_ratio", share, (0.0..=1.0).contains(&share), "from 0 to 1")?;
+    one_of("relora.masks", &relora.masks, settings::RELORA_MASKS)
+}
+
+/// The schedule with restarts needs cycles, which only one method has.
+fn check_restarts(train: &TrainTable) -> Result<()> {
+    if train.lr_schedule.as_deref() == Some("cosine_restarts") && train.method != "relora" {
+        return Err(Error::config(
+            format!(
+                "train.lr_schedule is `cosine_restarts`, which goes with relora, not with {}",
+                train.method
+            ),
+            "give --method relora with it, or another --lr-schedule",
+        ));
+    }
+    Ok(())
+}
+
 fn check_warm_start(config: &RunConfig) -> Result<()> {
-    let warm_start = config.switchlora.warm_start;
+    let (method, warm_start) = (&config.train.method, config.warm_start());
     match config.train.iters {
-        Some(iters) if config.train.method == "switchlora" && warm_start >= iters => {
-            Err(Error::config(
-                format!("switchlora.warm_start is {warm_start}, but train.iters is {iters}"),
-                format!(
-                    "give --switchlora-warm-start {} or less, or more --iters; --method full trains \
-                     full rank all the way",
-                    iters - 1
-                ),
-            ))
-        }
+        Some(iters) if warm_start >= iters && warm_start > 0 => Err(Error::config(
+            format!("{method}.warm_start is {warm_start}, but train.iters is {iters}"),
+            format!(
+                "give --{method}-warm-start {} or less, or more --iters; --method full trains \
+                 full rank all the way",
+                iters - 1
+            ),
+        )),
         _ => Ok(()),
     }
 }

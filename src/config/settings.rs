@@ -2,8 +2,10 @@
 //!
 //! One row per field of [`RunConfig`](super::RunConfig), in the same order; a test compares the two. The
 //! loader takes its key names and types from here, the command line its flags and texts. This file says
-//! what a row is and which words are known; the rows are in `table`. Neither knows TOML or clap.
+//! what a row is and which words are known; the rows are in `table`
+//! and `methods`. None of them knows TOML or clap.
 
+mod methods;
 mod table;
 
 pub use table::GROUPS;
@@ -98,11 +100,10 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 }
 
 /// Methods that this version trains.
-pub const METHODS: &[&str] = &["full", "lora", "switchlora"];
+pub const METHODS: &[&str] = &["full", "lora", "switchlora", "relora"];
 
 /// Methods that are planned and known by name.
 pub const LATER_METHODS: &[&str] = &[
-    "relora",
     "galore",
     "fira",
     "lora-ga",
@@ -118,7 +119,8 @@ pub const LATER_METHODS: &[&str] = &[
 ];
 
 /// Schedules of the learning rate.
-pub const SCHEDULES: &[&str] = &["constant", "linear", "cosine", "cosine_floor", "cosine_min"];
+pub const SCHEDULES: &[&str] =
+    &["constant", "linear", "cosine", "cosine_floor", "cosine_min", "cosine_restarts"];
 
 /// Forms of Adam's update.
 pub const ADAM_FORMS: &[&str] = &["torch", "reference"];
@@ -134,3 +136,9 @@ pub const SWITCH_SELECTIONS: &[&str] = &["contiguous", "random"];
 
 /// Forms of the decay of SwitchLoRA's rate.
 pub const SWITCH_RATES: &[&str] = &["paper", "code"];
+
+/// Which entries of the moments ReLoRA zeroes at a merge.
+pub const RELORA_RESETS: &[&str] = &["magnitude", "random", "zero"];
+
+/// Whether ReLoRA's masks of the two moments regard each other.
+pub const RELORA_MASKS: &[&str] = &["joint", "independent"];

@@ -35,6 +35,11 @@ fn filled() -> RunConfig {
     train.eval_every = Some(100);
     train.train_non_targets = Some(true);
     train.checkpoint_every = Some(250);
+    let relora = &mut config.relora;
+    relora.warm_start = Some(200);
+    relora.cycle = Some(200);
+    relora.warmup_steps = Some(20);
+    relora.rewarm_steps = Some(10);
     config
 }
 

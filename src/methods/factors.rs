@@ -82,16 +82,22 @@ pub fn first_slots(max_rank: usize, rank: usize) -> (Vec<usize>, Vec<usize>) {
     (a, b)
 }
 
+/// Values of A `[r, n]`, Kaiming-uniform `±1/√n`. Draw 0 is the start of a run; a method that makes A anew
+/// counts on.
+pub fn draw_a(linear: &Linear, rank: usize, seed: u64, draw: u64) -> Vec<f32> {
+    let bound = 1.0 / (linear.cols as f32).sqrt();
+    stream(seed, &linear.name, "lora_A", draw).symmetric_vec(rank * linear.cols, bound)
+}
+
 /// Values of A `[r, n]` and B `[m, r]` for an initialisation.
 pub fn draw(linear: &Linear, rank: usize, init: FactorInit, seed: u64) -> (Vec<f32>, Vec<f32>) {
     let (m, n) = (linear.rows, linear.cols);
-    let uniform = |purpose: &str, len: usize, fan: usize| {
-        stream(seed, &linear.name, purpose, 0).symmetric_vec(len, 1.0 / (fan as f32).sqrt())
-    };
     match init {
-        FactorInit::Standard => (uniform("lora_A", rank * n, n), vec![0.0; m * rank]),
+        FactorInit::Standard => (draw_a(linear, rank, seed, 0), vec![0.0; m * rank]),
         FactorInit::BothKaiming => {
-            (uniform("lora_A", rank * n, n), uniform("lora_B", m * rank, rank))
+            let bound = 1.0 / (rank as f32).sqrt();
+            let b = stream(seed, &linear.name, "lora_B", 0).symmetric_vec(m * rank, bound);
+            (draw_a(linear, rank, seed, 0), b)
         }
         FactorInit::Gaussian => {
             let std = 1.0 / rank as f64;

@@ -1,6 +1,6 @@
 //! Training methods behind one trait: what is trained, what happens to gradients, and what is done to
 //! the weights before and after an update. The trainer calls the hooks and names no method; a method
-//! never names another, shared parts stand in `factors`.
+//! never names another, shared parts stand in `factors` and `warm_start`.
 
 use serde_json::Value;
 
@@ -14,7 +14,9 @@ use crate::runlog::Body;
 pub mod factors;
 pub mod full;
 pub mod lora;
+pub mod relora;
 pub mod switchlora;
+pub mod warm_start;
 
 /// What a hook may see and change.
 pub struct Context<'a> {
@@ -93,6 +95,15 @@ pub struct ScheduleIndex {
     pub peak: Option<f64>,
     /// The schedule of the phase, where it differs from the run's.
     pub schedule: Option<Schedule>,
+    /// The warm-up of the phase, where it differs from the run's.
+    pub warmup: Option<u64>,
+}
+
+impl ScheduleIndex {
+    /// Place `t` of `total` with the run's own schedule and rate.
+    pub fn new(t: u64, total: u64) -> Self {
+        Self { t, total, peak: None, schedule: None, warmup: None }
+    }
 }
 
 /// A training method. Hooks run in the order of `methods.md` 1.3.
@@ -111,7 +122,7 @@ pub trait Method {
 
     /// Which place of which schedule the next update has.
     fn schedule_index(&self, t: u64, total: u64) -> ScheduleIndex {
-        ScheduleIndex { t, total, peak: None, schedule: None }
+        ScheduleIndex::new(t, total)
     }
 
     /// Called during the backward pass as soon as a gradient is complete. Only methods that say so in
@@ -166,7 +177,7 @@ fn resolved<T: Copy>(value: Option<T>, key: &str) -> Result<T> {
 }
 
 /// The names of the methods in this version.
-pub const NAMES: [&str; 3] = ["full", "lora", "switchlora"];
+pub const NAMES: [&str; 4] = ["full", "lora", "switchlora", "relora"];
 
 /// Makes the method that a configuration names, with its settings resolved for the model.
 pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
@@ -174,6 +185,7 @@ pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
         "full" => Box::new(full::Full),
         "lora" => Box::new(lora::Lora::new(config)?),
         "switchlora" => Box::new(switchlora::SwitchLora::new(config)?),
+        "relora" => Box::new(relora::Relora::new(config)?),
         other => {
             return Err(Error::config(
                 format!("method {other} is not in this version"),

@@ -12,10 +12,10 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::kernels::Vector;
 use crate::model::{Gradients, LinearId, Model};
-use crate::optim::schedule::Schedule;
 use crate::runlog::{Alert, Body, Level, Phase, Switch};
 
 use super::factors;
+use super::warm_start::WarmStart;
 use super::{
     Context, Export, Method, MethodState, ScheduleIndex, StateReader, adamw_all, resolved,
 };
@@ -35,8 +35,7 @@ pub struct SwitchLora {
     alpha: f64,
     rate: Rate,
     rules: Rules,
-    warm_start: u64,
-    warm_start_learning_rate: f64,
+    warm_start: WarmStart,
     /// Empty during the warm start.
     layers: Vec<Layer>,
     /// Corrections whose norms are still on the device.
@@ -67,8 +66,10 @@ impl SwitchLora {
                 counts_frozen_steps: table.count_frozen_steps,
                 decay_frozen: table.decay_frozen,
             },
-            warm_start: table.warm_start,
-            warm_start_learning_rate: table.warm_start_learning_rate,
+            warm_start: WarmStart {
+                updates: table.warm_start,
+                learning_rate: table.warm_start_learning_rate,
+            },
             layers: Vec::new(),
             pending: Vec::new(),
         })
@@ -98,7 +99,7 @@ impl SwitchLora {
 
     /// Tells how much of the pools this run will reach, and an interval that would reach all of them.
     fn predict_coverage(&self, cx: &mut Context<'_>) {
-        let total = cx.total - self.warm_start;
+        let total = self.warm_start.rest(cx.total);
         let reach = |layer: &Layer| {
             let switches = self.rate.expected_total(total, layer.rank());
             coverage(layer.candidates(), layer.rank(), switches, self.rules.selection)
@@ -118,10 +119,6 @@ impl SwitchLora {
         };
         cx.events.push(Alert { level: Level::Info, what, remedy }.into());
     }
-
-    fn is_warming(&self) -> bool {
-        self.layers.is_empty()
-    }
 }
 
 impl Method for SwitchLora {
@@ -130,11 +127,10 @@ impl Method for SwitchLora {
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        if self.warm_start == 0 {
+        if self.warm_start.is_over(cx.t) {
             self.wrap(cx);
         } else {
-            let detail = format!("full rank for {} updates", self.warm_start);
-            cx.events.push(Phase { name: "warm-start".into(), detail }.into());
+            self.warm_start.announce(cx);
         }
         Ok(())
     }
@@ -143,7 +139,8 @@ impl Method for SwitchLora {
         let Some(entries) = state.json().get("layers").and_then(Value::as_array) else {
             return Err(state.mismatch("the SwitchLoRA state has no list of layers".into()));
         };
-        let expected = if cx.t < self.warm_start { 0 } else { cx.model.linears().len() };
+        let is_wrapped = self.warm_start.is_over(cx.t);
+        let expected = if is_wrapped { cx.model.linears().len() } else { 0 };
         if entries.len() != expected {
             return Err(state.mismatch(format!(
                 "the SwitchLoRA state has {} layers, the model needs {expected}",
@@ -156,7 +153,7 @@ impl Method for SwitchLora {
             let id = LinearId(index);
             self.layers.push(Layer::restore(cx.model, id, rank, scale, cx.t, entry, state)?);
         }
-        if !self.is_warming() {
+        if is_wrapped {
             factors::freeze_targets(cx.model);
         }
         Ok(())
@@ -175,23 +172,11 @@ impl Method for SwitchLora {
     }
 
     fn schedule_index(&self, t: u64, total: u64) -> ScheduleIndex {
-        if self.warm_start == 0 {
-            ScheduleIndex { t, total, peak: None, schedule: None }
-        } else if t < self.warm_start {
-            ScheduleIndex {
-                t,
-                total: self.warm_start,
-                peak: Some(self.warm_start_learning_rate),
-                schedule: Some(Schedule::WarmupConstant),
-            }
-        } else {
-            let (t, total) = (t - self.warm_start, total - self.warm_start);
-            ScheduleIndex { t, total, peak: None, schedule: None }
-        }
+        self.warm_start.schedule_index(t, total)
     }
 
     fn before_update(&mut self, cx: &mut Context<'_>, _grads: &mut Gradients) {
-        let (u, total) = (cx.t - self.warm_start.min(cx.t), cx.total - self.warm_start);
+        let (u, total) = (self.warm_start.since(cx.t), self.warm_start.rest(cx.total));
         for layer in &mut self.layers {
             let wanted = layer.draw_count(&self.rate, u, total, cx.seed, cx.t);
             if wanted > 0 {
@@ -215,10 +200,8 @@ impl Method for SwitchLora {
     }
 
     fn after_update(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        if self.is_warming() && cx.t == self.warm_start {
-            cx.optimizer.clear();
-            let detail = format!("{} full-rank updates done, factors made", self.warm_start);
-            cx.events.push(Phase { name: "warm-start-end".into(), detail }.into());
+        if self.warm_start.ends_with(cx.t) {
+            self.warm_start.finish(cx);
             self.wrap(cx);
         }
         Ok(())

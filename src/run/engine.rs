@@ -81,8 +81,12 @@ impl Engine {
     pub fn learning_rate(&self) -> f64 {
         let Settings { schedule, warmup, min_ratio, learning_rate, .. } = self.settings;
         let index = self.method.schedule_index(self.t, self.total);
-        // A short phase gets a shorter warm-up.
-        let warmup = if index.total < self.total { warmup.min(index.total / 2) } else { warmup };
+        let warmup = match index.warmup {
+            Some(own) => own,
+            // A short phase gets a shorter warm-up.
+            None if index.total < self.total => warmup.min(index.total / 2),
+            None => warmup,
+        };
         let span = Span { warmup, total: index.total, min_ratio };
         let schedule = index.schedule.unwrap_or(schedule);
         index.peak.unwrap_or(learning_rate) * schedule.factor(index.t, span)

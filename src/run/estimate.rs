@@ -102,9 +102,8 @@ pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig) -> Estimate {
     let rank = if method == "full" { 0 } else { train.rank.unwrap_or(0) };
     let has_base = !(method == "lora" && config.lora.base == "none");
     // During a warm start everything is trained; the peak is that of the larger phase.
-    let has_warm_start = method == "switchlora" && config.switchlora.warm_start > 0;
     let wrapped = phase(config, shape, rank, has_base);
-    if has_warm_start {
+    if config.warm_start() > 0 {
         let warm = phase(config, shape, 0, true);
         if warm.total() > wrapped.total() {
             return warm;
@@ -181,16 +180,24 @@ fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -
     };
     let counters = if is_switching { 4 * ranks } else { 0 };
     let bytes = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
+    // What a merge adds to a weight, one layer at a time and not during an update.
+    let merged = merge_entries(&sizes, train.method == "relora" && rank > 0);
+    let walked = walk(&sizes, train.grad_checkpoint, shape.vocab_size).max(merged);
     Estimate {
         weights: bytes(per_model(dense) + 4 * (non_targets + rope as u128)),
         adapters: bytes(per_model(factors)),
         pools: bytes(per_model(pools)),
         optimizer: bytes(8 * trained_rest + per_model(2 * trained_targets + counters)),
         gradients_and_activations: bytes(
-            4 * walk(&sizes, train.grad_checkpoint, shape.vocab_size)
-                + batch_bytes(&sizes, train.grad_accumulation_steps),
+            4 * walked + batch_bytes(&sizes, train.grad_accumulation_steps),
         ),
     }
+}
+
+/// Entries of the largest dense weight, where the method merges into it.
+fn merge_entries(sizes: &Sizes, merges: bool) -> u128 {
+    let largest = sizes.linears.iter().map(|linear| linear.weight).max().unwrap_or(0);
+    if merges { largest } else { 0 }
 }
 
 /// Ids, targets, positions and order of every micro-batch of an update.

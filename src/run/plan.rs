@@ -13,6 +13,8 @@ use crate::optim::Schedule;
 
 use super::engine::Settings;
 
+mod relora;
+
 /// Where the network comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelSource {
@@ -164,7 +166,8 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let seq_len = *data.max_seq_length.get_or_insert(seq_len);
     data.data_seed.get_or_insert(config.train.seed);
     let train = &mut config.train;
-    let rank = *train.rank.get_or_insert((shape.hidden_size / 4).max(1));
+    let rank = (shape.hidden_size / 4).max(1);
+    let rank = *train.rank.get_or_insert(if method == "relora" { rank.min(128) } else { rank });
     train.alpha.get_or_insert(if is_switchlora_scale { 1.0 } else { 32.0 });
     let iters = *train.iters.get_or_insert(iters);
     train.batch_size.get_or_insert(batch_size);
@@ -176,8 +179,11 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         (_, true) => 1e-2,
         _ => 2e-3,
     });
-    let has_warm_start = method == "switchlora" && config.switchlora.warm_start > 0;
-    let schedule = if has_warm_start { "cosine_floor" } else { "cosine" };
+    let schedule = match method.as_str() {
+        "switchlora" if config.switchlora.warm_start > 0 => "cosine_floor",
+        "relora" => "cosine_restarts",
+        _ => "cosine",
+    };
     train.lr_schedule.get_or_insert_with(|| schedule.into());
     train.warmup_steps.get_or_insert((iters / 10).min(100));
     train.steps_per_report.get_or_insert((iters / 60).max(1));
@@ -199,12 +205,13 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
             format!("use --max-seq-length {} or less", shape.max_position_embeddings),
         ));
     }
-    if has_warm_start && config.switchlora.warm_start >= iters {
+    if method == "relora" {
+        relora::resolve(config, iters)?;
+    }
+    let warm_start = config.warm_start();
+    if warm_start > 0 && warm_start >= iters {
         return Err(Error::config(
-            format!(
-                "switchlora.warm_start = {} leaves nothing of {iters} updates",
-                config.switchlora.warm_start
-            ),
+            format!("{method}.warm_start = {warm_start} leaves nothing of {iters} updates"),
             "make the warm start shorter or the run longer",
         ));
     }
@@ -215,10 +222,19 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
 pub fn settings(config: &RunConfig) -> Result<Settings> {
     let train = &config.train;
     let name = train.lr_schedule.as_deref().unwrap_or("cosine");
-    let schedule = Schedule::from_name(name).ok_or_else(|| {
+    let restarts = || {
+        let (cycle, rewarm) = (config.relora.cycle?, config.relora.rewarm_steps?);
+        // The cycles are counted from the end of the warm start, so nothing has to be shifted.
+        Some(Schedule::CosineRestarts { cycle, rewarm, adjust: 0 })
+    };
+    let schedule = match name {
+        "cosine_restarts" => restarts(),
+        _ => Schedule::from_name(name),
+    };
+    let schedule = schedule.ok_or_else(|| {
         Error::config(
             format!("train.lr_schedule = {name}: no such schedule"),
-            "use constant, linear, cosine, cosine_floor or cosine_min",
+            "use constant, linear, cosine, cosine_floor or cosine_min; cosine_restarts with relora",
         )
     })?;
     Ok(Settings {

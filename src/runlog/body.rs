@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::number;
+use super::restart::{Merge, Reset};
 use super::switch::Switch;
 
 /// Makes [`Body`] from the table of kinds, so that a kind's name stands in one place.
@@ -79,6 +80,10 @@ kinds! {
     Eval(Eval) = "eval",
     /// Vectors that `SwitchLoRA` exchanged in one update.
     Switch(Switch) = "switch",
+    /// The factors went into the dense weights.
+    Merge(Merge) = "merge",
+    /// The factors were made anew and their moments cut back.
+    Reset(Reset) = "reset",
     /// Memory by category.
     Mem(Mem) = "mem",
     /// Where the time of an update goes.
@@ -110,7 +115,7 @@ impl From<Run> for Body {
 }
 
 impl Body {
-    /// An event of a kind without a struct of its own: `merge reset subspace limiter rank`, or any
+    /// An event of a kind without a struct of its own: `subspace limiter rank`, or any
     /// other. Use [`number::to_value`] for numbers that may not be finite.
     pub fn raw(kind: impl Into<String>, fields: Map<String, Value>) -> Self {
         Self::Raw { kind: kind.into(), fields }

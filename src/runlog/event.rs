@@ -106,6 +106,7 @@ pub fn now_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::super::body::*;
+    use super::super::restart::{Merge, MergeLayer, Reset};
     use super::super::switch::{Switch, SwitchLayer};
     use super::*;
 
@@ -147,6 +148,9 @@ mod tests {
         round_trip(Clamp { layer: "q".into(), wanted: 64, rank: 32, reason: String::new() });
         round_trip(Skip { reason: "loss".into(), loss: Some(f64::INFINITY), grad_norm: None });
         round_trip(Eval { loss: 1.0, ppl: 1.0_f64.exp(), tokens: 5 });
+        let layer = MergeLayer { layer: 2, dw_norm: 0.5, error: f64::INFINITY };
+        round_trip(Merge { count: 1, l: vec![layer] });
+        round_trip(Reset { count: 1, mode: "zero".into(), m_zeroed: 1.0, ..Reset::default() });
         round_trip(Mem { bytes: [("weights".into(), 12)].into(), ..Mem::default() });
         round_trip(Time { ms: [("forward".into(), 1.5)].into() });
         round_trip(Sys { rss_bytes: Some(1), ..Sys::default() });
@@ -198,9 +202,9 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_kept_and_unknown_fields_skipped() {
-        let line = br#"{"v":1,"seq":1,"ts":2,"t":"merge","step":3,"norm":0.5,"layers":["a"]}"#;
+        let line = br#"{"v":1,"seq":1,"ts":2,"t":"subspace","step":3,"norm":0.5,"layers":["a"]}"#;
         let event = Event::parse(line).unwrap();
-        assert_eq!(event.body.kind(), "merge");
+        assert_eq!(event.body.kind(), "subspace");
         assert_eq!(event.to_line().unwrap().as_bytes(), line);
 
         let line = br#"{"v":1,"seq":1,"ts":2,"t":"phase","name":"train","colour":"red"}"#;

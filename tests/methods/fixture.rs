@@ -64,6 +64,20 @@ pub fn busy_switchlora() -> RunConfig {
     config
 }
 
+/// ReLoRA with `warm` full-rank updates and cycles of `cycle`, re-warm 2, in a run of three cycles.
+pub fn relora(warm: u64, cycle: u64) -> RunConfig {
+    let mut config = config("relora");
+    config.train.alpha = Some(8.0);
+    config.train.iters = Some(warm + 3 * cycle);
+    config.train.lr_schedule = Some("cosine_restarts".into());
+    config.relora.warm_start = Some(warm);
+    config.relora.cycle = Some(cycle);
+    config.relora.warmup_steps = Some(2);
+    config.relora.rewarm_steps = Some(2);
+    config.relora.prune_ratio = 0.9;
+    config
+}
+
 /// An engine at the start of a run, the method prepared.
 pub fn engine(config: &RunConfig) -> Engine {
     engine_of(config, shape())

@@ -16,8 +16,8 @@ use fullrank::run::export::{merged_weight, write_model};
 
 use super::fixture::{
     all_effective, assert_same, batch, busy_switchlora, config, effective, engine, engine_of,
-    gradients, logits, parameter_bits, product, relative_difference, set, shape, snapshot, train,
-    transposed, wide,
+    gradients, logits, parameter_bits, product, relative_difference, relora, set, shape, snapshot,
+    train, transposed, wide,
 };
 
 const INITS: [&str; 4] = ["standard", "both_kaiming", "gaussian", "switchlora"];
@@ -171,6 +171,7 @@ fn the_exported_model_has_the_logits_of_the_trained_one() {
     cases.push(("no base".into(), lora("both_kaiming", "none")));
     cases.push(("full".into(), config("full")));
     cases.push(("switchlora".into(), busy_switchlora()));
+    cases.push(("relora".into(), relora(3, 5)));
     for (name, config) in cases {
         let folder = tempfile::tempdir().unwrap();
         let mut engine = engine(&config);
@@ -246,6 +247,7 @@ fn looking_at_the_model_changes_no_bit_of_the_run() {
         ("full", config("full")),
         ("lora", lora("switchlora", "dense")),
         ("switchlora", busy_switchlora()),
+        ("relora", relora(2, 2)),
     ] {
         let mut shape = shape();
         shape.vocab_size = tokenizer.vocab_size();

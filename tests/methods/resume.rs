@@ -6,7 +6,9 @@ use fullrank::run::checkpoint::{Checkpoint, Progress, save};
 use fullrank::run::engine::Engine;
 use fullrank::run::setup;
 
-use super::fixture::{assert_same, busy_switchlora, config, engine, sides, snapshot, train};
+use super::fixture::{
+    assert_same, busy_switchlora, config, engine, relora, sides, snapshot, train,
+};
 
 /// Writes the engine's state to disk and makes another engine of it.
 fn reopened(config: &RunConfig, engine: &mut Engine) -> Engine {
@@ -108,6 +110,40 @@ fn switchlora_resumes_to_the_bit_with_layers_that_cannot_switch() {
     let mut config = busy_switchlora();
     config.train.rank = Some(10);
     assert_resumes("rank 10", &config, &[5], 6);
+}
+
+// In the warm start, right when the factors are made, within a cycle, at the update of rate 0, right after a
+// restart, in the re-warm.
+#[test]
+fn relora_resumes_to_the_bit_around_its_warm_start_and_its_restarts() {
+    for (reset, masks) in [("magnitude", "joint"), ("random", "independent"), ("zero", "joint")] {
+        let mut config = relora(4, 5);
+        config.train.max_grad_norm = 0.5;
+        config.train.weight_decay = 0.01;
+        config.relora.reset = reset.into();
+        config.relora.masks = masks.into();
+        for stop in [0, 3, 4, 6, 9, 10, 11, 14, 15] {
+            assert_resumes(&format!("{reset}, {masks}"), &config, &[stop], 4);
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_relora_with_other_cycles_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = engine(&relora(2, 4));
+    train(&mut run, 8);
+    let progress = Progress { t: run.t, ..Progress::default() };
+    let path = save(folder.path(), &mut run, &progress).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let restored = |config: &RunConfig| {
+        let model = checkpoint.load_model(&Device::cpu()).unwrap();
+        checkpoint.restore(&mut setup::engine(config, model).unwrap(), true)
+    };
+    assert!(restored(&relora(2, 4)).is_ok());
+    let error = restored(&relora(2, 2)).unwrap_err().to_string();
+    assert!(error.contains("1 restarts") && error.contains("give 2"), "{error}");
+    assert!(restored(&relora(9, 4)).is_err(), "a warm start that is not over");
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use fullrank::config::RunConfig;
 use fullrank::run::engine::Engine;
 
-use super::fixture::{assert_same, batch, busy_switchlora, config, engine, set, snapshot, train};
+use super::fixture::{
+    assert_same, batch, busy_switchlora, config, engine, relora, set, snapshot, train,
+};
 
 /// What makes an update fail, by changing one parameter for its duration.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +46,7 @@ fn cases() -> Vec<(&'static str, RunConfig)> {
         ("switchlora", busy_switchlora()),
         ("switchlora, random", random),
         ("switchlora, warm start", warm),
+        ("relora", relora(3, 4)),
     ];
     for (_, config) in &mut all {
         config.train.lr_schedule = Some("cosine".into());

@@ -8,7 +8,7 @@ use fullrank::runlog::Body;
 
 use super::fixture::{
     LINEARS, all_effective, assert_same, config, effective, engine, engine_of, logits,
-    parameter_bits, relative_difference, shape, sides, switches, tolerances, train, wide,
+    parameter_bits, relative_difference, relora, shape, sides, switches, tolerances, train, wide,
 };
 
 fn lora(init: &str) -> RunConfig {
@@ -22,6 +22,7 @@ fn starts() -> Vec<(String, RunConfig)> {
     let inits = ["standard", "both_kaiming", "gaussian", "switchlora"];
     let mut all: Vec<_> =
         inits.into_iter().map(|init| (format!("lora {init}"), lora(init))).collect();
+    all.push(("relora".into(), relora(0, 100)));
     for selection in ["contiguous", "random"] {
         let mut config = config("switchlora");
         config.switchlora.selection = selection.into();

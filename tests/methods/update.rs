@@ -9,11 +9,17 @@ use fullrank::run::engine::Engine;
 
 use super::fixture::{
     SEQ_LEN, assert_same, batch, batch_of, busy_switchlora, config, engine, gradients,
-    parameter_bits, relative_difference, snapshot, step, train, wide,
+    parameter_bits, relative_difference, relora, snapshot, step, train, wide,
 };
 
 fn methods() -> Vec<(&'static str, RunConfig)> {
-    vec![("full", config("full")), ("lora", config("lora")), ("switchlora", busy_switchlora())]
+    vec![
+        ("full", config("full")),
+        ("lora", config("lora")),
+        ("switchlora", busy_switchlora()),
+        // Within its first cycle.
+        ("relora", relora(0, 100)),
+    ]
 }
 
 // Section 9.

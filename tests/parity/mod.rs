@@ -2,6 +2,7 @@
 
 pub mod adamw;
 pub mod llama;
+pub mod relora;
 pub mod schedules;
 pub mod switchlora;
 pub mod tokenizer;
@@ -9,7 +10,10 @@ pub mod train;
 
 use std::path::PathBuf;
 
+use fullrank::device::Device;
+use fullrank::formats::hf_config::{HfConfig, Rope, RopeKind};
 use fullrank::formats::safetensors::SafetensorsFile;
+use fullrank::model::{LinearId, Model};
 
 /// The folder of cases.
 pub fn folder() -> PathBuf {
@@ -50,4 +54,28 @@ pub fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f64) {
         ours[worst.0],
         theirs[worst.0]
     );
+}
+
+/// A network whose gate projection has the shape of the case.
+pub fn model_with_layer(m: usize, n: usize, device: &Device) -> (Model, LinearId) {
+    let config = HfConfig {
+        hidden_size: n,
+        intermediate_size: m,
+        num_hidden_layers: 1,
+        num_attention_heads: 1,
+        num_key_value_heads: 1,
+        head_dim: 2,
+        rms_norm_eps: 1e-6,
+        vocab_size: 4,
+        max_position_embeddings: 4,
+        tie_word_embeddings: false,
+        rope: Rope { theta: 10_000.0, kind: RopeKind::Default },
+        bos_token_id: None,
+        eos_token_ids: Vec::new(),
+        pad_token_id: None,
+        initializer_range: 0.02,
+    };
+    let model = Model::init(config, 0, device);
+    let place = model.linears().iter().position(|l| (l.rows, l.cols) == (m, n)).unwrap();
+    (model, LinearId(place))
 }

@@ -1,10 +1,9 @@
 //! The authors' SwitchLoRA: state after every step, given gradients and the draws of how many to switch.
 
-use super::{assert_close, number, values};
+use super::{assert_close, model_with_layer, number, values};
 use fullrank::device::Device;
 use fullrank::device::memory::Category;
 use fullrank::error::{Error, Result};
-use fullrank::formats::hf_config::{HfConfig, Rope, RopeKind};
 use fullrank::formats::safetensors::SafetensorsFile;
 use fullrank::kernels::update::{AdamForm, AdamW};
 use fullrank::kernels::{Matrix, Vector};
@@ -12,7 +11,7 @@ use fullrank::methods::factors::switchlora_bounds;
 use fullrank::methods::switchlora::layer::{Layer, Rules};
 use fullrank::methods::switchlora::{Rate, Selection};
 use fullrank::methods::{Context, StateReader};
-use fullrank::model::{Gradients, LinearId, Model};
+use fullrank::model::Gradients;
 use fullrank::optim::Optimizer;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -58,30 +57,6 @@ impl StateReader for Start<'_> {
     fn mismatch(&self, what: String) -> Error {
         Error::file(self.0.path(), what, "")
     }
-}
-
-/// A network whose gate projection has the shape of the case.
-fn model_with_layer(m: usize, n: usize, device: &Device) -> (Model, LinearId) {
-    let config = HfConfig {
-        hidden_size: n,
-        intermediate_size: m,
-        num_hidden_layers: 1,
-        num_attention_heads: 1,
-        num_key_value_heads: 1,
-        head_dim: 2,
-        rms_norm_eps: 1e-6,
-        vocab_size: 4,
-        max_position_embeddings: 4,
-        tie_word_embeddings: false,
-        rope: Rope { theta: 10_000.0, kind: RopeKind::Default },
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
-        pad_token_id: None,
-        initializer_range: 0.02,
-    };
-    let model = Model::init(config, 0, device);
-    let place = model.linears().iter().position(|l| (l.rows, l.cols) == (m, n)).unwrap();
-    (model, LinearId(place))
 }
 
 pub fn check(path: &Path) {

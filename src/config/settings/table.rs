@@ -1,9 +1,8 @@
-//! The rows: one per field of the configuration, by heading of the help, in the order of the structs.
+//! The rows: one per field of the configuration, by heading of the help, in the order of the structs; those of
+//! the methods' own tables are in `methods`.
 
-use super::{
-    ADAM_FORMS, Group, Kind, LORA_BASES, LORA_INITS, METHODS, SCHEDULES, SWITCH_RATES,
-    SWITCH_SELECTIONS, Setting,
-};
+use super::methods::{LORA, RELORA, SWITCHLORA};
+use super::{ADAM_FORMS, Group, Kind, METHODS, SCHEDULES, Setting};
 
 /// The table, by heading.
 pub const GROUPS: &[Group] = &[
@@ -15,6 +14,7 @@ pub const GROUPS: &[Group] = &[
     Group { heading: "Reports, evaluations, checkpoints, samples", settings: OUTPUT },
     Group { heading: "LoRA", settings: LORA },
     Group { heading: "SwitchLoRA", settings: SWITCHLORA },
+    Group { heading: "ReLoRA", settings: RELORA },
 ];
 
 const MODEL: &[Setting] = &[
@@ -140,7 +140,7 @@ const TRAINING: &[Setting] = &[
         flag: "method",
         value: "NAME",
         kind: Kind::Choice(METHODS),
-        short: "Training method: full, lora or switchlora",
+        short: "Training method: full, lora, switchlora or relora",
         more: "",
         aliases: &["fine-tune-type"],
     },
@@ -159,7 +159,7 @@ const TRAINING: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "The adapter's scale is alpha / rank [default: the method's]",
-        more: "SwitchLoRA uses 1.",
+        more: "SwitchLoRA and its initialisation use 1, the others 32.",
         aliases: &["lora-alpha"],
     },
     Setting {
@@ -216,8 +216,8 @@ const OPTIMIZER: &[Setting] = &[
         value: "NAME",
         kind: Kind::Choice(SCHEDULES),
         short: "Schedule of the learning rate [default: the method's]",
-        more: "One of constant, linear, cosine, cosine_floor, cosine_min. All but `constant` warm up first. `linear` and `cosine` end at 0; `cosine_floor` never goes \
-               below --min-lr-ratio, `cosine_min` is scaled to end there.",
+        more: "One of constant, linear, cosine, cosine_floor, cosine_min and, for relora, cosine_restarts. All but `constant` warm up first. `linear` and `cosine` end at 0; `cosine_floor` never goes \
+               below --min-lr-ratio, `cosine_min` is scaled to end there; `cosine_restarts` is that curve with a drop to 0 and a warm-up at every merge.",
         aliases: &["lr-scheduler-type"],
     },
     Setting {
@@ -235,7 +235,7 @@ const OPTIMIZER: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "Lowest learning rate as a share of the peak",
-        more: "For cosine_floor and cosine_min.",
+        more: "For cosine_floor, cosine_min and cosine_restarts.",
         aliases: &[],
     },
     Setting {
@@ -414,112 +414,6 @@ const OUTPUT: &[Setting] = &[
         value: "TEXT",
         kind: Kind::Text,
         short: "What samples begin with",
-        more: "",
-        aliases: &[],
-    },
-];
-
-const LORA: &[Setting] = &[
-    Setting {
-        key: "lora.init",
-        flag: "lora-init",
-        value: "NAME",
-        kind: Kind::Choice(LORA_INITS),
-        short: "standard, both_kaiming, switchlora or gaussian factors",
-        more: "All but `standard` and `gaussian` start with a product that is not zero and take it off the \
-               frozen weight, so the model's output is unchanged.",
-        aliases: &["init-lora-weights"],
-    },
-    Setting {
-        key: "lora.base",
-        flag: "lora-base",
-        value: "NAME",
-        kind: Kind::Choice(LORA_BASES),
-        short: "dense: the frozen weight stays; none: only the product of the factors",
-        more: "`none` needs --lora-init both_kaiming.",
-        aliases: &[],
-    },
-];
-
-const SWITCHLORA: &[Setting] = &[
-    Setting {
-        key: "switchlora.interval0",
-        flag: "switchlora-interval0",
-        value: "X",
-        kind: Kind::Number,
-        short: "Mean updates between two switches of one vector, at the start",
-        more: "At least twice --switchlora-freeze. `inf` never switches. About 10 suits short runs.",
-        aliases: &[],
-    },
-    Setting {
-        key: "switchlora.ratio",
-        flag: "switchlora-ratio",
-        value: "X",
-        kind: Kind::Number,
-        short: "The switching rate has fallen to a third at this share of the run",
-        more: "",
-        aliases: &[],
-    },
-    Setting {
-        key: "switchlora.freeze",
-        flag: "switchlora-freeze",
-        value: "N",
-        kind: Kind::Count,
-        short: "Updates for which the counterpart of a switched vector is held",
-        more: "0 resets its moments without holding it.",
-        aliases: &[],
-    },
-    Setting {
-        key: "switchlora.selection",
-        flag: "switchlora-selection",
-        value: "NAME",
-        kind: Kind::Choice(SWITCH_SELECTIONS),
-        short: "Choice of vectors: contiguous or random",
-        more: "`contiguous` visits more of the pool in the same number of switches.",
-        aliases: &[],
-    },
-    Setting {
-        key: "switchlora.rate",
-        flag: "switchlora-rate",
-        value: "NAME",
-        kind: Kind::Choice(SWITCH_RATES),
-        short: "Form of the rate's decay: paper or code",
-        more: "`code` is the form of the authors' program.",
-        aliases: &[],
-    },
-    Setting {
-        key: "switchlora.decay_frozen",
-        flag: "switchlora-decay-frozen",
-        value: "BOOL",
-        kind: Kind::Switch,
-        short: "Let weight decay act on held vectors, as the authors' code does",
-        more: "",
-        aliases: &[],
-    },
-    Setting {
-        key: "switchlora.count_frozen_steps",
-        flag: "switchlora-count-frozen-steps",
-        value: "BOOL",
-        kind: Kind::Switch,
-        short: "Let Adam's counters advance while a vector is held, as the authors' code does",
-        more: "The first steps after a hold are then damped.",
-        aliases: &[],
-    },
-    Setting {
-        key: "switchlora.warm_start",
-        flag: "switchlora-warm-start",
-        value: "N",
-        kind: Kind::Count,
-        short: "Full-rank updates before the factors are made",
-        more: "Fewer than --iters.",
-        aliases: &[],
-    },
-    Setting {
-        key: "switchlora.warm_start_learning_rate",
-        flag: "switchlora-warm-start-learning-rate",
-        value: "X",
-        kind: Kind::Number,
-        short: "Peak learning rate of the full-rank updates of the warm start",
         more: "",
         aliases: &[],
     },
