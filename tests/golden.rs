@@ -7,7 +7,7 @@
 
 mod parity;
 
-use parity::{adamw, llama, schedules, switchlora, tokenizer, train};
+use parity::{adamw, galore, llama, schedules, switchlora, tokenizer, train};
 use std::path::{Path, PathBuf};
 
 type Case = fn(&Path);
@@ -22,8 +22,8 @@ const KINDS: [(&str, Option<Case>); 13] = [
     ("train_", Some(train::check)),
     ("smollm2-tokenizer", Some(tokenizer::check)),
     ("relora_", None),
-    ("galore_", None),
-    ("fira_", None),
+    ("galore_", Some(galore::check)),
+    ("fira_", Some(galore::check_fira)),
     ("lora_ga_", None),
     ("lte_", None),
     ("peft_", None),

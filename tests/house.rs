@@ -134,7 +134,9 @@ fn a_method_never_names_another() {
         if matches!(own.as_str(), "mod" | "factors" | "projection") {
             continue;
         }
-        for other in ["full", "lora", "switchlora", "galore", "fira"].into_iter().filter(|name| *name != own) {
+        for other in
+            ["full", "lora", "switchlora", "galore", "fira"].into_iter().filter(|name| *name != own)
+        {
             let names = |line: &str| {
                 line.contains(&format!("methods::{other}"))
                     || line.contains(&format!("super::{other}"))

@@ -98,13 +98,11 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 }
 
 /// Methods that this version trains.
-pub const METHODS: &[&str] = &["full", "lora", "switchlora"];
+pub const METHODS: &[&str] = &["full", "lora", "switchlora", "galore", "fira"];
 
 /// Methods that are planned and known by name.
 pub const LATER_METHODS: &[&str] = &[
     "relora",
-    "galore",
-    "fira",
     "lora-ga",
     "lte",
     "rslora",
@@ -134,3 +132,15 @@ pub const SWITCH_SELECTIONS: &[&str] = &["contiguous", "random"];
 
 /// Forms of the decay of SwitchLoRA's rate.
 pub const SWITCH_RATES: &[&str] = &["paper", "code"];
+
+/// What becomes of the moments when a subspace is refreshed.
+pub const CARRIES: &[&str] = &["keep", "rotate", "reset"];
+
+/// How subspaces are found.
+pub const DECOMPOSITIONS: &[&str] = &["auto", "exact", "randomised"];
+
+/// Forms of Fira's residual.
+pub const FIRA_FORMS: &[&str] = &["released", "paper"];
+
+/// Scalings of Fira's residual.
+pub const FIRA_SCALINGS: &[&str] = &["column", "matrix", "none"];

@@ -378,11 +378,11 @@ impl TrainOps for Flex {
         scaling::flex_add_scaled(acc, rate, &factor, &x)
     }
 
-    fn norm_ratios(x: FloatTensor<Self>, y: FloatTensor<Self>, axis: Axis) -> FloatTensor<Self> {
+    fn norm_ratios(x: FloatTensor<Self>, y: FloatTensor<Self>, along: Along) -> FloatTensor<Self> {
         if DEFAULT_BODIES.get() {
-            return scaling::default_norm_ratios::<Self>(x, y, axis);
+            return scaling::default_norm_ratios::<Self>(x, y, along);
         }
-        scaling::flex_norm_ratios(&x, &y, axis)
+        scaling::flex_norm_ratios(&x, &y, along)
     }
 
     fn limit_growth(

@@ -351,8 +351,8 @@ pub trait TrainOps: Backend {
     }
 
     /// Norms of the vectors of `x` over those of `y`.
-    fn norm_ratios(x: FloatTensor<Self>, y: FloatTensor<Self>, axis: Axis) -> FloatTensor<Self> {
-        scaling::default_norm_ratios::<Self>(x, y, axis)
+    fn norm_ratios(x: FloatTensor<Self>, y: FloatTensor<Self>, along: Along) -> FloatTensor<Self> {
+        scaling::default_norm_ratios::<Self>(x, y, along)
     }
 
     /// `(factor, norm, ratio)` of [`scaling::limit_growth`].

@@ -12,7 +12,6 @@ use super::fallback::{Float, add, dims, div, mul, reshape, scaled, shifted};
 use super::flex::{self, CHUNK, rows_per_task};
 use super::math::sum_squares;
 use super::ops::TrainOps;
-use super::update::Axis;
 use super::{Matrix, Vector};
 
 /// Added to a norm before dividing by it, as in Fira's package.
@@ -21,14 +20,14 @@ pub const NORM_EPS: f64 = 1e-8;
 /// A norm below this is not remembered: a limit on its growth would hold the next one near zero.
 const LEAST_NORM: f64 = 1e-12;
 
-/// What the factors of [`scale`] belong to.
+/// What a factor or a norm belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Along {
-    /// One factor for all entries.
+    /// One for all entries.
     All,
-    /// One factor for each row.
+    /// One for each row.
     Rows,
-    /// One factor for each column.
+    /// One for each column.
     Columns,
 }
 
@@ -62,11 +61,11 @@ pub fn add_scaled(acc: Matrix, rate: f32, factor: &Vector, x: &Matrix) -> Matrix
     })
 }
 
-/// `|x_i| / (|y_i| + 1e-8)` for each row or column `i`, of two matrices of one shape.
-pub fn norm_ratios(x: &Matrix, y: &Matrix, axis: Axis) -> Vector {
+/// `|x_i| / (|y_i| + 1e-8)` for each row or column `i`, or of the whole, of two matrices of one shape.
+pub fn norm_ratios(x: &Matrix, y: &Matrix, along: Along) -> Vector {
     assert_eq!(x.shape(), y.shape(), "norms in proportion");
     let (dividend, divisor) = (x.tensor().into_dispatch(), y.tensor().into_dispatch());
-    x.like(Tensor::from_dispatch(<Dispatch as TrainOps>::norm_ratios(dividend, divisor, axis)))
+    x.like(Tensor::from_dispatch(<Dispatch as TrainOps>::norm_ratios(dividend, divisor, along)))
 }
 
 /// The outcome of [`limit_growth`], each `[1]`, on the device.
@@ -122,13 +121,17 @@ pub(super) fn flex_add_scaled(
     acc
 }
 
-/// Sums of squares of each row or column, in f64; rows in fixed groups, added in order.
-fn squares(x: &FlexTensor, axis: Axis) -> Vec<f64> {
+/// Sums of squares, in f64; parts of fixed size, added in order.
+fn squares(x: &FlexTensor, along: Along) -> Vec<f64> {
     let width = flex::sizes(x)[1].max(1);
     let values = flex::values(x);
-    match axis {
-        Axis::Rows => values.par_chunks(width).map(sum_squares).collect(),
-        Axis::Columns => {
+    match along {
+        Along::All => {
+            let partial: Vec<f64> = values.par_chunks(CHUNK).map(sum_squares).collect();
+            vec![partial.iter().sum()]
+        }
+        Along::Rows => values.par_chunks(width).map(sum_squares).collect(),
+        Along::Columns => {
             let partial: Vec<Vec<f64>> = values
                 .par_chunks(rows_per_task(width) * width)
                 .map(|rows| {
@@ -149,8 +152,8 @@ fn squares(x: &FlexTensor, axis: Axis) -> Vec<f64> {
     }
 }
 
-pub(super) fn flex_norm_ratios(x: &FlexTensor, y: &FlexTensor, axis: Axis) -> FlexTensor {
-    let pairs = squares(x, axis).into_iter().zip(squares(y, axis));
+pub(super) fn flex_norm_ratios(x: &FlexTensor, y: &FlexTensor, along: Along) -> FlexTensor {
+    let pairs = squares(x, along).into_iter().zip(squares(y, along));
     flex::vector(pairs.map(|(x, y)| (x.sqrt() / (y.sqrt() + NORM_EPS)) as f32).collect())
 }
 
@@ -170,11 +173,7 @@ pub(super) fn flex_limit_growth(
     (one(factor), one(kept), one(ratio))
 }
 
-pub(super) fn default_scale<B: Backend>(
-    x: Float<B>,
-    factors: Float<B>,
-    along: Along,
-) -> Float<B> {
+pub(super) fn default_scale<B: Backend>(x: Float<B>, factors: Float<B>, along: Along) -> Float<B> {
     let [len] = dims::<B, 1>(&factors);
     let shape = if along == Along::Rows { [len, 1] } else { [1, len] };
     mul::<B>(x, reshape::<B, 2>(factors, shape))
@@ -190,14 +189,15 @@ pub(super) fn default_add_scaled<B: Backend>(
     add::<B>(acc, mul::<B>(x, factor))
 }
 
-pub(super) fn default_norm_ratios<B: Backend>(x: Float<B>, y: Float<B>, axis: Axis) -> Float<B> {
+pub(super) fn default_norm_ratios<B: Backend>(x: Float<B>, y: Float<B>, along: Along) -> Float<B> {
     let [rows, columns] = dims::<B, 2>(&x);
-    let (summed, len) = match axis {
-        Axis::Rows => (1, rows),
-        Axis::Columns => (0, columns),
-    };
     let norm = |x: Float<B>| {
-        let sums = B::float_sum_dim(mul::<B>(x.clone(), x), summed);
+        let squares = mul::<B>(x.clone(), x);
+        let (sums, len) = match along {
+            Along::All => (B::float_sum_dim(B::float_sum_dim(squares, 1), 0), 1),
+            Along::Rows => (B::float_sum_dim(squares, 1), rows),
+            Along::Columns => (B::float_sum_dim(squares, 0), columns),
+        };
         reshape::<B, 1>(B::float_sqrt(sums), [len])
     };
     div::<B>(norm(x), shifted::<B>(norm(y), NORM_EPS as f32))

@@ -1,8 +1,8 @@
 //! Eigenvalues and eigenvectors of a symmetric matrix.
 
+use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
-use faer::diag::Diag;
 use faer::{Mat, MatRef, Par};
 
 /// Eigenvalues, largest first, and their orthonormal eigenvectors, one a row of `n` entries.

@@ -52,7 +52,8 @@ fn normalise(row: &mut [f64], done: &[f64]) -> bool {
 /// has one answer.
 pub fn fix_signs(rows: &mut [f64], len: usize) {
     for row in rows.chunks_exact_mut(len.max(1)) {
-        let largest = row.iter().copied().fold(0.0, |a: f64, b| if b.abs() > a.abs() { b } else { a });
+        let largest =
+            row.iter().copied().fold(0.0, |a: f64, b| if b.abs() > a.abs() { b } else { a });
         if largest < 0.0 {
             for value in row {
                 *value = -*value;

@@ -149,7 +149,8 @@ mod tests {
         orthonormalise(&mut u, rows, &mut draw);
         orthonormalise(&mut v, cols, &mut draw);
         let entry = |i: usize, j: usize| {
-            let terms = (0..count).map(|k| u[k * rows + i] * v[k * cols + j] * 0.5f64.powi(k as i32));
+            let terms =
+                (0..count).map(|k| u[k * rows + i] * v[k * cols + j] * 0.5f64.powi(k as i32));
             terms.sum::<f64>() as f32
         };
         (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))).map(|(i, j)| entry(i, j)).collect()
@@ -178,7 +179,8 @@ mod tests {
             assert_orthonormal(&drawn.vectors, len);
             assert!(overlap(&exact.vectors, &drawn.vectors, len) > 0.999);
             assert!((exact.energy - drawn.energy).abs() < 1e-4);
-            let aligned = exact.vectors.iter().zip(&drawn.vectors).all(|(a, b)| (a - b).abs() < 1e-2);
+            let aligned =
+                exact.vectors.iter().zip(&drawn.vectors).all(|(a, b)| (a - b).abs() < 1e-2);
             assert!(aligned, "the sign rule leaves one answer");
             // Singular values 1, 1/2, 1/4, 1/8 of a falling spectrum.
             let expected = (1.0 - 0.25f64.powi(4)) / (1.0 - 0.25f64.powi(rows.min(cols) as i32));

@@ -50,7 +50,7 @@ pub fn config(method: &str) -> RunConfig {
     config.train.learning_rate = Some(0.01);
     config.train.lr_schedule = Some("constant".into());
     config.train.warmup_steps = Some(0);
-    config.train.max_grad_norm = 0.0;
+    config.train.max_grad_norm = Some(0.0);
     config.train.seed = 7;
     config
 }

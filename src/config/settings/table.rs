@@ -1,8 +1,8 @@
 //! The rows: one per field of the configuration, by heading of the help, in the order of the structs.
 
 use super::{
-    ADAM_FORMS, Group, Kind, LORA_BASES, LORA_INITS, METHODS, SCHEDULES, SWITCH_RATES,
-    SWITCH_SELECTIONS, Setting,
+    ADAM_FORMS, CARRIES, DECOMPOSITIONS, FIRA_FORMS, FIRA_SCALINGS, Group, Kind, LORA_BASES,
+    LORA_INITS, METHODS, SCHEDULES, SWITCH_RATES, SWITCH_SELECTIONS, Setting,
 };
 
 /// The table, by heading.
@@ -15,6 +15,8 @@ pub const GROUPS: &[Group] = &[
     Group { heading: "Reports, evaluations, checkpoints, samples", settings: OUTPUT },
     Group { heading: "LoRA", settings: LORA },
     Group { heading: "SwitchLoRA", settings: SWITCHLORA },
+    Group { heading: "GaLore", settings: GALORE },
+    Group { heading: "Fira", settings: FIRA },
 ];
 
 const MODEL: &[Setting] = &[
@@ -140,7 +142,7 @@ const TRAINING: &[Setting] = &[
         flag: "method",
         value: "NAME",
         kind: Kind::Choice(METHODS),
-        short: "Training method: full, lora or switchlora",
+        short: "Training method: full, lora, switchlora, galore or fira",
         more: "",
         aliases: &["fine-tune-type"],
     },
@@ -149,7 +151,7 @@ const TRAINING: &[Setting] = &[
         flag: "rank",
         value: "N",
         kind: Kind::Count,
-        short: "Rank of the factors [default: hidden size / 4]",
+        short: "Rank of the factors or the subspace [default: hidden size / 4]",
         more: "Layers that are smaller than this take the largest rank they have.",
         aliases: &["lora-r"],
     },
@@ -159,7 +161,7 @@ const TRAINING: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "The adapter's scale is alpha / rank [default: the method's]",
-        more: "SwitchLoRA uses 1.",
+        more: "SwitchLoRA uses 1. GaLore and Fira multiply their projected updates by alpha itself, 0.25.",
         aliases: &["lora-alpha"],
     },
     Setting {
@@ -226,7 +228,7 @@ const OPTIMIZER: &[Setting] = &[
         value: "N",
         kind: Kind::Count,
         short: "Warm-up updates [default: 100, at most a tenth of the run]",
-        more: "",
+        more: "A tenth of the run with GaLore and Fira.",
         aliases: &[],
     },
     Setting {
@@ -289,8 +291,8 @@ const OPTIMIZER: &[Setting] = &[
         flag: "max-grad-norm",
         value: "X",
         kind: Kind::Number,
-        short: "Clip the gradient to this global norm; 0 switches it off",
-        more: "",
+        short: "Clip the gradient to this global norm; 0: off [default: the method's]",
+        more: "1, and off with GaLore and Fira.",
         aliases: &[],
     },
 ];
@@ -521,6 +523,104 @@ const SWITCHLORA: &[Setting] = &[
         kind: Kind::Number,
         short: "Peak learning rate of the full-rank updates of the warm start",
         more: "",
+        aliases: &[],
+    },
+];
+
+const GALORE: &[Setting] = &[
+    Setting {
+        key: "galore.update_proj_gap",
+        flag: "galore-update-proj-gap",
+        value: "N",
+        kind: Kind::Count,
+        short: "Updates between two refreshes of the subspaces [default: 200]",
+        more: "Shorter runs get a fiftieth of their length, at least 10.",
+        aliases: &[],
+    },
+    Setting {
+        key: "galore.carry",
+        flag: "galore-carry",
+        value: "NAME",
+        kind: Kind::Choice(CARRIES),
+        short: "Moments at a refresh: keep, rotate or reset",
+        more: "`keep` is what the authors' code does; `rotate` turns them into the new subspace; `reset` starts them again, with \
+               their counter.",
+        aliases: &[],
+    },
+    Setting {
+        key: "galore.decomposition",
+        flag: "galore-decomposition",
+        value: "NAME",
+        kind: Kind::Choice(DECOMPOSITIONS),
+        short: "How subspaces are found: auto, exact or randomised",
+        more: "`auto` is exact up to a side of 1024.",
+        aliases: &[],
+    },
+    Setting {
+        key: "galore.per_layer",
+        flag: "galore-per-layer",
+        value: "BOOL",
+        kind: Kind::Switch,
+        short: "Apply each gradient during the backward pass and free it",
+        more: "Saves the memory of the gradients. Not with clipping or more than one micro-batch.",
+        aliases: &[],
+    },
+];
+
+const FIRA: &[Setting] = &[
+    Setting {
+        key: "fira.update_proj_gap",
+        flag: "fira-update-proj-gap",
+        value: "N",
+        kind: Kind::Count,
+        short: "Updates between two refreshes of the subspaces [default: 200]",
+        more: "Shorter runs get a fiftieth of their length, at least 10.",
+        aliases: &[],
+    },
+    Setting {
+        key: "fira.carry",
+        flag: "fira-carry",
+        value: "NAME",
+        kind: Kind::Choice(CARRIES),
+        short: "Moments at a refresh: keep, rotate or reset",
+        more: "`keep` is what the authors' code does; `rotate` turns them into the new subspace; `reset` starts them again, with \
+               their counter.",
+        aliases: &[],
+    },
+    Setting {
+        key: "fira.decomposition",
+        flag: "fira-decomposition",
+        value: "NAME",
+        kind: Kind::Choice(DECOMPOSITIONS),
+        short: "How subspaces are found: auto, exact or randomised",
+        more: "`auto` is exact up to a side of 1024.",
+        aliases: &[],
+    },
+    Setting {
+        key: "fira.form",
+        flag: "fira-form",
+        value: "NAME",
+        kind: Kind::Choice(FIRA_FORMS),
+        short: "Form of the residual: released or paper",
+        more: "`released` is the authors' package, from which their numbers come.",
+        aliases: &[],
+    },
+    Setting {
+        key: "fira.scaling",
+        flag: "fira-scaling",
+        value: "NAME",
+        kind: Kind::Choice(FIRA_SCALINGS),
+        short: "Scaling of the residual: column, matrix or none",
+        more: "",
+        aliases: &[],
+    },
+    Setting {
+        key: "fira.gamma",
+        flag: "fira-gamma",
+        value: "X",
+        kind: Kind::Number,
+        short: "Most growth of the residual's norm from one update to the next",
+        more: "At least 1; `inf` switches the limiter off.",
         aliases: &[],
     },
 ];
