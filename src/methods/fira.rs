@@ -185,17 +185,19 @@ impl Method for Fira {
         }
         let device = cx.model.device().clone();
         for layer in &self.projection.layers {
-            let norm = state.tensor(&format!("{}.residual_norm", layer.name()), &[1])?;
+            let norm = state.tensor(&format!("{}.residual_norm", layer.name()), &[1, 1])?;
             self.previous.push(Vector::from_host(norm, [1], &device, Category::Optimizer));
         }
         Ok(())
     }
 
-    fn state(&self, _cx: &Context<'_>) -> MethodState {
+    fn state(&self, cx: &Context<'_>) -> MethodState {
         let mut state = self.projection.state();
         for (layer, norm) in self.projection.layers.iter().zip(&self.previous) {
             let name = format!("{}.residual_norm", layer.name());
-            state.tensors.push(NamedTensor { name, shape: vec![1], values: norm.to_host() });
+            let (norm, device) = (norm.to_host(), cx.model.device());
+            let value = Matrix::from_host(norm, [1, 1], device, Category::Optimizer);
+            state.tensors.push(NamedTensor { name, value });
         }
         if let Value::Object(fields) = &mut state.json {
             fields.insert("residuals".into(), json!(true));

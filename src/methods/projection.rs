@@ -337,13 +337,9 @@ impl Projection {
         let mut state = MethodState::default();
         let mut names = Vec::new();
         for layer in &self.layers {
-            if let Some(values) = layer.projector() {
-                let shape = vec![layer.rank, layer.len()];
-                state.tensors.push(NamedTensor {
-                    name: format!("{}.projector", layer.name),
-                    shape,
-                    values,
-                });
+            if let Some(projector) = &layer.projector {
+                let name = format!("{}.projector", layer.name);
+                state.tensors.push(NamedTensor { name, value: projector.clone() });
                 names.push(layer.name.clone());
             }
         }

@@ -205,7 +205,7 @@ fn the_state_is_that_of_galore_plus_one_number_for_each_layer() {
     let numbers = |engine: &mut fullrank::run::engine::Engine| -> usize {
         let moments: usize = engine.optimizer.iter().map(|(_, m)| 2 * m.exp_avg.len()).sum();
         let tensors = method_state(engine).tensors;
-        moments + tensors.iter().map(|tensor| tensor.values.len()).sum::<usize>()
+        moments + tensors.iter().map(|tensor| tensor.value.len()).sum::<usize>()
     };
     let layers = ours.model.linears().len();
     assert_eq!(numbers(&mut ours), numbers(&mut other) + layers);

@@ -20,7 +20,9 @@ use super::fixture::{
 fn projectors(engine: &mut Engine) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     let tensors = method_state(engine).tensors.into_iter();
     let projectors = tensors.filter(|tensor| tensor.name.ends_with(".projector"));
-    projectors.map(|tensor| (tensor.name, (tensor.shape, tensor.values))).collect()
+    projectors
+        .map(|tensor| (tensor.name, (tensor.value.shape().to_vec(), tensor.value.to_host())))
+        .collect()
 }
 
 fn refreshes(engine: &Engine) -> Vec<Subspace> {

@@ -118,7 +118,7 @@ fn switchlora_resumes_to_the_bit_with_layers_that_cannot_switch() {
 fn relora_resumes_to_the_bit_around_its_warm_start_and_its_restarts() {
     for (reset, masks) in [("magnitude", "joint"), ("random", "independent"), ("zero", "joint")] {
         let mut config = relora(4, 5);
-        config.train.max_grad_norm = 0.5;
+        config.train.max_grad_norm = Some(0.5);
         config.train.weight_decay = 0.01;
         config.relora.reset = reset.into();
         config.relora.masks = masks.into();
