@@ -22,7 +22,6 @@ struct Bench {
     params: Params,
     optimizer: Optimizer,
     layer: Layer,
-    shape: [usize; 2],
     previous: Vector,
     t: u64,
 }
@@ -63,7 +62,7 @@ impl Bench {
         };
         layer.install(&mut cx, found, Carry::Keep);
         let previous = Vector::zeros([1], &device, Category::Optimizer);
-        Self { params, optimizer, layer, shape, previous, t: 0 }
+        Self { params, optimizer, layer, previous, t: 0 }
     }
 
     fn with<R>(
