@@ -30,6 +30,10 @@ pub struct RunConfig {
     pub switchlora: SwitchLoraTable,
     /// ReLoRA's settings.
     pub relora: ReloraTable,
+    /// GaLore's settings.
+    pub galore: GaloreTable,
+    /// Fira's settings.
+    pub fira: FiraTable,
 }
 
 impl RunConfig {
@@ -142,8 +146,8 @@ pub struct TrainTable {
     pub adam_form: String,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Global gradient-norm clip; 0 switches it off.
-    pub max_grad_norm: f64,
+    /// Global gradient-norm clip; 0 switches it off. Default: the method's.
+    pub max_grad_norm: Option<f64>,
     /// Seed of everything random.
     pub seed: u64,
     /// `auto`, `cpu`.
@@ -191,7 +195,7 @@ impl Default for TrainTable {
             adam_eps: 1e-8,
             adam_form: "torch".into(),
             weight_decay: 0.0,
-            max_grad_norm: 1.0,
+            max_grad_norm: None,
             seed: 0,
             device: "auto".into(),
             threads: 0,
@@ -300,5 +304,86 @@ impl Default for ReloraTable {
             prune_ratio: 0.99,
             masks: "joint".into(),
         }
+    }
+}
+
+/// `[galore]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GaloreTable {
+    /// Updates between two refreshes of the subspaces. Default: 200, less in short runs.
+    pub update_proj_gap: Option<u64>,
+    /// `keep`, `rotate` or `reset`: what becomes of the moments at a refresh.
+    pub carry: String,
+    /// `auto`, `exact` or `randomised`: how subspaces are found.
+    pub decomposition: String,
+    /// Whether each gradient is applied and freed during the backward pass.
+    pub per_layer: bool,
+}
+
+impl Default for GaloreTable {
+    fn default() -> Self {
+        Self {
+            update_proj_gap: None,
+            carry: "keep".into(),
+            decomposition: "auto".into(),
+            per_layer: false,
+        }
+    }
+}
+
+/// `[fira]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FiraTable {
+    /// Updates between two refreshes of the subspaces. Default: 200, less in short runs.
+    pub update_proj_gap: Option<u64>,
+    /// `keep`, `rotate` or `reset`: what becomes of the moments at a refresh.
+    pub carry: String,
+    /// `auto`, `exact` or `randomised`: how subspaces are found.
+    pub decomposition: String,
+    /// `released` or `paper`: the authors' package and their paper differ.
+    pub form: String,
+    /// `column`, `matrix` or `none`: how the residual is scaled.
+    pub scaling: String,
+    /// Most growth of the residual's norm from one update to the next.
+    pub gamma: f64,
+}
+
+impl Default for FiraTable {
+    fn default() -> Self {
+        Self {
+            update_proj_gap: None,
+            carry: "keep".into(),
+            decomposition: "auto".into(),
+            form: "released".into(),
+            scaling: "column".into(),
+            gamma: 1.01,
+        }
+    }
+}
+
+/// The settings that methods with a projected gradient share.
+#[derive(Debug, Clone, Copy)]
+pub struct ProjectionSettings<'a> {
+    /// Updates between two refreshes.
+    pub gap: Option<u64>,
+    /// What becomes of the moments at a refresh.
+    pub carry: &'a str,
+    /// How subspaces are found.
+    pub decomposition: &'a str,
+}
+
+impl<'a> From<&'a GaloreTable> for ProjectionSettings<'a> {
+    fn from(table: &'a GaloreTable) -> Self {
+        let GaloreTable { update_proj_gap, carry, decomposition, .. } = table;
+        Self { gap: *update_proj_gap, carry, decomposition }
+    }
+}
+
+impl<'a> From<&'a FiraTable> for ProjectionSettings<'a> {
+    fn from(table: &'a FiraTable) -> Self {
+        let FiraTable { update_proj_gap, carry, decomposition, .. } = table;
+        Self { gap: *update_proj_gap, carry, decomposition }
     }
 }

@@ -6,14 +6,15 @@
 //! |---|---|
 //! | [`cli`] | the commands: parse, check, print |
 //! | [`run`] | a training run without any screen: engine, loop, checkpoints, evaluation, export |
-//! | [`methods`] | full rank, LoRA, SwitchLoRA behind one trait |
+//! | [`methods`] | full rank, LoRA, SwitchLoRA, GaLore, Fira behind one trait |
 //! | [`optim`] | AdamW's state, learning-rate schedules |
 //! | [`model`] | the network, forward and backward written out |
 //! | [`kernels`] | the operations of training on a backend; the only room with [`device`] that knows burn |
 //! | [`device`] | the device as a resource, the memory ledger |
 //!
 //! Leaves that everything may use and that use none of these: [`runlog`] (what a run tells the world),
-//! [`formats`] (files of other tools), [`data`] (text to batches), [`config`], [`random`], [`error`].
+//! [`formats`] (files of other tools), [`data`] (text to batches), [`linalg`] (decompositions on the host), [`config`],
+//! [`random`], [`error`].
 //!
 //! `docs/architecture.md` follows an update from the command to the kernel.
 
@@ -24,6 +25,7 @@ pub mod device;
 pub mod error;
 pub mod formats;
 pub mod kernels;
+pub mod linalg;
 pub mod methods;
 pub mod model;
 pub mod optim;

@@ -7,7 +7,7 @@
 
 mod parity;
 
-use parity::{adamw, llama, relora, schedules, switchlora, tokenizer, train};
+use parity::{adamw, galore, llama, relora, schedules, switchlora, tokenizer, train};
 use std::path::{Path, PathBuf};
 
 type Case = fn(&Path);
@@ -23,8 +23,8 @@ const KINDS: [(&str, Option<Case>); 14] = [
     ("smollm2-tokenizer", Some(tokenizer::check)),
     ("relora_prune", Some(relora::check_prune)),
     ("relora_merge_", Some(relora::check_merge)),
-    ("galore_", None),
-    ("fira_", None),
+    ("galore_", Some(galore::check)),
+    ("fira_", Some(galore::check_fira)),
     ("lora_ga_", None),
     ("lte_", None),
     ("peft_", None),

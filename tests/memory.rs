@@ -15,7 +15,7 @@ struct Case {
     change: fn(&mut RunConfig),
 }
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 18] = [
     Case { method: "full", change: |_| {} },
     Case { method: "lora", change: |_| {} },
     Case { method: "switchlora", change: |_| {} },
@@ -32,6 +32,18 @@ const CASES: [Case; 12] = [
     },
     Case { method: "lora", change: |c| c.train.train_non_targets = Some(false) },
     Case { method: "full", change: |c| c.data.max_seq_length = Some(16) },
+    Case { method: "galore", change: |_| {} },
+    Case { method: "galore", change: |c| c.galore.per_layer = true },
+    Case {
+        method: "galore",
+        change: |c| {
+            c.galore.per_layer = true;
+            c.data.max_seq_length = Some(16);
+        },
+    },
+    Case { method: "galore", change: |c| c.train.rank = Some(64) },
+    Case { method: "fira", change: |_| {} },
+    Case { method: "fira", change: |c| c.data.max_seq_length = Some(16) },
 ];
 
 fn config(case: &Case, recompute: bool) -> RunConfig {

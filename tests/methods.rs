@@ -1,15 +1,19 @@
-//! What the training methods promise, as tests on tiny networks: the invariants of LoRA, SwitchLoRA and
-//! full-rank `AdamW`, a file for each kind of promise. Numbers of other programs are in `golden.rs`.
+//! What the training methods promise, as tests on tiny networks: the invariants of LoRA, SwitchLoRA, `GaLore`,
+//! Fira and full-rank `AdamW`, a file for each kind of promise. Numbers of other programs are in `golden.rs`.
 
 // clippy.toml allows this in test functions; the functions that help them are not recognised.
 #![allow(clippy::unwrap_used)]
 
 #[path = "methods/adamw.rs"]
 mod adamw;
+#[path = "methods/fira.rs"]
+mod fira;
 #[path = "methods/fixture.rs"]
 mod fixture;
 #[path = "methods/freeze.rs"]
 mod freeze;
+#[path = "methods/galore.rs"]
+mod galore;
 #[path = "methods/lora.rs"]
 mod lora;
 #[path = "methods/rank.rs"]

@@ -5,7 +5,8 @@ use std::fmt::Display;
 use super::load::nearest;
 use super::settings;
 use super::{
-    DataTable, LoraTable, ModelTable, ReloraTable, RunConfig, SwitchLoraTable, TrainTable,
+    DataTable, FiraTable, LoraTable, ModelTable, ReloraTable, RunConfig, SwitchLoraTable,
+    TrainTable,
 };
 use crate::error::{Error, Result};
 
@@ -34,6 +35,8 @@ impl RunConfig {
         check_switchlora(&self.switchlora)?;
         check_relora(&self.relora)?;
         check_restarts(&self.train)?;
+        check_galore(self)?;
+        check_fira(&self.fira)?;
         check_warm_start(self)?;
         check_device(&self.train.device)
     }
@@ -120,7 +123,10 @@ fn check_optimizer(train: &TrainTable) -> Result<()> {
     positive("train.adam_eps", train.adam_eps)?;
     one_of("train.adam_form", &train.adam_form, settings::ADAM_FORMS)?;
     not_negative("train.weight_decay", train.weight_decay)?;
-    not_negative("train.max_grad_norm", train.max_grad_norm)
+    match train.max_grad_norm {
+        Some(norm) => not_negative("train.max_grad_norm", norm),
+        None => Ok(()),
+    }
 }
 
 fn check_output(train: &TrainTable) -> Result<()> {
@@ -189,6 +195,44 @@ fn check_restarts(train: &TrainTable) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+fn check_galore(config: &RunConfig) -> Result<()> {
+    let (galore, train) = (&config.galore, &config.train);
+    at_least_if_set("galore.update_proj_gap", galore.update_proj_gap, 1)?;
+    one_of("galore.carry", &galore.carry, settings::CARRIES)?;
+    one_of("galore.decomposition", &galore.decomposition, settings::DECOMPOSITIONS)?;
+    if train.method != "galore" || !galore.per_layer {
+        return Ok(());
+    }
+    // A gradient that is applied at once can wait neither for the others' norm nor for other micro-batches.
+    if let Some(norm) = train.max_grad_norm.filter(|&norm| norm > 0.0) {
+        return Err(Error::config(
+            format!(
+                "galore.per_layer is true and train.max_grad_norm is {norm}, which needs all gradients at once"
+            ),
+            "give --max-grad-norm 0 with it, or leave out --galore-per-layer",
+        ));
+    }
+    let micro_batches = train.grad_accumulation_steps;
+    if micro_batches > 1 {
+        return Err(Error::config(
+            format!(
+                "galore.per_layer is true and train.grad_accumulation_steps is {micro_batches}, expected 1"
+            ),
+            "give --grad-accumulation-steps 1 with it, or leave out --galore-per-layer",
+        ));
+    }
+    Ok(())
+}
+
+fn check_fira(fira: &FiraTable) -> Result<()> {
+    at_least_if_set("fira.update_proj_gap", fira.update_proj_gap, 1)?;
+    one_of("fira.carry", &fira.carry, settings::CARRIES)?;
+    one_of("fira.decomposition", &fira.decomposition, settings::DECOMPOSITIONS)?;
+    one_of("fira.form", &fira.form, settings::FIRA_FORMS)?;
+    one_of("fira.scaling", &fira.scaling, settings::FIRA_SCALINGS)?;
+    number("fira.gamma", fira.gamma, fira.gamma >= 1.0, "1 or more (`inf` never limits)")
 }
 
 fn check_warm_start(config: &RunConfig) -> Result<()> {

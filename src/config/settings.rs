@@ -100,12 +100,10 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 }
 
 /// Methods that this version trains.
-pub const METHODS: &[&str] = &["full", "lora", "switchlora", "relora"];
+pub const METHODS: &[&str] = &["full", "lora", "switchlora", "relora", "galore", "fira"];
 
 /// Methods that are planned and known by name.
 pub const LATER_METHODS: &[&str] = &[
-    "galore",
-    "fira",
     "lora-ga",
     "lte",
     "rslora",
@@ -142,3 +140,15 @@ pub const RELORA_RESETS: &[&str] = &["magnitude", "random", "zero"];
 
 /// Whether ReLoRA's masks of the two moments regard each other.
 pub const RELORA_MASKS: &[&str] = &["joint", "independent"];
+
+/// What becomes of the moments when a subspace is refreshed.
+pub const CARRIES: &[&str] = &["keep", "rotate", "reset"];
+
+/// How subspaces are found.
+pub const DECOMPOSITIONS: &[&str] = &["auto", "exact", "randomised"];
+
+/// Forms of Fira's residual.
+pub const FIRA_FORMS: &[&str] = &["released", "paper"];
+
+/// Scalings of Fira's residual.
+pub const FIRA_SCALINGS: &[&str] = &["column", "matrix", "none"];

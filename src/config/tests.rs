@@ -34,12 +34,15 @@ fn filled() -> RunConfig {
     train.steps_per_report = Some(10);
     train.eval_every = Some(100);
     train.train_non_targets = Some(true);
+    train.max_grad_norm = Some(1.0);
     train.checkpoint_every = Some(250);
     let relora = &mut config.relora;
     relora.warm_start = Some(200);
     relora.cycle = Some(200);
     relora.warmup_steps = Some(20);
     relora.rewarm_steps = Some(10);
+    config.galore.update_proj_gap = Some(20);
+    config.fira.update_proj_gap = Some(20);
     config
 }
 

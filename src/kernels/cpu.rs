@@ -9,6 +9,7 @@ use super::lowrank::{self, Exchange};
 use super::matmul::{self, Layout};
 use super::ops::{DEFAULT_BODIES, MaybeTensor, TrainOps};
 use super::rope::{self, Rotation};
+use super::scaling::{self, Along};
 use super::update::{self, AdamW, Axis};
 use super::{clip, embedding, flex, lora, loss, norm, swiglu};
 
@@ -356,6 +357,44 @@ impl TrainOps for Flex {
             return clip::default_add_sum_squares::<Self>(acc, x);
         }
         clip::flex_add_sum_squares(acc, &x)
+    }
+
+    fn scale(x: FloatTensor<Self>, factors: FloatTensor<Self>, along: Along) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return scaling::default_scale::<Self>(x, factors, along);
+        }
+        scaling::flex_scale(x, &factors, along)
+    }
+
+    fn add_scaled(
+        acc: FloatTensor<Self>,
+        rate: f32,
+        factor: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return scaling::default_add_scaled::<Self>(acc, rate, factor, x);
+        }
+        scaling::flex_add_scaled(acc, rate, &factor, &x)
+    }
+
+    fn norm_ratios(x: FloatTensor<Self>, y: FloatTensor<Self>, along: Along) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return scaling::default_norm_ratios::<Self>(x, y, along);
+        }
+        scaling::flex_norm_ratios(&x, &y, along)
+    }
+
+    fn limit_growth(
+        squares: FloatTensor<Self>,
+        previous: FloatTensor<Self>,
+        gamma: f64,
+        unit: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if DEFAULT_BODIES.get() {
+            return scaling::default_limit_growth::<Self>(squares, previous, gamma, unit);
+        }
+        scaling::flex_limit_growth(&squares, &previous, gamma, unit)
     }
 
     fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {

@@ -28,6 +28,7 @@ pub mod pool;
 #[doc(hidden)]
 pub mod reference;
 pub mod rope;
+pub mod scaling;
 pub mod swiglu;
 pub mod update;
 

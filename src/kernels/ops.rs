@@ -13,6 +13,7 @@ use super::attention::{self, AttentionShape};
 use super::lowrank::{self, Exchange};
 use super::matmul::{self, Layout};
 use super::rope::{self, Rotation};
+use super::scaling::{self, Along};
 use super::update::{self, AdamW, Axis};
 use super::{clip, embedding, lora, loss, norm, swiglu};
 
@@ -332,6 +333,36 @@ pub trait TrainOps: Backend {
     /// `acc += Σ x²` in place.
     fn add_sum_squares(acc: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
         clip::default_add_sum_squares::<Self>(acc, x)
+    }
+
+    /// `x` times factors, in place.
+    fn scale(x: FloatTensor<Self>, factors: FloatTensor<Self>, along: Along) -> FloatTensor<Self> {
+        scaling::default_scale::<Self>(x, factors, along)
+    }
+
+    /// `acc += rate·factor·x`, in place.
+    fn add_scaled(
+        acc: FloatTensor<Self>,
+        rate: f32,
+        factor: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        scaling::default_add_scaled::<Self>(acc, rate, factor, x)
+    }
+
+    /// Norms of the vectors of `x` over those of `y`.
+    fn norm_ratios(x: FloatTensor<Self>, y: FloatTensor<Self>, along: Along) -> FloatTensor<Self> {
+        scaling::default_norm_ratios::<Self>(x, y, along)
+    }
+
+    /// `(factor, norm, ratio)` of [`scaling::limit_growth`].
+    fn limit_growth(
+        squares: FloatTensor<Self>,
+        previous: FloatTensor<Self>,
+        gamma: f64,
+        unit: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        scaling::default_limit_growth::<Self>(squares, previous, gamma, unit)
     }
 
     /// The factor that brings a gradient to `max_norm`.

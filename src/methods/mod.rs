@@ -1,19 +1,22 @@
 //! Training methods behind one trait: what is trained, what happens to gradients, and what is done to
 //! the weights before and after an update. The trainer calls the hooks and names no method; a method
-//! never names another, shared parts stand in `factors` and `warm_start`.
+//! never names another, shared parts stand in `factors`, `warm_start` and `projection`.
 
 use serde_json::Value;
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::kernels::{Matrix, Vector};
-use crate::model::{Gradients, Model, ParamId};
+use crate::model::{Gradients, Model, ParamId, Params};
 use crate::optim::{Optimizer, Schedule};
 use crate::runlog::Body;
 
 pub mod factors;
+pub mod fira;
 pub mod full;
+pub mod galore;
 pub mod lora;
+pub mod projection;
 pub mod relora;
 pub mod switchlora;
 pub mod warm_start;
@@ -31,6 +34,36 @@ pub struct Context<'a> {
     /// Updates of the whole run `T`.
     pub total: u64,
     /// What the method tells the world; the trainer writes it to the log.
+    pub events: &'a mut Vec<Body>,
+}
+
+impl Context<'_> {
+    /// The part of it that an update of single layers needs.
+    pub fn for_layers(&mut self, learning_rate: f64) -> LayerContext<'_> {
+        LayerContext {
+            params: &mut self.model.params,
+            optimizer: self.optimizer,
+            seed: self.seed,
+            t: self.t,
+            learning_rate,
+            events: self.events,
+        }
+    }
+}
+
+/// What a hook may see and change while the backward pass has the network.
+pub struct LayerContext<'a> {
+    /// All parameters.
+    pub params: &'a mut Params,
+    /// Moments of trained parameters.
+    pub optimizer: &'a mut Optimizer,
+    /// Seed of every random draw.
+    pub seed: u64,
+    /// Completed updates `t`.
+    pub t: u64,
+    /// The learning rate of this update.
+    pub learning_rate: f64,
+    /// What the method tells the world.
     pub events: &'a mut Vec<Body>,
 }
 
@@ -125,13 +158,24 @@ pub trait Method {
         ScheduleIndex::new(t, total)
     }
 
-    /// Called during the backward pass as soon as a gradient is complete. Only methods that say so in
-    /// [`Method::consumes_gradients`] are asked.
-    fn on_layer_gradient(&mut self, _id: ParamId, grad: Matrix) -> Disposition {
+    /// The shape of a parameter's moments where it is not the parameter's own; asked after
+    /// [`Method::restore`].
+    fn moment_shape(&self, _id: ParamId) -> Option<[usize; 2]> {
+        None
+    }
+
+    /// Called during the backward pass as soon as a gradient is complete and found finite. Only methods that say so
+    /// in [`Method::consumes_gradients`] are asked.
+    fn on_layer_gradient(
+        &mut self,
+        _cx: &mut LayerContext<'_>,
+        _id: ParamId,
+        grad: Matrix,
+    ) -> Disposition {
         Disposition::Keep(grad)
     }
 
-    /// Whether [`Method::on_layer_gradient`] does anything. Then clipping by the global norm is off.
+    /// Whether [`Method::on_layer_gradient`] does anything. Clipping by the global norm and accumulation are off then.
     fn consumes_gradients(&self) -> bool {
         false
     }
@@ -177,7 +221,7 @@ fn resolved<T: Copy>(value: Option<T>, key: &str) -> Result<T> {
 }
 
 /// The names of the methods in this version.
-pub const NAMES: [&str; 4] = ["full", "lora", "switchlora", "relora"];
+pub const NAMES: [&str; 6] = ["full", "lora", "switchlora", "relora", "galore", "fira"];
 
 /// Makes the method that a configuration names, with its settings resolved for the model.
 pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
@@ -186,6 +230,8 @@ pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
         "lora" => Box::new(lora::Lora::new(config)?),
         "switchlora" => Box::new(switchlora::SwitchLora::new(config)?),
         "relora" => Box::new(relora::Relora::new(config)?),
+        "galore" => Box::new(galore::GaLore::new(config)?),
+        "fira" => Box::new(fira::Fira::new(config)?),
         other => {
             return Err(Error::config(
                 format!("method {other} is not in this version"),

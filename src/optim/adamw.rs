@@ -8,7 +8,7 @@ use crate::kernels::update::{AdamForm, AdamW, adamw};
 use crate::kernels::{Matrix, Vector};
 use crate::model::{ParamId, Params};
 
-/// The moments of one parameter, in its shape.
+/// The moments of one parameter, in its shape or that of its projected gradient.
 #[derive(Debug)]
 pub struct Moments {
     /// Running mean of the gradient.
@@ -69,6 +69,26 @@ impl Optimizer {
         self.moments
             .remove(&id)
             .unwrap_or_else(|| Moments::zeros(params.value(id).shape(), &self.device))
+    }
+
+    /// The same for moments in a shape of their own, such as those of a projected gradient.
+    pub fn take_shaped(&mut self, id: ParamId, shape: [usize; 2]) -> Moments {
+        self.moments.remove(&id).unwrap_or_else(|| Moments::zeros(shape, &self.device))
+    }
+
+    /// Whether a parameter has moments.
+    pub fn has(&self, id: ParamId) -> bool {
+        self.moments.contains_key(&id)
+    }
+
+    /// Forgets one parameter's moments and counter.
+    pub fn forget(&mut self, id: ParamId) {
+        self.moments.remove(&id);
+    }
+
+    /// Where the moments are.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Puts a parameter's moments back.

@@ -23,7 +23,7 @@ use crate::formats::safetensors::{
 };
 use crate::kernels::Matrix;
 use crate::methods::{MethodState, StateReader};
-use crate::model::{Model, Role};
+use crate::model::{Model, Param, Role};
 use crate::optim::adamw::Moments;
 
 use super::engine::Engine;
@@ -183,8 +183,9 @@ fn write_files(folder: &Path, engine: &mut Engine, progress: &Progress) -> Resul
     for (id, state) in engine.optimizer.iter() {
         let param = model.params.get(id);
         let counters = steps.get(&id).map_or(1, Vec::len);
+        let shape = moment_shape(param, state.exp_avg.shape());
         for moment in ["exp_avg", "exp_avg_sq"] {
-            plans.push(plan(&format!("{}.{moment}", param.name), &param.shape, Dtype::F32));
+            plans.push(plan(&format!("{}.{moment}", param.name), &shape, Dtype::F32));
         }
         plans.push(plan(&format!("{}.step", param.name), &[counters], Dtype::I32));
         moments.push((param.name.clone(), id, state));
@@ -231,6 +232,11 @@ fn write_files(folder: &Path, engine: &mut Engine, progress: &Progress) -> Resul
         .map_err(|error| Error::file(&path, error.to_string(), "report this"))?;
     crate::formats::atomic::write_atomically(&path, &text)?;
     sync_folder(folder)
+}
+
+/// The shape of moments in files: the parameter's, unless they have one of their own.
+fn moment_shape(param: &Param, shape: [usize; 2]) -> Vec<usize> {
+    if shape == param.value().shape() { param.shape.clone() } else { shape.to_vec() }
 }
 
 fn hash(path: &Path) -> Result<String> {
@@ -356,7 +362,9 @@ impl Checkpoint {
                 return Err(self.mismatch(format!("moments of {name}, which is not in the model")));
             };
             let param = engine.model.params.get(id);
-            let (shape, file_shape) = (param.value().shape(), param.shape.clone());
+            let own_shape = param.value().shape();
+            let shape = engine.method.moment_shape(id).unwrap_or(own_shape);
+            let file_shape = moment_shape(param, shape);
             let read = |moment: &str| {
                 let name = format!("{name}.{moment}");
                 let values = self.optim.read_expected(&name, &file_shape)?.values;

@@ -3,9 +3,9 @@
 use crate::device::memory::Category;
 use crate::kernels::Vector;
 use crate::kernels::update::{add_sum_squares, clip_factor, read_back};
-use crate::methods::{Context, Disposition, Method};
+use crate::methods::{Context, Disposition, LayerContext, Method};
 use crate::model::backward::GradientSink;
-use crate::model::{Batch, Gradients, Model};
+use crate::model::{Batch, Gradients, Model, Params};
 use crate::optim::schedule::Span;
 use crate::optim::{Optimizer, Schedule};
 use crate::runlog::Body;
@@ -36,7 +36,8 @@ pub struct Outcome {
     pub grad_norm: f64,
     /// The learning rate used.
     pub learning_rate: f64,
-    /// False: something was not finite, and weights, moments, counters and draws are as before.
+    /// False: something was not finite, and weights, moments, counters and draws are as before. Only a method that
+    /// consumes gradients may have applied those of layers above the first that was not finite.
     pub is_applied: bool,
 }
 
@@ -97,34 +98,46 @@ impl Engine {
         let device = self.model.device().clone();
         let zero = || Vector::zeros([1], &device, Category::Activations);
         let mut gradients = Gradients::default();
-        let mut loss_sum = zero();
+        let (mut loss_sum, mut sum_squares) = (zero(), zero());
+        let learning_rate = self.learning_rate();
         let counted: usize = micro_batches.iter().map(|batch| batch.counted).sum();
+        let Self { model, method, optimizer, events, seed, t, settings, .. } = &mut *self;
+        let mut consumed = method.consumes_gradients().then(zero);
         for (index, batch) in micro_batches.iter().enumerate() {
             let is_last = index + 1 == micro_batches.len();
             let scale = 1.0 / (batch.counted.max(1) * micro_batches.len()) as f64;
-            let method = &mut self.method;
-            let consumes = method.consumes_gradients();
-            let mut hook = |_: &mut _, id, grad| {
-                if !consumes {
-                    return Some(grad);
+            let mut hook = |params: &mut Params, id, grad| {
+                let Some(sum) = consumed.take() else { return Some(grad) };
+                let sum = add_sum_squares(sum, &grad);
+                let is_finite = sum.to_host().iter().all(|sum| sum.is_finite());
+                consumed = Some(sum);
+                // From the first gradient that is not finite on, no layer is applied.
+                if !is_finite {
+                    return None;
                 }
-                match method.on_layer_gradient(id, grad) {
+                let (seed, t) = (*seed, *t);
+                let mut cx = LayerContext { params, optimizer, seed, t, learning_rate, events };
+                match method.on_layer_gradient(&mut cx, id, grad) {
                     Disposition::Keep(grad) => Some(grad),
                     Disposition::Consumed => None,
                 }
             };
             let mut sink = GradientSink::new(&mut gradients, is_last, &mut hook);
-            loss_sum = self.model.forward_backward(
+            loss_sum = model.forward_backward(
                 batch,
                 loss_sum,
                 scale as f32,
-                self.settings.recompute,
+                settings.recompute,
                 &mut sink,
             );
         }
+        // What the method used up is in this sum already.
+        let is_consumed = consumed.is_some();
+        if let Some(sum) = consumed {
+            sum_squares = sum;
+        }
 
-        let mut sum_squares = zero();
-        for id in gradients.ids() {
+        for id in gradients.ids().into_iter().filter(|_| !is_consumed) {
             if let Some(grad) = gradients.get(id) {
                 sum_squares = add_sum_squares(sum_squares, grad);
             }
@@ -132,7 +145,6 @@ impl Engine {
         let (loss_sum, squared_norm) = read_back(&loss_sum, &sum_squares);
         let loss = loss_sum / counted.max(1) as f64;
         let grad_norm = squared_norm.sqrt();
-        let learning_rate = self.learning_rate();
         let is_applied = loss.is_finite() && grad_norm.is_finite();
         if is_applied {
             let clip = clip_factor(&sum_squares, self.settings.max_grad_norm);

@@ -58,6 +58,10 @@ struct Sizes {
     table_gradient: u128,
     layers: u128,
     is_tied: bool,
+    /// What the update of a layer holds beside the gradients.
+    update_scratch: u128,
+    /// The largest gradient of a linear layer with its scratch, where each is used up and freed at once.
+    consumed_gradient: Option<u128>,
 }
 
 impl Sizes {
@@ -95,11 +99,37 @@ impl Sizes {
     }
 }
 
+/// Whether the method projects gradients instead of training factors.
+fn is_projected(config: &RunConfig) -> bool {
+    matches!(config.train.method.as_str(), "galore" | "fira")
+}
+
+/// What a projected layer `m × n` keeps beside its weight, and what its update holds for a moment.
+struct ProjectedSize {
+    /// Projector and moments.
+    state: u128,
+    /// The projected gradient and Adam's direction.
+    scratch: u128,
+}
+
+impl ProjectedSize {
+    fn new(m: usize, n: usize, rank: usize) -> Self {
+        let (short, long) = (m.min(n), m.max(n));
+        let numbers = |numbers: usize| numbers as u128;
+        if rank >= short {
+            // AdamW without a projection.
+            return Self { state: numbers(2 * m * n), scratch: 0 };
+        }
+        Self { state: numbers(rank * (short + 2 * long)), scratch: numbers(2 * rank * long) }
+    }
+}
+
 /// Predicts the high-water mark of a run whose configuration is resolved.
 pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig) -> Estimate {
     let train = &config.train;
     let method = train.method.as_str();
-    let rank = if method == "full" { 0 } else { train.rank.unwrap_or(0) };
+    let has_factors = method != "full" && !is_projected(config);
+    let rank = if has_factors { train.rank.unwrap_or(0) } else { 0 };
     let has_base = !(method == "lora" && config.lora.base == "none");
     // During a warm start everything is trained; the peak is that of the larger phase.
     let wrapped = phase(config, shape, rank, has_base);
@@ -164,7 +194,7 @@ fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -
     let dense = if has_base { weight } else { 0 };
     let hidden = shape.hidden_size as u128;
 
-    let sizes = Sizes {
+    let mut sizes = Sizes {
         tokens: train.batch_size.unwrap_or(1) as u128
             * config.data.max_seq_length.unwrap_or(1) as u128,
         hidden,
@@ -177,7 +207,28 @@ fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -
         layers,
         is_tied: shape.tie_word_embeddings,
         linears,
+        update_scratch: 0,
+        consumed_gradient: None,
     };
+    let projected = || {
+        let rank = train.rank.unwrap_or(0);
+        block_linears(shape).into_iter().map(move |(_, m, n)| {
+            let size = ProjectedSize::new(m, n, rank);
+            (m as u128 * n as u128, size)
+        })
+    };
+    let target_moments = if is_projected(config) {
+        projected().map(|(_, size)| size.state).sum()
+    } else {
+        2 * trained_targets
+    };
+    if is_projected(config) {
+        sizes.update_scratch = projected().map(|(_, size)| size.scratch).max().unwrap_or(0);
+        if train.method == "galore" && config.galore.per_layer {
+            let largest = projected().map(|(weight, size)| weight + size.scratch).max();
+            sizes.consumed_gradient = Some(largest.unwrap_or(0));
+        }
+    }
     let counters = if is_switching { 4 * ranks } else { 0 };
     let bytes = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
     // What a merge adds to a weight, one layer at a time and not during an update.
@@ -187,7 +238,7 @@ fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -
         weights: bytes(per_model(dense) + 4 * (non_targets + rope as u128)),
         adapters: bytes(per_model(factors)),
         pools: bytes(per_model(pools)),
-        optimizer: bytes(8 * trained_rest + per_model(2 * trained_targets + counters)),
+        optimizer: bytes(8 * trained_rest + per_model(target_moments + counters)),
         gradients_and_activations: bytes(
             4 * walked + batch_bytes(&sizes, train.grad_accumulation_steps),
         ),
@@ -223,20 +274,23 @@ fn walk(sizes: &Sizes, recompute: bool, vocab: usize) -> u128 {
     see(traces + 3 * stream + sizes.tokens + chunk + head_gradient);
     see(traces + 3 * stream + head_gradient);
     // Blocks from the last to the first: traces shrink while gradients grow.
-    let mut gradients = head_gradient + sizes.hidden;
+    let is_consumed = sizes.consumed_gradient.is_some();
+    let mut gradients = if is_consumed { 0 } else { head_gradient + sizes.hidden };
+    let transient = sizes.consumed_gradient.unwrap_or(0);
     for layer in (0..sizes.layers).rev() {
         let trace = if recompute { stream * layer + sizes.trace() } else { kept * (layer + 1) };
         if recompute {
             // The block runs forward again beside the gradient of its output.
             see(gradients + stream * layer + sizes.trace() + stream + sizes.forward_extra());
         }
-        see(gradients + trace + sizes.backward_extra());
-        gradients += sizes.block_gradient;
+        see(gradients + trace + sizes.backward_extra() + transient);
+        gradients += if is_consumed { 0 } else { sizes.block_gradient };
         see(gradients + kept * layer + 2 * stream);
     }
     if !sizes.is_tied {
         gradients += sizes.table_gradient;
     }
     see(gradients + stream);
+    see(gradients + sizes.update_scratch);
     peak
 }

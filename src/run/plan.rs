@@ -162,13 +162,19 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         config.lora.init = "both_kaiming".into();
     }
 
+    let is_projected = matches!(method.as_str(), "galore" | "fira");
+
     let data = &mut config.data;
     let seq_len = *data.max_seq_length.get_or_insert(seq_len);
     data.data_seed.get_or_insert(config.train.seed);
     let train = &mut config.train;
     let rank = (shape.hidden_size / 4).max(1);
     let rank = *train.rank.get_or_insert(if method == "relora" { rank.min(128) } else { rank });
-    train.alpha.get_or_insert(if is_switchlora_scale { 1.0 } else { 32.0 });
+    train.alpha.get_or_insert(match is_switchlora_scale {
+        _ if is_projected => 0.25,
+        true => 1.0,
+        false => 32.0,
+    });
     let iters = *train.iters.get_or_insert(iters);
     train.batch_size.get_or_insert(batch_size);
     let is_fine_tuning = matches!(source, ModelSource::Directory(_));
@@ -176,16 +182,24 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     train.learning_rate.get_or_insert(match (method.as_str(), is_switchlora_scale) {
         ("full", _) => 1e-3,
         ("switchlora", _) => 2e-2,
+        ("galore" | "fira", _) => 1e-2,
         (_, true) => 1e-2,
         _ => 2e-3,
     });
     let schedule = match method.as_str() {
         "switchlora" if config.switchlora.warm_start > 0 => "cosine_floor",
         "relora" => "cosine_restarts",
+        _ if is_projected => "cosine_min",
         _ => "cosine",
     };
     train.lr_schedule.get_or_insert_with(|| schedule.into());
-    train.warmup_steps.get_or_insert((iters / 10).min(100));
+    let longest_warmup = if is_projected { u64::MAX } else { 100 };
+    train.warmup_steps.get_or_insert((iters / 10).min(longest_warmup));
+    train.max_grad_norm.get_or_insert(if is_projected { 0.0 } else { 1.0 });
+    // 200 updates, or a fiftieth of a shorter run.
+    let gap = (iters / 50).clamp(10, 200);
+    config.galore.update_proj_gap.get_or_insert(gap);
+    config.fira.update_proj_gap.get_or_insert(gap);
     train.steps_per_report.get_or_insert((iters / 60).max(1));
     train.eval_every.get_or_insert((iters / 10).max(1));
     train.checkpoint_every.get_or_insert((iters / 4).max(1));
@@ -242,7 +256,7 @@ pub fn settings(config: &RunConfig) -> Result<Settings> {
         schedule,
         warmup: train.warmup_steps.unwrap_or(0),
         min_ratio: train.min_lr_ratio,
-        max_grad_norm: train.max_grad_norm,
+        max_grad_norm: train.max_grad_norm.unwrap_or(0.0),
         recompute: train.grad_checkpoint,
     })
 }

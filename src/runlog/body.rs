@@ -84,6 +84,10 @@ kinds! {
     Merge(Merge) = "merge",
     /// The factors were made anew and their moments cut back.
     Reset(Reset) = "reset",
+    /// A layer's gradient gets another subspace.
+    Subspace(Subspace) = "subspace",
+    /// Layers whose step was held back.
+    Limiter(Limiter) = "limiter",
     /// Memory by category.
     Mem(Mem) = "mem",
     /// Where the time of an update goes.
@@ -115,8 +119,8 @@ impl From<Run> for Body {
 }
 
 impl Body {
-    /// An event of a kind without a struct of its own: `subspace limiter rank`, or any
-    /// other. Use [`number::to_value`] for numbers that may not be finite.
+    /// An event of a kind without a struct of its own: `rank`, or any other.
+    /// Use [`number::to_value`] for numbers that may not be finite.
     pub fn raw(kind: impl Into<String>, fields: Map<String, Value>) -> Self {
         Self::Raw { kind: kind.into(), fields }
     }
@@ -286,6 +290,35 @@ pub struct Eval {
     pub ppl: f64,
     /// Tokens evaluated.
     pub tokens: u64,
+}
+
+/// A layer's gradient is projected on another subspace from this update on.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Subspace {
+    /// The layer's name.
+    pub layer: String,
+    /// `left` or `right`: which singular vectors span it.
+    pub side: String,
+    /// Its dimension.
+    pub rank: u64,
+    /// The share of the gradient's squared norm that lies in it.
+    #[serde(with = "number")]
+    pub energy: f64,
+    /// How much it shares with the one before, from 0 to 1.
+    #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<f64>,
+    /// How long the decomposition took.
+    #[serde(with = "number")]
+    pub ms: f64,
+}
+
+/// Layers whose residual was held back in one update, because its norm grew too fast.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limiter {
+    /// `[layer, growth before the limit, factor applied]` each.
+    pub l: Vec<(u64, f64, f64)>,
 }
 
 /// Memory by category.

@@ -20,8 +20,8 @@ pub mod tail;
 pub mod writer;
 
 pub use body::{
-    Alert, Body, Ckpt, Clamp, Cmd, End, EndStatus, Eval, Init, Level, Log, Mem, Pause, Phase,
-    Resume, Run, Sample, Skip, Step, Sys, Time,
+    Alert, Body, Ckpt, Clamp, Cmd, End, EndStatus, Eval, Init, Level, Limiter, Log, Mem, Pause,
+    Phase, Resume, Run, Sample, Skip, Step, Subspace, Sys, Time,
 };
 pub use control::{Action, Command, ControlReader};
 pub use event::{Event, EventSink};

@@ -46,11 +46,13 @@ pub fn config(method: &str) -> RunConfig {
     config.train.method = method.into();
     config.train.rank = Some(4);
     config.train.alpha = Some(if method == "lora" { 8.0 } else { 1.0 });
+    config.galore.update_proj_gap = Some(5);
+    config.fira.update_proj_gap = Some(5);
     config.train.iters = Some(100);
     config.train.learning_rate = Some(0.01);
     config.train.lr_schedule = Some("constant".into());
     config.train.warmup_steps = Some(0);
-    config.train.max_grad_norm = 0.0;
+    config.train.max_grad_norm = Some(0.0);
     config.train.seed = 7;
     config
 }

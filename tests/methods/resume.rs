@@ -46,7 +46,7 @@ fn every_method_resumes_to_the_bit() {
         let mut config = config(method);
         config.train.lr_schedule = Some("cosine".into());
         config.train.warmup_steps = Some(3);
-        config.train.max_grad_norm = 0.5;
+        config.train.max_grad_norm = Some(0.5);
         config.train.weight_decay = 0.01;
         assert_resumes(method, &config, &[0, 1, 7], 6);
     }
@@ -118,7 +118,7 @@ fn switchlora_resumes_to_the_bit_with_layers_that_cannot_switch() {
 fn relora_resumes_to_the_bit_around_its_warm_start_and_its_restarts() {
     for (reset, masks) in [("magnitude", "joint"), ("random", "independent"), ("zero", "joint")] {
         let mut config = relora(4, 5);
-        config.train.max_grad_norm = 0.5;
+        config.train.max_grad_norm = Some(0.5);
         config.train.weight_decay = 0.01;
         config.relora.reset = reset.into();
         config.relora.masks = masks.into();

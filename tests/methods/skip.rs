@@ -51,7 +51,7 @@ fn cases() -> Vec<(&'static str, RunConfig)> {
     for (_, config) in &mut all {
         config.train.lr_schedule = Some("cosine".into());
         config.train.warmup_steps = Some(4);
-        config.train.max_grad_norm = 1.0;
+        config.train.max_grad_norm = Some(1.0);
         config.train.weight_decay = 0.01;
     }
     all

@@ -64,7 +64,7 @@ fn never_switching_is_plain_lora_with_this_init_bit_for_bit() {
     plain.lora.init = "switchlora".into();
     for config in [&mut never, &mut plain] {
         config.train.alpha = Some(1.0);
-        config.train.max_grad_norm = 0.5;
+        config.train.max_grad_norm = Some(0.5);
         config.train.weight_decay = 0.01;
         config.train.lr_schedule = Some("cosine".into());
         config.train.warmup_steps = Some(3);

@@ -56,7 +56,7 @@ fn whole_and_parts(draw: u64) -> (Batch, Vec<Batch>) {
 #[test]
 fn accumulating_micro_batches_equals_one_large_batch_to_rounding() {
     for (name, mut config) in methods() {
-        config.train.max_grad_norm = 0.5;
+        config.train.max_grad_norm = Some(0.5);
         // Smooth in the gradient: a tiny gradient must not decide the sign of a step.
         config.train.adam_eps = 1e-2;
         let (mut whole, mut parts) = (engine(&config), engine(&config));
@@ -122,7 +122,7 @@ fn clipping_scales_all_gradients_to_the_global_norm() {
         config.switchlora.interval0 = f64::INFINITY;
         let norm = step(&mut engine(&config)).grad_norm;
         for clip in [0.01 * norm, 0.7 * norm] {
-            config.train.max_grad_norm = clip;
+            config.train.max_grad_norm = Some(clip);
             let mut engine = engine(&config);
             let outcome = step(&mut engine);
             assert_eq!(outcome.grad_norm, norm, "{name}: the norm that is told is the one before");
@@ -133,7 +133,7 @@ fn clipping_scales_all_gradients_to_the_global_norm() {
         }
         let run = |clip: f64| {
             let mut config = config.clone();
-            config.train.max_grad_norm = clip;
+            config.train.max_grad_norm = Some(clip);
             let mut engine = engine(&config);
             step(&mut engine);
             snapshot(&mut engine)

@@ -1,6 +1,7 @@
 //! Golden cases by kind, and what they share.
 
 pub mod adamw;
+pub mod galore;
 pub mod llama;
 pub mod relora;
 pub mod schedules;

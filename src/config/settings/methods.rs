@@ -1,8 +1,8 @@
 //! The rows of the methods' own tables.
 
 use super::{
-    Kind, LORA_BASES, LORA_INITS, RELORA_MASKS, RELORA_RESETS, SWITCH_RATES, SWITCH_SELECTIONS,
-    Setting,
+    CARRIES, DECOMPOSITIONS, FIRA_FORMS, FIRA_SCALINGS, Kind, LORA_BASES, LORA_INITS, RELORA_MASKS,
+    RELORA_RESETS, SWITCH_RATES, SWITCH_SELECTIONS, Setting,
 };
 
 pub(super) const LORA: &[Setting] = &[
@@ -182,6 +182,104 @@ pub(super) const RELORA: &[Setting] = &[
         kind: Kind::Choice(RELORA_MASKS),
         short: "Masks of the two moments: joint or independent",
         more: "`joint` keeps a first moment only where its second one stays; `independent` is the authors' code and can take huge steps.",
+        aliases: &[],
+    },
+];
+
+pub(super) const GALORE: &[Setting] = &[
+    Setting {
+        key: "galore.update_proj_gap",
+        flag: "galore-update-proj-gap",
+        value: "N",
+        kind: Kind::Count,
+        short: "Updates between two refreshes of the subspaces [default: 200]",
+        more: "Shorter runs get a fiftieth of their length, at least 10.",
+        aliases: &[],
+    },
+    Setting {
+        key: "galore.carry",
+        flag: "galore-carry",
+        value: "NAME",
+        kind: Kind::Choice(CARRIES),
+        short: "Moments at a refresh: keep, rotate or reset",
+        more: "`keep` is what the authors' code does; `rotate` turns them into the new subspace; `reset` starts them again, with \
+               their counter.",
+        aliases: &[],
+    },
+    Setting {
+        key: "galore.decomposition",
+        flag: "galore-decomposition",
+        value: "NAME",
+        kind: Kind::Choice(DECOMPOSITIONS),
+        short: "How subspaces are found: auto, exact or randomised",
+        more: "`auto` is exact up to a side of 1024.",
+        aliases: &[],
+    },
+    Setting {
+        key: "galore.per_layer",
+        flag: "galore-per-layer",
+        value: "BOOL",
+        kind: Kind::Switch,
+        short: "Apply each gradient during the backward pass and free it",
+        more: "Saves the memory of the gradients. Not with clipping or more than one micro-batch.",
+        aliases: &[],
+    },
+];
+
+pub(super) const FIRA: &[Setting] = &[
+    Setting {
+        key: "fira.update_proj_gap",
+        flag: "fira-update-proj-gap",
+        value: "N",
+        kind: Kind::Count,
+        short: "Updates between two refreshes of the subspaces [default: 200]",
+        more: "Shorter runs get a fiftieth of their length, at least 10.",
+        aliases: &[],
+    },
+    Setting {
+        key: "fira.carry",
+        flag: "fira-carry",
+        value: "NAME",
+        kind: Kind::Choice(CARRIES),
+        short: "Moments at a refresh: keep, rotate or reset",
+        more: "`keep` is what the authors' code does; `rotate` turns them into the new subspace; `reset` starts them again, with \
+               their counter.",
+        aliases: &[],
+    },
+    Setting {
+        key: "fira.decomposition",
+        flag: "fira-decomposition",
+        value: "NAME",
+        kind: Kind::Choice(DECOMPOSITIONS),
+        short: "How subspaces are found: auto, exact or randomised",
+        more: "`auto` is exact up to a side of 1024.",
+        aliases: &[],
+    },
+    Setting {
+        key: "fira.form",
+        flag: "fira-form",
+        value: "NAME",
+        kind: Kind::Choice(FIRA_FORMS),
+        short: "Form of the residual: released or paper",
+        more: "`released` is the authors' package, from which their numbers come.",
+        aliases: &[],
+    },
+    Setting {
+        key: "fira.scaling",
+        flag: "fira-scaling",
+        value: "NAME",
+        kind: Kind::Choice(FIRA_SCALINGS),
+        short: "Scaling of the residual: column, matrix or none",
+        more: "",
+        aliases: &[],
+    },
+    Setting {
+        key: "fira.gamma",
+        flag: "fira-gamma",
+        value: "X",
+        kind: Kind::Number,
+        short: "Most growth of the residual's norm from one update to the next",
+        more: "At least 1; `inf` switches the limiter off.",
         aliases: &[],
     },
 ];

@@ -1,7 +1,7 @@
 //! The rows: one per field of the configuration, by heading of the help, in the order of the structs; those of
 //! the methods' own tables are in `methods`.
 
-use super::methods::{LORA, RELORA, SWITCHLORA};
+use super::methods::{FIRA, GALORE, LORA, RELORA, SWITCHLORA};
 use super::{ADAM_FORMS, Group, Kind, METHODS, SCHEDULES, Setting};
 
 /// The table, by heading.
@@ -15,6 +15,8 @@ pub const GROUPS: &[Group] = &[
     Group { heading: "LoRA", settings: LORA },
     Group { heading: "SwitchLoRA", settings: SWITCHLORA },
     Group { heading: "ReLoRA", settings: RELORA },
+    Group { heading: "GaLore", settings: GALORE },
+    Group { heading: "Fira", settings: FIRA },
 ];
 
 const MODEL: &[Setting] = &[
@@ -140,7 +142,7 @@ const TRAINING: &[Setting] = &[
         flag: "method",
         value: "NAME",
         kind: Kind::Choice(METHODS),
-        short: "Training method: full, lora, switchlora or relora",
+        short: "Training method: full, lora, switchlora, relora, galore or fira",
         more: "",
         aliases: &["fine-tune-type"],
     },
@@ -149,7 +151,7 @@ const TRAINING: &[Setting] = &[
         flag: "rank",
         value: "N",
         kind: Kind::Count,
-        short: "Rank of the factors [default: hidden size / 4]",
+        short: "Rank of the factors or the subspace [default: hidden size / 4]",
         more: "Layers that are smaller than this take the largest rank they have.",
         aliases: &["lora-r"],
     },
@@ -159,7 +161,8 @@ const TRAINING: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "The adapter's scale is alpha / rank [default: the method's]",
-        more: "SwitchLoRA and its initialisation use 1, the others 32.",
+        more: "SwitchLoRA and its initialisation use 1, the other adapters 32. GaLore and Fira multiply their projected updates by \
+               alpha itself, 0.25.",
         aliases: &["lora-alpha"],
     },
     Setting {
@@ -226,7 +229,7 @@ const OPTIMIZER: &[Setting] = &[
         value: "N",
         kind: Kind::Count,
         short: "Warm-up updates [default: 100, at most a tenth of the run]",
-        more: "",
+        more: "A tenth of the run with GaLore and Fira.",
         aliases: &[],
     },
     Setting {
@@ -289,8 +292,8 @@ const OPTIMIZER: &[Setting] = &[
         flag: "max-grad-norm",
         value: "X",
         kind: Kind::Number,
-        short: "Clip the gradient to this global norm; 0 switches it off",
-        more: "",
+        short: "Clip the gradient to this global norm; 0: off [default: the method's]",
+        more: "1, and off with GaLore and Fira.",
         aliases: &[],
     },
 ];

@@ -1,0 +1,203 @@
+//! The leading singular directions of a matrix on its smaller (or any chosen) side.
+//!
+//! Exact: the Gram matrix and its eigenvectors. Only the span matters, so squaring the spectrum is
+//! harmless in f64. Randomised, for large sides: a range finder with some extra columns and two power
+//! iterations (Halko, Martinsson and Tropp, arXiv:0909.4061). Both end with one re-orthonormalisation
+//! and the sign rule.
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par};
+
+use super::eigen;
+use super::orthonormal::{RandomVectors, fix_signs, orthonormalise};
+
+/// Whose singular vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Left: vectors of as many entries as the matrix has rows.
+    Left,
+    /// Right: vectors of as many entries as it has columns.
+    Right,
+}
+
+/// How the directions are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decomposition {
+    /// Eigenvectors of the Gram matrix: `O(C²·(m + n))`.
+    Exact,
+    /// Randomised range finder: `O(C·r·(m + n))`.
+    Randomised,
+}
+
+/// Columns of the range finder beyond the rank.
+const EXTRA_COLUMNS: usize = 8;
+/// Power iterations of the range finder.
+const POWER_ITERATIONS: usize = 2;
+/// Share of the largest eigenvalue, per row of the Gram matrix, below which a direction is rounding noise.
+const NOISE: f64 = 1e-15;
+
+/// Leading singular directions.
+#[derive(Debug, Clone)]
+pub struct Subspace {
+    /// `rank` orthonormal rows, the strongest direction first.
+    pub vectors: Vec<f32>,
+    /// The share of the matrix's squared norm that lies in them; 0 for a matrix of zeros.
+    pub energy: f64,
+}
+
+/// The `rank` leading directions of a row-major `[rows, cols]` matrix with finite entries. Directions that the
+/// matrix does not have (its rank is lower, or it is zero) are random orthonormal ones.
+pub fn leading(
+    values: &[f32],
+    [rows, cols]: [usize; 2],
+    side: Side,
+    rank: usize,
+    decomposition: Decomposition,
+    random: &mut RandomVectors<'_>,
+) -> Subspace {
+    assert_eq!(values.len(), rows * cols, "values fill the matrix");
+    let wide: Vec<f64> = values.iter().map(|&value| f64::from(value)).collect();
+    let x = MatRef::from_row_major_slice(&wide, rows, cols);
+    let x = if side == Side::Left { x } else { x.transpose() };
+    let len = x.nrows();
+    assert!(rank <= len, "rank {rank} of vectors of {len} entries");
+    let (mut vectors, captured) = match decomposition {
+        Decomposition::Exact => exact(x, rank),
+        Decomposition::Randomised => randomised(x, rank, random),
+    };
+    vectors.resize(rank * len, 0.0);
+    orthonormalise(&mut vectors, len, random);
+    fix_signs(&mut vectors, len);
+    let total: f64 = wide.iter().map(|value| value * value).sum();
+    Subspace {
+        vectors: vectors.iter().map(|&value| value as f32).collect(),
+        energy: if total > 0.0 { (captured / total).min(1.0) } else { 0.0 },
+    }
+}
+
+/// Up to `rank` directions as rows, and the squared norm that lies in them.
+fn exact(x: MatRef<'_, f64>, rank: usize) -> (Vec<f64>, f64) {
+    strongest(product(x, x.transpose()).as_ref(), rank)
+}
+
+fn randomised(x: MatRef<'_, f64>, rank: usize, random: &mut RandomVectors<'_>) -> (Vec<f64>, f64) {
+    let (len, width) = (x.nrows(), (rank + EXTRA_COLUMNS).min(x.nrows()).min(x.ncols()));
+    // Rows of vectors are the transposes of the columns in the books.
+    let start: Vec<f64> = (0..width).flat_map(|_| random(x.ncols())).collect();
+    let mut range = rows_times(&start, x.transpose());
+    for _ in 0..POWER_ITERATIONS {
+        orthonormalise(&mut range, len, random);
+        let mut back = rows_times(&range, x);
+        orthonormalise(&mut back, x.ncols(), random);
+        range = rows_times(&back, x.transpose());
+    }
+    orthonormalise(&mut range, len, random);
+    let range = MatRef::from_row_major_slice(&range, width, len);
+    let small = product(range, x);
+    let (inner, captured) = strongest(product(small.as_ref(), small.transpose()).as_ref(), rank);
+    (rows_times(&inner, range), captured)
+}
+
+/// Eigenvectors of the largest eigenvalues of a Gram matrix, as rows, without those that are noise, and the
+/// sum of their eigenvalues.
+fn strongest(gram: MatRef<'_, f64>, rank: usize) -> (Vec<f64>, f64) {
+    let n = gram.nrows();
+    let Some(eigen) = eigen::symmetric(gram) else { return (Vec::new(), 0.0) };
+    let largest = eigen.values.first().copied().unwrap_or(0.0);
+    let noise = largest * NOISE * n as f64;
+    let kept = eigen.values.iter().take(rank).take_while(|&&value| value > noise).count();
+    (eigen.vectors[..kept * n].to_vec(), eigen.values[..kept].iter().sum())
+}
+
+fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
+    let mut out = Mat::zeros(a.nrows(), b.ncols());
+    matmul(out.as_mut(), Accum::Replace, a, b, 1.0, Par::Seq);
+    out
+}
+
+/// `rows [k, b.nrows()] · b`, row-major.
+fn rows_times(rows: &[f64], b: MatRef<'_, f64>) -> Vec<f64> {
+    let count = rows.len().checked_div(b.nrows()).unwrap_or(0);
+    let out = product(MatRef::from_row_major_slice(rows, count, b.nrows()), b);
+    (0..count).flat_map(|i| out.row(i).iter().copied().collect::<Vec<_>>()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::orthonormal::overlap;
+    use super::*;
+
+    /// A crude source of numbers, good enough for a start.
+    fn random() -> impl FnMut(usize) -> Vec<f64> {
+        let mut state = 1u64;
+        move |len| {
+            (0..len)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (state >> 11) as f64 / 9_007_199_254_740_992.0 - 0.5
+                })
+                .collect()
+        }
+    }
+
+    /// A matrix whose singular values fall by half from one to the next.
+    fn falling(rows: usize, cols: usize) -> Vec<f32> {
+        let count = rows.min(cols);
+        let mut draw = random();
+        let mut u: Vec<f64> = (0..count).flat_map(|_| draw(rows)).collect();
+        let mut v: Vec<f64> = (0..count).flat_map(|_| draw(cols)).collect();
+        orthonormalise(&mut u, rows, &mut draw);
+        orthonormalise(&mut v, cols, &mut draw);
+        let entry = |i: usize, j: usize| {
+            let terms =
+                (0..count).map(|k| u[k * rows + i] * v[k * cols + j] * 0.5f64.powi(k as i32));
+            terms.sum::<f64>() as f32
+        };
+        (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))).map(|(i, j)| entry(i, j)).collect()
+    }
+
+    fn assert_orthonormal(vectors: &[f32], len: usize) {
+        for (i, a) in vectors.chunks(len).enumerate() {
+            for (j, b) in vectors.chunks(len).enumerate() {
+                let dot: f64 = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+                let wanted = f64::from(u8::from(i == j));
+                assert!((dot - wanted).abs() < 1e-5, "vectors {i} and {j}: {dot}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_ways_find_the_same_span_with_the_same_signs() {
+        for (rows, cols, side) in
+            [(12, 30, Side::Left), (30, 12, Side::Right), (40, 40, Side::Right), (9, 5, Side::Left)]
+        {
+            let matrix = falling(rows, cols);
+            let find = |way| leading(&matrix, [rows, cols], side, 4, way, &mut random());
+            let (exact, drawn) = (find(Decomposition::Exact), find(Decomposition::Randomised));
+            let len = if side == Side::Left { rows } else { cols };
+            assert_orthonormal(&exact.vectors, len);
+            assert_orthonormal(&drawn.vectors, len);
+            assert!(overlap(&exact.vectors, &drawn.vectors, len) > 0.999);
+            assert!((exact.energy - drawn.energy).abs() < 1e-4);
+            let aligned =
+                exact.vectors.iter().zip(&drawn.vectors).all(|(a, b)| (a - b).abs() < 1e-2);
+            assert!(aligned, "the sign rule leaves one answer");
+            // Singular values 1, 1/2, 1/4, 1/8 of a falling spectrum.
+            let expected = (1.0 - 0.25f64.powi(4)) / (1.0 - 0.25f64.powi(rows.min(cols) as i32));
+            assert!((exact.energy - expected).abs() < 1e-4, "{} {expected}", exact.energy);
+        }
+    }
+
+    #[test]
+    fn directions_that_the_matrix_does_not_have_are_random_and_orthonormal() {
+        let zeros = vec![0.0; 60];
+        let mut single = zeros.clone();
+        single[0] = 1e-20;
+        for matrix in [zeros, single] {
+            for way in [Decomposition::Exact, Decomposition::Randomised] {
+                let found = leading(&matrix, [6, 10], Side::Left, 4, way, &mut random());
+                assert_orthonormal(&found.vectors, 6);
+            }
+        }
+    }
+}
