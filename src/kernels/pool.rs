@@ -3,8 +3,8 @@
 //! A training step makes and drops the same few hundred buffers every time. The system's allocator
 //! gives such memory back and faults it in again, page by page and zeroed, which costs more than
 //! 100 ms a step (glibc, 2 shared cores, the buffers of 2048 tokens of the reference shape: 30,000 to
-//! 43,000 faults; none with the pool). And a buffer that is about to be overwritten need not be cleared. Values never depend on the pool: whoever takes a
-//! `buffer` writes all of it.
+//! 43,000 faults; none with the pool). And a buffer that is about to be overwritten need not be
+//! cleared. Values never depend on the pool: whoever takes a `buffer` writes all of it.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};

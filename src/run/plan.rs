@@ -182,8 +182,7 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     train.learning_rate.get_or_insert(match (method.as_str(), is_switchlora_scale) {
         ("full", _) => 1e-3,
         ("switchlora", _) => 2e-2,
-        ("galore" | "fira", _) => 1e-2,
-        (_, true) => 1e-2,
+        ("galore" | "fira", _) | (_, true) => 1e-2,
         _ => 2e-3,
     });
     let schedule = match method.as_str() {
