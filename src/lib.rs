@@ -13,7 +13,8 @@
 //! | [`device`] | the device as a resource, the memory ledger |
 //!
 //! Leaves that everything may use and that use none of these: [`runlog`] (what a run tells the world),
-//! [`formats`] (files of other tools), [`data`] (text to batches), [`config`], [`random`], [`error`].
+//! [`formats`] (files of other tools), [`data`] (text to batches), [`linalg`] (decompositions), [`config`], [`random`],
+//! [`error`].
 //!
 //! `docs/architecture.md` follows an update from the command to the kernel.
 
@@ -24,6 +25,7 @@ pub mod device;
 pub mod error;
 pub mod formats;
 pub mod kernels;
+pub mod linalg;
 pub mod methods;
 pub mod model;
 pub mod optim;
