@@ -28,6 +28,12 @@ pub struct RunConfig {
     pub lora: LoraTable,
     /// SwitchLoRA's settings.
     pub switchlora: SwitchLoraTable,
+    /// LoRA-GA's settings.
+    #[serde(rename = "lora-ga")]
+    pub lora_ga: LoraGaTable,
+    /// LoRA+'s settings.
+    #[serde(rename = "lora-plus")]
+    pub lora_plus: LoraPlusTable,
 }
 
 /// `[model]`
@@ -249,5 +255,47 @@ impl Default for SwitchLoraTable {
             warm_start: 0,
             warm_start_learning_rate: 1e-3,
         }
+    }
+}
+
+/// `[lora-ga]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraGaTable {
+    /// Sequences of the run's first batches over which the gradient is estimated.
+    pub sequences: usize,
+    /// γ of the stable scale. Default: 16, for models above 1 billion parameters 64.
+    pub gamma: Option<f64>,
+    /// `ArB2r`, `A2rBr`, `ArBr` or `random`: which singular vectors go to which factor.
+    pub direction: String,
+    /// `stable`, `gd`, `unit` or `weight`: how long the starting vectors are.
+    pub scale: String,
+    /// Whether the starting product is limited to the largest entry of the weight.
+    pub norm_clip: bool,
+}
+
+impl Default for LoraGaTable {
+    fn default() -> Self {
+        Self {
+            sequences: 64,
+            gamma: None,
+            direction: "ArB2r".into(),
+            scale: "stable".into(),
+            norm_clip: false,
+        }
+    }
+}
+
+/// `[lora-plus]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraPlusTable {
+    /// Learning rate of B as a multiple of that of A.
+    pub ratio: f64,
+}
+
+impl Default for LoraPlusTable {
+    fn default() -> Self {
+        Self { ratio: 16.0 }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::load::nearest;
 use super::settings;
-use super::{DataTable, LoraTable, ModelTable, RunConfig, SwitchLoraTable, TrainTable};
+use super::{DataTable, LoraGaTable, LoraTable, ModelTable, RunConfig, SwitchLoraTable, TrainTable};
 use crate::error::{Error, Result};
 
 /// More threads than this are a slip of the finger; each one costs memory.
@@ -25,6 +25,8 @@ impl RunConfig {
         check_lora(&self.lora)?;
         check_switchlora(&self.switchlora)?;
         check_warm_start(self)?;
+        check_lora_ga(&self.lora_ga)?;
+        positive("lora-plus.ratio", self.lora_plus.ratio)?;
         check_device(&self.train.device)
     }
 }
@@ -147,6 +149,15 @@ fn check_switchlora(switchlora: &SwitchLoraTable) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+fn check_lora_ga(lora_ga: &LoraGaTable) -> Result<()> {
+    at_least("lora-ga.sequences", lora_ga.sequences, 1)?;
+    if let Some(gamma) = lora_ga.gamma {
+        positive("lora-ga.gamma", gamma)?;
+    }
+    one_of("lora-ga.direction", &lora_ga.direction, settings::GA_DIRECTIONS)?;
+    one_of("lora-ga.scale", &lora_ga.scale, settings::GA_SCALES)
 }
 
 fn check_warm_start(config: &RunConfig) -> Result<()> {

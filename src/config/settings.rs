@@ -98,17 +98,14 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 }
 
 /// Methods that this version trains.
-pub const METHODS: &[&str] = &["full", "lora", "switchlora"];
+pub const METHODS: &[&str] = &["full", "lora", "switchlora", "lora-ga", "rslora", "lora-plus"];
 
 /// Methods that are planned and known by name.
 pub const LATER_METHODS: &[&str] = &[
     "relora",
     "galore",
     "fira",
-    "lora-ga",
     "lte",
-    "rslora",
-    "lora-plus",
     "dora",
     "pissa",
     "spam",
@@ -134,3 +131,9 @@ pub const SWITCH_SELECTIONS: &[&str] = &["contiguous", "random"];
 
 /// Forms of the decay of SwitchLoRA's rate.
 pub const SWITCH_RATES: &[&str] = &["paper", "code"];
+
+/// Which singular vectors LoRA-GA gives to which factor.
+pub const GA_DIRECTIONS: &[&str] = &["ArB2r", "A2rBr", "ArBr", "random"];
+
+/// How long LoRA-GA's starting vectors are.
+pub const GA_SCALES: &[&str] = &["stable", "gd", "unit", "weight"];

@@ -35,6 +35,7 @@ fn filled() -> RunConfig {
     train.eval_every = Some(100);
     train.train_non_targets = Some(true);
     train.checkpoint_every = Some(250);
+    config.lora_ga.gamma = Some(16.0);
     config
 }
 

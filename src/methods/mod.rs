@@ -7,13 +7,14 @@ use serde_json::Value;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::kernels::{Matrix, Vector};
-use crate::model::{Gradients, Model, ParamId};
+use crate::model::{Batch, Gradients, Model, ParamId};
 use crate::optim::{Optimizer, Schedule};
 use crate::runlog::Body;
 
 pub mod factors;
 pub mod full;
 pub mod lora;
+pub mod lora_ga;
 pub mod switchlora;
 
 /// What a hook may see and change.
@@ -31,6 +32,9 @@ pub struct Context<'a> {
     /// What the method tells the world; the trainer writes it to the log.
     pub events: &'a mut Vec<Body>,
 }
+
+/// Gives the next micro-batch of the run's own data, for [`Method::look_ahead`].
+pub type NextBatch<'a> = dyn FnMut() -> Result<Batch> + 'a;
 
 /// What happens to a layer's finished gradient.
 #[expect(clippy::large_enum_variant, reason = "moved once per gradient, never stored")]
@@ -102,6 +106,16 @@ pub trait Method {
     /// The name on the command line and in logs.
     fn name(&self) -> &'static str;
 
+    /// Before [`Method::prepare`] of a fresh run: looks at the batches that the run begins with. Training
+    /// sees the same batches again; a run that resumes does not look. Weights must not change.
+    fn look_ahead(
+        &mut self,
+        _cx: &mut Context<'_>,
+        _next_batch: &mut NextBatch<'_>,
+    ) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes the factors of a fresh run and says what is trained.
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()>;
 
@@ -168,13 +182,14 @@ fn resolved<T: Copy>(value: Option<T>, key: &str) -> Result<T> {
 }
 
 /// The names of the methods in this version.
-pub const NAMES: [&str; 3] = ["full", "lora", "switchlora"];
+pub const NAMES: [&str; 6] = ["full", "lora", "switchlora", "lora-ga", "rslora", "lora-plus"];
 
 /// Makes the method that a configuration names, with its settings resolved for the model.
 pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
     Ok(match config.train.method.as_str() {
         "full" => Box::new(full::Full),
-        "lora" => Box::new(lora::Lora::new(config)?),
+        "lora" | "rslora" | "lora-plus" => Box::new(lora::Lora::new(config)?),
+        "lora-ga" => Box::new(lora_ga::LoraGa::new(config)?),
         "switchlora" => Box::new(switchlora::SwitchLora::new(config)?),
         other => {
             return Err(Error::config(

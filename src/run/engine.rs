@@ -3,7 +3,7 @@
 use crate::device::memory::Category;
 use crate::kernels::Vector;
 use crate::kernels::update::{add_sum_squares, clip_factor};
-use crate::methods::{Context, Disposition, Method};
+use crate::methods::{Context, Disposition, Method, NextBatch};
 use crate::model::backward::GradientSink;
 use crate::model::{Batch, Gradients, Model};
 use crate::optim::schedule::Span;
@@ -75,6 +75,15 @@ impl Engine {
             events: &mut self.events,
         };
         hook(self.method.as_mut(), &mut cx)
+    }
+
+    /// Prepares the method for a fresh run. `next_batch` gives the run's first micro-batches to a method that
+    /// looks at them; it must leave the data position of the training as it is.
+    pub fn prepare(&mut self, next_batch: &mut NextBatch<'_>) -> crate::error::Result<()> {
+        self.with_method(|method, cx| {
+            method.look_ahead(cx, next_batch)?;
+            method.prepare(cx)
+        })
     }
 
     /// The learning rate of the next update.

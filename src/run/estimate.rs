@@ -95,7 +95,8 @@ pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig) -> Estimate {
     let train = &config.train;
     let method = train.method.as_str();
     let rank = if method == "full" { 0 } else { train.rank.unwrap_or(0) };
-    let has_base = !(method == "lora" && config.lora.base == "none");
+    let is_lora = ["lora", "rslora", "lora-plus"].contains(&method);
+    let has_base = !(is_lora && config.lora.base == "none");
     // During a warm start everything is trained; the peak is that of the larger phase.
     let has_warm_start = method == "switchlora" && config.switchlora.warm_start > 0;
     let wrapped = phase(config, shape, rank, has_base);
@@ -105,15 +106,40 @@ pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig) -> Estimate {
             return warm;
         }
     }
+    if method == "lora-ga" {
+        let ahead = gradient_estimate(config, shape);
+        if ahead.total() > wrapped.total() {
+            return ahead;
+        }
+    }
     wrapped
 }
 
-fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -> Estimate {
+/// LoRA-GA's look at the gradient before the run: the network alone, nothing kept, and of the gradients one
+/// layer's at a time.
+fn gradient_estimate(config: &RunConfig, shape: &ModelConfig) -> Estimate {
+    let mut alone = config.clone();
+    alone.train.train_non_targets = Some(false);
+    alone.train.grad_accumulation_steps = 1;
+    let sizes = sizes(&alone, shape, 0);
+    let largest = sizes.linears.iter().map(|linear| linear.weight).max().unwrap_or(0);
+    let sizes = Sizes { block_gradient: 0, ..sizes };
+    let walk = walk(&sizes, config.train.grad_checkpoint, shape.vocab_size);
+    Estimate {
+        optimizer: 0,
+        gradients_and_activations: 4 * (walk + largest) + batch_bytes(&sizes, 1),
+        ..phase(&alone, shape, 0, true)
+    }
+}
+
+/// What the walk needs. `rank` 0: no adapters, the targets themselves are trained.
+fn sizes(config: &RunConfig, shape: &ModelConfig, rank: usize) -> Sizes {
     let train = &config.train;
     let linears: Vec<LinearSize> = block_linears(shape)
         .iter()
         .map(|&(_, m, n)| {
-            let rank = rank.min(m).min(n);
+            let most = m.min(n) / if train.method == "lora-ga" { 2 } else { 1 };
+            let rank = rank.min(most);
             LinearSize {
                 weight: (m * n) as u64,
                 factors: (rank * (m + n)) as u64,
@@ -121,14 +147,33 @@ fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -
             }
         })
         .collect();
-    let layers = shape.num_hidden_layers as u64;
-    let per_model = |numbers: u64| 4 * layers * numbers;
-    let weight: u64 = linears.iter().map(|l| l.weight).sum();
-    let factors: u64 = linears.iter().map(|l| l.factors).sum();
-    let ranks: u64 = linears.iter().map(|l| l.rank).sum();
-    let non_targets = non_target_len(shape) as u64;
     let trains_rest = train.train_non_targets.unwrap_or(true);
-    let trained_rest = if trains_rest { non_targets } else { 0 };
+    let hidden = shape.hidden_size as u64;
+    let trained = |linear: &LinearSize| if rank == 0 { linear.weight } else { linear.factors };
+    let trained_targets: u64 = linears.iter().map(trained).sum();
+    Sizes {
+        tokens: (train.batch_size.unwrap_or(1) * config.data.max_seq_length.unwrap_or(1)) as u64,
+        hidden,
+        queries: (shape.num_attention_heads * shape.head_dim) as u64,
+        keys: (shape.num_key_value_heads * shape.head_dim) as u64,
+        inner: shape.intermediate_size as u64,
+        heads: shape.num_attention_heads as u64,
+        block_gradient: trained_targets + if trains_rest { 2 * hidden } else { 0 },
+        table_gradient: if trains_rest { shape.vocab_size as u64 * hidden } else { 0 },
+        layers: shape.num_hidden_layers as u64,
+        is_tied: shape.tie_word_embeddings,
+        linears,
+    }
+}
+
+fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -> Estimate {
+    let train = &config.train;
+    let sizes = sizes(config, shape, rank);
+    let per_model = |numbers: u64| 4 * sizes.layers * numbers;
+    let weight: u64 = sizes.linears.iter().map(|l| l.weight).sum();
+    let factors: u64 = sizes.linears.iter().map(|l| l.factors).sum();
+    let non_targets = non_target_len(shape) as u64;
+    let trained_rest = if train.train_non_targets.unwrap_or(true) { non_targets } else { 0 };
     let trained_targets = if rank == 0 { weight } else { factors };
     let is_switching = train.method == "switchlora" && rank > 0;
     let pools: u64 = block_linears(shape)
@@ -138,22 +183,7 @@ fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -
         .sum();
     let rope = shape.max_position_embeddings * (shape.head_dim / 2) * 2;
     let dense = if has_base { weight } else { 0 };
-    let hidden = shape.hidden_size as u64;
-
-    let sizes = Sizes {
-        tokens: (train.batch_size.unwrap_or(1) * config.data.max_seq_length.unwrap_or(1)) as u64,
-        hidden,
-        queries: (shape.num_attention_heads * shape.head_dim) as u64,
-        keys: (shape.num_key_value_heads * shape.head_dim) as u64,
-        inner: shape.intermediate_size as u64,
-        heads: shape.num_attention_heads as u64,
-        block_gradient: trained_targets + if trains_rest { 2 * hidden } else { 0 },
-        table_gradient: if trains_rest { shape.vocab_size as u64 * hidden } else { 0 },
-        layers,
-        is_tied: shape.tie_word_embeddings,
-        linears,
-    };
-    let counters = if is_switching { 4 * ranks } else { 0 };
+    let counters = if is_switching { 4 * sizes.ranks() } else { 0 };
     Estimate {
         weights: per_model(dense) + 4 * (non_targets + rope as u64),
         adapters: per_model(factors),

@@ -8,10 +8,13 @@ use crate::error::{Error, Result};
 use crate::formats::hf_config::HfConfig;
 use crate::formats::tokenizer::Tokenizer;
 use crate::model::ModelConfig;
-use crate::model::config::{PRESETS, Preset, preset};
+use crate::model::config::{PRESETS, Preset, non_target_len, preset, target_len};
 use crate::optim::Schedule;
 
 use super::engine::Settings;
+
+/// Above this many parameters LoRA-GA starts with shorter vectors (its paper's value for LLaMA).
+const BILLION: usize = 1_000_000_000;
 
 /// Where the network comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -155,8 +158,10 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         ModelSource::Directory(_) => (shape.max_position_embeddings.min(256), 4, 1_000),
     };
     let (method, init) = (config.train.method.clone(), config.lora.init.clone());
-    let is_switchlora_scale = method == "switchlora" || (method == "lora" && init == "switchlora");
-    if method == "lora" && config.lora.base == "none" && init == "standard" {
+    let is_lora = ["lora", "rslora", "lora-plus"].contains(&method.as_str());
+    let is_switchlora_scale = method == "switchlora" || (is_lora && init == "switchlora");
+    let is_fine_tuning = matches!(source, ModelSource::Directory(_));
+    if is_lora && config.lora.base == "none" && init == "standard" {
         config.lora.init = "both_kaiming".into();
     }
 
@@ -164,18 +169,30 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let seq_len = *data.max_seq_length.get_or_insert(seq_len);
     data.data_seed.get_or_insert(config.train.seed);
     let train = &mut config.train;
-    let rank = *train.rank.get_or_insert((shape.hidden_size / 4).max(1));
-    train.alpha.get_or_insert(if is_switchlora_scale { 1.0 } else { 32.0 });
+    let quarter = (shape.hidden_size / 4).max(1);
+    let is_lora_ga = method == "lora-ga";
+    // LoRA-GA takes two singular directions per unit of rank; rank and alpha are its paper's.
+    let default_rank = if is_lora_ga { quarter.min(8) } else { quarter };
+    let rank = *train.rank.get_or_insert(default_rank);
+    train.alpha.get_or_insert(match (is_lora_ga, is_switchlora_scale) {
+        (true, _) => 16.0,
+        (_, true) => 1.0,
+        _ => 32.0,
+    });
     let iters = *train.iters.get_or_insert(iters);
     train.batch_size.get_or_insert(batch_size);
-    let is_fine_tuning = matches!(source, ModelSource::Directory(_));
     train.train_non_targets.get_or_insert(!is_fine_tuning || method == "full");
     train.learning_rate.get_or_insert(match (method.as_str(), is_switchlora_scale) {
         ("full", _) => 1e-3,
         ("switchlora", _) => 2e-2,
+        ("lora-ga", _) if is_fine_tuning => 1e-4,
         (_, true) => 1e-2,
         _ => 2e-3,
     });
+    if is_lora_ga {
+        let parameters = target_len(shape) + non_target_len(shape);
+        config.lora_ga.gamma.get_or_insert(if parameters > BILLION { 64.0 } else { 16.0 });
+    }
     let has_warm_start = method == "switchlora" && config.switchlora.warm_start > 0;
     let schedule = if has_warm_start { "cosine_floor" } else { "cosine" };
     train.lr_schedule.get_or_insert_with(|| schedule.into());

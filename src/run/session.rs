@@ -9,7 +9,7 @@ use crate::config::RunConfig;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::atomic::write_atomically;
-use crate::model::Role;
+use crate::model::{Batch, Role};
 use crate::runlog::status::LastWord;
 use crate::runlog::summary::RunState;
 use crate::runlog::{
@@ -134,17 +134,22 @@ impl Session {
         let signals = Signals::listen()?;
         let control = ControlReader::open(&dir)?;
         let mut log = RunWriter::open(dir.events())?;
+        let mut loader =
+            prepared.dataset.loader(config.data.data_seed.unwrap_or(config.train.seed))?;
         let (engine, progress) = if let Some(checkpoint) = &checkpoint {
             let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
             checkpoint.restore(&mut engine, true)?;
             (engine, checkpoint.progress().clone())
         } else {
             let mut engine = setup::engine(&config, prepared.fresh_model(&device)?)?;
-            engine.with_method(|method, cx| method.prepare(cx))?;
+            // A copy of the loader, so that training begins with the first batch all the same.
+            let mut ahead = loader.clone();
+            engine.prepare(&mut || {
+                let batch = ahead.next_batch(config.train.batch_size.unwrap_or(1))?;
+                Ok(Batch::new(&batch.inputs, &batch.targets, batch.seq_len, &device))
+            })?;
             (engine, Progress::default())
         };
-        let mut loader =
-            prepared.dataset.loader(config.data.data_seed.unwrap_or(config.train.seed))?;
         if let Some(position) = progress.position {
             loader.seek(position)?;
         }

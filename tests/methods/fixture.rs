@@ -18,6 +18,8 @@ use serde_json::Value;
 
 pub const SEQ_LEN: usize = 12;
 pub const LINEARS: usize = 14;
+/// The batches that a method sees before the run are numbered from here.
+pub const AHEAD: u64 = 1_000;
 
 /// Two blocks with grouped keys: layers 16 x 16, 8 x 16, 40 x 16 and 16 x 40.
 pub fn shape() -> ModelConfig {
@@ -45,7 +47,14 @@ pub fn config(method: &str) -> RunConfig {
     let mut config = RunConfig::default();
     config.train.method = method.into();
     config.train.rank = Some(4);
-    config.train.alpha = Some(if method == "lora" { 8.0 } else { 1.0 });
+    config.train.alpha = Some(match method {
+        "lora" | "rslora" | "lora-plus" => 8.0,
+        "lora-ga" => 4.0,
+        _ => 1.0,
+    });
+    config.train.batch_size = Some(3);
+    config.lora_ga.gamma = Some(16.0);
+    config.lora_ga.sequences = 8;
     config.train.iters = Some(100);
     config.train.learning_rate = Some(0.01);
     config.train.lr_schedule = Some("constant".into());
@@ -72,7 +81,12 @@ pub fn engine(config: &RunConfig) -> Engine {
 pub fn engine_of(config: &RunConfig, shape: ModelConfig) -> Engine {
     let model = Model::init(shape, config.train.seed, &Device::cpu());
     let mut engine = setup::engine(config, model).unwrap();
-    engine.with_method(|method, cx| method.prepare(cx)).unwrap();
+    let mut draw = AHEAD;
+    let mut ahead = || {
+        draw += 1;
+        Ok(batch(draw))
+    };
+    engine.prepare(&mut ahead).unwrap();
     engine
 }
 

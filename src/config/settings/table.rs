@@ -1,7 +1,7 @@
 //! The rows: one per field of the configuration, by heading of the help, in the order of the structs.
 
 use super::{
-    ADAM_FORMS, Group, Kind, LORA_BASES, LORA_INITS, METHODS, SCHEDULES, SWITCH_RATES,
+    ADAM_FORMS, GA_DIRECTIONS, GA_SCALES, Group, Kind, LORA_BASES, LORA_INITS, METHODS, SCHEDULES, SWITCH_RATES,
     SWITCH_SELECTIONS, Setting,
 };
 
@@ -15,6 +15,8 @@ pub const GROUPS: &[Group] = &[
     Group { heading: "Reports, evaluations, checkpoints, samples", settings: OUTPUT },
     Group { heading: "LoRA", settings: LORA },
     Group { heading: "SwitchLoRA", settings: SWITCHLORA },
+    Group { heading: "LoRA-GA", settings: LORA_GA },
+    Group { heading: "LoRA+", settings: LORA_PLUS },
 ];
 
 const MODEL: &[Setting] = &[
@@ -140,7 +142,7 @@ const TRAINING: &[Setting] = &[
         flag: "method",
         value: "NAME",
         kind: Kind::Choice(METHODS),
-        short: "Training method: full, lora or switchlora",
+        short: "Training method: full, lora, switchlora, lora-ga, rslora or lora-plus",
         more: "",
         aliases: &["fine-tune-type"],
     },
@@ -159,7 +161,7 @@ const TRAINING: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "The adapter's scale is alpha / rank [default: the method's]",
-        more: "SwitchLoRA uses 1.",
+        more: "SwitchLoRA uses 1. With lora-ga and rslora the scale is alpha / sqrt(rank).",
         aliases: &["lora-alpha"],
     },
     Setting {
@@ -524,3 +526,62 @@ const SWITCHLORA: &[Setting] = &[
         aliases: &[],
     },
 ];
+
+const LORA_GA: &[Setting] = &[
+    Setting {
+        key: "lora-ga.sequences",
+        flag: "lora-ga-sequences",
+        value: "N",
+        kind: Kind::Count,
+        short: "Sequences over which the gradient is estimated before the run",
+        more: "Rounded up to whole batches of the run's own data. The training sees them again.",
+        aliases: &[],
+    },
+    Setting {
+        key: "lora-ga.gamma",
+        flag: "lora-ga-gamma",
+        value: "X",
+        kind: Kind::Number,
+        short: "Gamma of the stable scale [default: 16; above 1 billion parameters 64]",
+        more: "Larger starts with shorter vectors.",
+        aliases: &[],
+    },
+    Setting {
+        key: "lora-ga.direction",
+        flag: "lora-ga-direction",
+        value: "NAME",
+        kind: Kind::Choice(GA_DIRECTIONS),
+        short: "Singular vectors of each factor: ArB2r, A2rBr, ArBr or random",
+        more: "ArB2r gives the first r to A and the next r to B, A2rBr the other way round; ArBr takes turns.",
+        aliases: &[],
+    },
+    Setting {
+        key: "lora-ga.scale",
+        flag: "lora-ga-scale",
+        value: "NAME",
+        kind: Kind::Choice(GA_SCALES),
+        short: "Length of the starting vectors: stable, gd, unit or weight",
+        more: "`stable` keeps the adapter's output independent of the rank; `gd` makes the first step that of full-rank gradient \
+               descent; `weight` goes by the singular values of the weight.",
+        aliases: &[],
+    },
+    Setting {
+        key: "lora-ga.norm_clip",
+        flag: "lora-ga-norm-clip",
+        value: "BOOL",
+        kind: Kind::Switch,
+        short: "Limit the starting product to the largest entry of the weight",
+        more: "",
+        aliases: &[],
+    },
+];
+
+const LORA_PLUS: &[Setting] = &[Setting {
+    key: "lora-plus.ratio",
+    flag: "lora-plus-ratio",
+    value: "X",
+    kind: Kind::Number,
+    short: "Learning rate of B as a multiple of that of A",
+    more: "1 is plain LoRA.",
+    aliases: &[],
+}];

@@ -1,0 +1,218 @@
+//! From a layer's gradient to the starting factors: the leading singular triplets, which of them go to
+//! which factor, and their length.
+
+use crate::linalg::canonical_sign;
+use crate::linalg::svd::{Svd, randomised_svd, svd};
+use crate::random::stream;
+
+use super::super::factors::columns;
+
+/// Up to this smaller side the decomposition is exact: it takes less than a second a layer.
+const EXACT_UP_TO: usize = 512;
+/// Columns of the randomised range finder for each unit of rank, and its power iterations; the values of
+/// the authors' code (`svd_lowrank(q = 4r, niter = 4)`).
+const COLUMNS_PER_RANK: usize = 4;
+const POWER_ITERATIONS: usize = 4;
+
+/// Which of the `2r` leading singular vectors become the rows of A and the columns of B.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// A from `1..r`, B from `r+1..2r`: the paper's choice.
+    ArB2r,
+    /// A from `r+1..2r`, B from `1..r`.
+    A2rBr,
+    /// A takes the even ones (2, 4, …), B the odd ones.
+    ArBr,
+    /// A random half each.
+    Random,
+}
+
+impl Direction {
+    /// The direction of a configuration name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "ArB2r" => Some(Self::ArB2r),
+            "A2rBr" => Some(Self::A2rBr),
+            "ArBr" => Some(Self::ArBr),
+            "random" => Some(Self::Random),
+            _ => None,
+        }
+    }
+
+    /// Places (from 0) of the singular vectors for A and for B, `r` each.
+    pub fn places(self, rank: usize, seed: u64, layer: &str) -> (Vec<usize>, Vec<usize>) {
+        let (first, second) = ((0..rank).collect(), (rank..2 * rank).collect());
+        match self {
+            Self::ArB2r => (first, second),
+            Self::A2rBr => (second, first),
+            Self::ArBr => {
+                ((0..rank).map(|i| 2 * i + 1).collect(), (0..rank).map(|i| 2 * i).collect())
+            }
+            Self::Random => {
+                let mut drawn =
+                    stream(seed, layer, "lora-ga direction", 0).distinct(2 * rank, 2 * rank);
+                let b = drawn.split_off(rank);
+                (drawn, b)
+            }
+        }
+    }
+}
+
+/// The length `c` of the rows of A and the columns of B.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Length {
+    /// `m^¼ / √γ`: the size of the adapter's output does not depend on the rank or on `n`.
+    Stable {
+        /// γ
+        gamma: f64,
+    },
+    /// `1/s`.
+    Gd,
+    /// 1.
+    Unit,
+    /// Mean of `√(σᵢ(W)/s)` over the `r` leading singular values of the weight.
+    Weight,
+}
+
+impl Length {
+    /// The rule of a configuration name; γ is used by one of them.
+    pub fn from_name(name: &str, gamma: f64) -> Option<Self> {
+        match name {
+            "stable" => Some(Self::Stable { gamma }),
+            "gd" => Some(Self::Gd),
+            "unit" => Some(Self::Unit),
+            "weight" => Some(Self::Weight),
+            _ => None,
+        }
+    }
+
+    /// `c` for a layer of `m` outputs. `weight` gives the leading singular values of W where the rule asks.
+    pub fn of(self, m: usize, scale: f64, weight: impl FnOnce() -> Vec<f64>) -> f64 {
+        match self {
+            Self::Stable { gamma } => (m as f64).powf(0.25) / gamma.sqrt(),
+            Self::Gd => 1.0 / scale,
+            Self::Unit => 1.0,
+            Self::Weight => {
+                let sigma = weight();
+                sigma.iter().map(|s| (s / scale).sqrt()).sum::<f64>() / sigma.len().max(1) as f64
+            }
+        }
+    }
+}
+
+/// The leading `k` triplets of a layer's matrix `[m, n]`; `None` if it holds numbers that are not finite.
+pub fn leading(
+    matrix: &[f64],
+    [m, n]: [usize; 2],
+    k: usize,
+    rank: usize,
+    seed: u64,
+    layer: &str,
+) -> Option<Svd> {
+    let smaller = m.min(n);
+    let columns = (COLUMNS_PER_RANK * rank).min(smaller);
+    if smaller <= EXACT_UP_TO || columns == smaller {
+        let Svd { mut u, mut s, mut v } = svd(matrix, m, n)?;
+        u.truncate(k);
+        s.truncate(k);
+        v.truncate(k);
+        return Some(Svd { u, s, v });
+    }
+    let mut random = stream(seed, layer, "lora-ga svd", 0);
+    let start: Vec<f64> = (0..n * columns).map(|_| random.normal()).collect();
+    randomised_svd(matrix, m, n, k, &start, POWER_ITERATIONS)
+}
+
+/// `A [r, n]` = `c · vᵢ` for the places of A, `B [m, r]` = `c · uᵢ` for those of B; each vector with the sign
+/// that makes its largest entry positive.
+///
+/// Source: LoRA-GA, arXiv:2407.05000, section 3, and the authors' code.
+pub fn factors(svd: &Svd, (for_a, for_b): &(Vec<usize>, Vec<usize>), c: f64) -> [Vec<f32>; 2] {
+    let vectors = |from: &[Vec<f64>], places: &[usize]| -> Vec<Vec<f32>> {
+        let chosen = places.iter().map(|&place| {
+            let mut vector = from[place].clone();
+            canonical_sign(&mut vector);
+            vector.into_iter().map(|value| (c * value) as f32).collect()
+        });
+        chosen.collect()
+    };
+    let b = vectors(&svd.u, for_b);
+    let m = b.first().map_or(0, Vec::len);
+    [vectors(&svd.v, for_a).concat(), columns(&b, m)]
+}
+
+/// A plain adapter of rank `2r` on the original weight that computes what the trained one does on the
+/// compensated weight: `A' [2r, n]` = `[A ; −A₀]` and `B' [m, 2r]` = `[B, B₀]`, with the same scale `s`, so
+/// that `s·B'·A' = s·(B·A − B₀·A₀)`. Arguments: the trained pair, the starting pair.
+pub fn difference([a, b]: [&[f32]; 2], [a0, b0]: [&[f32]; 2], rank: usize) -> [Vec<f32>; 2] {
+    let wide_a = a.iter().copied().chain(a0.iter().map(|value| -value)).collect();
+    let rows = b.chunks(rank).zip(b0.chunks(rank));
+    let wide_b = rows.flat_map(|(b, b0)| b.iter().chain(b0).copied()).collect();
+    [wide_a, wide_b]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_direction_shares_out_the_leading_vectors() {
+        for name in ["ArB2r", "A2rBr", "ArBr", "random"] {
+            let direction = Direction::from_name(name).unwrap();
+            let (a, b) = direction.places(3, 1, "layer");
+            assert_eq!((a.len(), b.len()), (3, 3));
+            let mut all = [a, b].concat();
+            all.sort_unstable();
+            assert_eq!(all, [0, 1, 2, 3, 4, 5], "{name}");
+        }
+        assert_eq!(Direction::ArBr.places(2, 0, ""), (vec![1, 3], vec![0, 2]));
+        let random = |seed, layer| Direction::Random.places(4, seed, layer);
+        assert_eq!(random(1, "x"), random(1, "x"));
+        assert_ne!(random(1, "x"), random(2, "x"));
+        assert_ne!(random(1, "x"), random(1, "y"));
+    }
+
+    #[test]
+    fn the_lengths_are_those_of_the_rules() {
+        let of = |name| Length::from_name(name, 16.0).unwrap().of(81, 4.0, || vec![16.0, 4.0]);
+        assert_eq!((of("stable"), of("gd"), of("unit"), of("weight")), (0.75, 0.25, 1.0, 1.5));
+    }
+
+    #[test]
+    fn a_large_layer_gets_the_randomised_triplets_and_they_are_the_exact_ones() {
+        let (m, n, rank) = (EXACT_UP_TO + 8, EXACT_UP_TO + 20, 2);
+        let mut random = stream(1, "large", "test", 0);
+        let mut vector = |len: usize| -> Vec<f64> { (0..len).map(|_| random.normal()).collect() };
+        let mut matrix = vec![0.0; m * n];
+        for size in [8.0, 4.0, 2.0, 1.0, 0.1] {
+            let (u, v) = (vector(m), vector(n));
+            for (row, u) in matrix.chunks_mut(n).zip(&u) {
+                row.iter_mut().zip(&v).for_each(|(x, v)| *x += size * u * v);
+            }
+        }
+        let found = leading(&matrix, [m, n], 2 * rank, rank, 3, "layer").unwrap();
+        assert_eq!(found, leading(&matrix, [m, n], 2 * rank, rank, 3, "layer").unwrap());
+        assert_eq!(found.s.len(), 2 * rank);
+        // A·v = s·u holds for singular vectors alone.
+        for i in 0..2 * rank {
+            for (row, u) in matrix.chunks(n).zip(&found.u[i]) {
+                let product: f64 = row.iter().zip(&found.v[i]).map(|(a, v)| a * v).sum();
+                assert!((product - found.s[i] * u).abs() < 1e-8 * found.s[0], "triplet {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_difference_has_twice_the_rank_and_starts_at_zero() {
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, -1.0, 2.0, 0.5]);
+        let [wide_a, wide_b] = difference([&a, &b], [&a, &b], 2);
+        assert_eq!(wide_a[6..], a.map(|v| -v));
+        assert_eq!(wide_b, [1.0, -1.0, 1.0, -1.0, 2.0, 0.5, 2.0, 0.5]);
+        for i in 0..2 {
+            for j in 0..3 {
+                let sum: f32 = (0..4).map(|l| wide_b[i * 4 + l] * wide_a[l * 3 + j]).sum();
+                assert_eq!(sum, 0.0);
+            }
+        }
+    }
+}
