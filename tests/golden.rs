@@ -7,7 +7,7 @@
 
 mod parity;
 
-use parity::{adamw, llama, schedules, switchlora, tokenizer, train};
+use parity::{adamw, llama, lora_ga, schedules, switchlora, tokenizer, train};
 use std::path::{Path, PathBuf};
 
 type Case = fn(&Path);
@@ -24,7 +24,7 @@ const KINDS: [(&str, Option<Case>); 13] = [
     ("relora_", None),
     ("galore_", None),
     ("fira_", None),
-    ("lora_ga_", None),
+    ("lora_ga_", Some(lora_ga::check)),
     ("lte_", None),
     ("peft_", None),
 ];

@@ -14,6 +14,7 @@ use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul};
+use crate::linalg::canonical_sign;
 use crate::linalg::svd::Svd;
 use crate::model::{Linear, LinearId, Model};
 use crate::runlog::{Body, Clamp, Phase};
@@ -108,7 +109,9 @@ impl LoraGa {
                 let total: f64 = wide.iter().map(|value| value * value).sum();
                 start::leading(&wide, shape, 2 * rank, rank, seed, &linear.name)
                     .filter(|_| total.is_finite())
-                    .map(|svd| {
+                    .map(|mut svd| {
+                        // No vector meets its own partner in B·A, so each may have its own sign.
+                        svd.u.iter_mut().chain(&mut svd.v).for_each(|v| canonical_sign(v));
                         let held: f64 = svd.s.iter().map(|s| s * s).sum();
                         let energy = if total > 0.0 { (held / total).min(1.0) } else { 1.0 };
                         Decomposed { svd, grad_norm: total.sqrt(), energy }

@@ -2,6 +2,7 @@
 
 pub mod adamw;
 pub mod llama;
+pub mod lora_ga;
 pub mod schedules;
 pub mod switchlora;
 pub mod tokenizer;

@@ -61,7 +61,7 @@ impl StateReader for Start<'_> {
 }
 
 /// A network whose gate projection has the shape of the case.
-fn model_with_layer(m: usize, n: usize, device: &Device) -> (Model, LinearId) {
+pub fn model_with_layer(m: usize, n: usize, device: &Device) -> (Model, LinearId) {
     let config = HfConfig {
         hidden_size: n,
         intermediate_size: m,

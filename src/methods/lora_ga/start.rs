@@ -1,7 +1,6 @@
 //! From a layer's gradient to the starting factors: the leading singular triplets, which of them go to
 //! which factor, and their length.
 
-use crate::linalg::canonical_sign;
 use crate::linalg::svd::{Svd, randomised_svd, svd};
 use crate::random::stream;
 
@@ -123,16 +122,13 @@ pub fn leading(
     randomised_svd(matrix, m, n, k, &start, POWER_ITERATIONS)
 }
 
-/// `A [r, n]` = `c · vᵢ` for the places of A, `B [m, r]` = `c · uᵢ` for those of B; each vector with the sign
-/// that makes its largest entry positive.
+/// `A [r, n]` = `c · vᵢ` for the places of A, `B [m, r]` = `c · uᵢ` for those of B.
 ///
 /// Source: LoRA-GA, arXiv:2407.05000, section 3, and the authors' code.
 pub fn factors(svd: &Svd, (for_a, for_b): &(Vec<usize>, Vec<usize>), c: f64) -> [Vec<f32>; 2] {
     let vectors = |from: &[Vec<f64>], places: &[usize]| -> Vec<Vec<f32>> {
         let chosen = places.iter().map(|&place| {
-            let mut vector = from[place].clone();
-            canonical_sign(&mut vector);
-            vector.into_iter().map(|value| (c * value) as f32).collect()
+            from[place].iter().map(|value| (c * value) as f32).collect()
         });
         chosen.collect()
     };
