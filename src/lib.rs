@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`cli`] | the commands: parse, check, print |
 //! | [`run`] | a training run without any screen: engine, loop, checkpoints, evaluation, export |
-//! | [`methods`] | full rank, LoRA, SwitchLoRA behind one trait |
+//! | [`methods`] | full rank, LoRA and its relatives, LoRA-GA, SwitchLoRA behind one trait |
 //! | [`optim`] | AdamW's state, learning-rate schedules |
 //! | [`model`] | the network, forward and backward written out |
 //! | [`kernels`] | the operations of training on a backend; the only room with [`device`] that knows burn |

@@ -134,7 +134,9 @@ fn a_method_never_names_another() {
         if matches!(own.as_str(), "mod" | "factors") {
             continue;
         }
-        for other in ["full", "lora", "lora_ga", "switchlora"].into_iter().filter(|name| *name != own) {
+        for other in
+            ["full", "lora", "lora_ga", "switchlora"].into_iter().filter(|name| *name != own)
+        {
             let names = |line: &str| {
                 ["methods::", "super::"].into_iter().any(|room| {
                     let named = format!("{room}{other}");

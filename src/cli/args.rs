@@ -206,7 +206,8 @@ fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
         let table = setting.table();
         let method = config.train.method.as_str();
         // rsLoRA and LoRA+ are LoRA in everything else.
-        let is_used = table == method || (table == "lora" && ["rslora", "lora-plus"].contains(&method));
+        let is_used =
+            table == method || (table == "lora" && ["rslora", "lora-plus"].contains(&method));
         if METHODS.contains(&table) && !is_used {
             tracing::warn!("--{} has no effect with method {}", setting.flag, config.train.method);
         }

@@ -4,7 +4,9 @@ use std::fmt::Display;
 
 use super::load::nearest;
 use super::settings;
-use super::{DataTable, LoraGaTable, LoraTable, ModelTable, RunConfig, SwitchLoraTable, TrainTable};
+use super::{
+    DataTable, LoraGaTable, LoraTable, ModelTable, RunConfig, SwitchLoraTable, TrainTable,
+};
 use crate::error::{Error, Result};
 
 /// More threads than this are a slip of the finger; each one costs memory.

@@ -176,8 +176,14 @@ mod tests {
             assert_orthonormal(&found.v);
             for i in 0..k {
                 assert!((found.s[i] / exact.s[i] - 1.0).abs() < 1e-10);
-                assert!((dot(&found.u[i], &exact.u[i]).abs() - 1.0).abs() < 1e-10, "{m} x {n}, {i}");
-                assert!((dot(&found.v[i], &exact.v[i]).abs() - 1.0).abs() < 1e-10, "{m} x {n}, {i}");
+                assert!(
+                    (dot(&found.u[i], &exact.u[i]).abs() - 1.0).abs() < 1e-10,
+                    "{m} x {n}, {i}"
+                );
+                assert!(
+                    (dot(&found.v[i], &exact.v[i]).abs() - 1.0).abs() < 1e-10,
+                    "{m} x {n}, {i}"
+                );
             }
         }
     }

@@ -57,7 +57,10 @@ impl LoraGa {
     pub fn new(config: &RunConfig) -> Result<Self> {
         let table = &config.lora_ga;
         let wrong = |key: &str, value: &str, words: &str| {
-            Error::config(format!("lora-ga.{key} = {value}: no such choice"), format!("use {words}"))
+            Error::config(
+                format!("lora-ga.{key} = {value}: no such choice"),
+                format!("use {words}"),
+            )
         };
         let gamma = resolved(table.gamma, "lora-ga.gamma")?;
         Ok(Self {

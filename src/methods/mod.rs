@@ -108,11 +108,7 @@ pub trait Method {
 
     /// Before [`Method::prepare`] of a fresh run: looks at the batches that the run begins with. Training
     /// sees the same batches again; a run that resumes does not look. Weights must not change.
-    fn look_ahead(
-        &mut self,
-        _cx: &mut Context<'_>,
-        _next_batch: &mut NextBatch<'_>,
-    ) -> Result<()> {
+    fn look_ahead(&mut self, _cx: &mut Context<'_>, _next_batch: &mut NextBatch<'_>) -> Result<()> {
         Ok(())
     }
 

@@ -105,8 +105,7 @@ fn the_first_plain_step_is_the_best_step_of_twice_the_rank() {
             let change: Vec<f64> = after.iter().zip(&before).map(|(x, y)| s * (x - y)).collect();
             let c_squared = (m as f64).sqrt() / 16.0;
             let best = sum_of(&svd(&g, m, n).unwrap(), 2 * rank, n);
-            let expected: Vec<f64> =
-                best.iter().map(|g| -eta * s * s * c_squared * g).collect();
+            let expected: Vec<f64> = best.iter().map(|g| -eta * s * s * c_squared * g).collect();
             let difference = relative_difference(&change, &expected);
             assert!(difference < 5e-5, "{direction}, {}: {difference:e}", linear.name);
         }

@@ -1,8 +1,8 @@
 //! The rows: one per field of the configuration, by heading of the help, in the order of the structs.
 
 use super::{
-    ADAM_FORMS, GA_DIRECTIONS, GA_SCALES, Group, Kind, LORA_BASES, LORA_INITS, METHODS, SCHEDULES, SWITCH_RATES,
-    SWITCH_SELECTIONS, Setting,
+    ADAM_FORMS, GA_DIRECTIONS, GA_SCALES, Group, Kind, LORA_BASES, LORA_INITS, METHODS, SCHEDULES,
+    SWITCH_RATES, SWITCH_SELECTIONS, Setting,
 };
 
 /// The table, by heading.

@@ -20,8 +20,7 @@ pub fn estimate(
     recompute: bool,
     next_batch: &mut NextBatch<'_>,
 ) -> Result<Vec<Vec<f32>>> {
-    let targets: Vec<ParamId> =
-        model.linears().iter().filter_map(|linear| linear.weight).collect();
+    let targets: Vec<ParamId> = model.linears().iter().filter_map(|linear| linear.weight).collect();
     let ids = model.params.ids();
     let trained: Vec<bool> = ids.iter().map(|&id| model.params.is_trainable(id)).collect();
     // Only what is needed: no gradient of the embedding, the head or a norm is computed.
@@ -68,11 +67,9 @@ fn sum(
         let loss = model.forward_backward(&batch, loss, scale, recompute, &mut sink).to_host();
         if let Some(loss) = loss.first().filter(|loss| !loss.is_finite()) {
             return Err(Error::Diverged {
-                what: format!(
-                    "the loss of batch {} of the gradient estimate is {loss}",
-                    index + 1
-                ),
-                remedy: "check the weights of the model; another method would fail on them too".into(),
+                what: format!("the loss of batch {} of the gradient estimate is {loss}", index + 1),
+                remedy: "check the weights of the model; another method would fail on them too"
+                    .into(),
             });
         }
     }

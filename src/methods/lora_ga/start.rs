@@ -127,9 +127,9 @@ pub fn leading(
 /// Source: LoRA-GA, arXiv:2407.05000, section 3, and the authors' code.
 pub fn factors(svd: &Svd, (for_a, for_b): &(Vec<usize>, Vec<usize>), c: f64) -> [Vec<f32>; 2] {
     let vectors = |from: &[Vec<f64>], places: &[usize]| -> Vec<Vec<f32>> {
-        let chosen = places.iter().map(|&place| {
-            from[place].iter().map(|value| (c * value) as f32).collect()
-        });
+        let chosen = places
+            .iter()
+            .map(|&place| from[place].iter().map(|value| (c * value) as f32).collect());
         chosen.collect()
     };
     let b = vectors(&svd.u, for_b);
