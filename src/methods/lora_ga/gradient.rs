@@ -33,7 +33,9 @@ pub fn estimate(
     }
     let mut sums = sums?;
     let mean = |mut sum: Vec<f32>| {
-        sum.iter_mut().for_each(|value| *value /= batches as f32);
+        for value in &mut sum {
+            *value /= batches as f32;
+        }
         sum
     };
     Ok(targets.iter().filter_map(|id| sums.remove(id)).map(mean).collect())
