@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::fault::Faults;
+
 /// What a tensor is for; the memory table has one row for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Category {
@@ -47,11 +49,13 @@ impl Category {
     }
 }
 
-/// Bytes held, by category, with the high-water mark of the sum.
+/// Bytes held, by category, with the high-water mark of the sum. Every tensor of a device knows it, so the
+/// faults that a tensor meets are recorded here too.
 #[derive(Debug, Default)]
 pub struct Ledger {
     now: [AtomicU64; 6],
     peak: AtomicU64,
+    faults: Arc<Faults>,
 }
 
 /// A reading of the ledger.
@@ -74,6 +78,16 @@ impl Ledger {
     /// A ledger with nothing in it.
     pub fn new() -> Arc<Self> {
         Arc::new(Self::default())
+    }
+
+    /// A ledger with nothing in it, for a device whose errors are recorded in `faults`.
+    pub fn with_faults(faults: Arc<Faults>) -> Arc<Self> {
+        Arc::new(Self { faults, ..Self::default() })
+    }
+
+    /// What went wrong on the device.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
     }
 
     /// What is held now and was held at most.

@@ -1,12 +1,20 @@
-//! The device as a resource: which backend computes, and how much memory the engine holds there.
+//! The device as a resource: which backend computes, how much memory the engine holds there, and what
+//! went wrong.
 //!
 //! The only room that opens a backend. `kernels` takes tensors from it; everybody above sees a
-//! [`Device`] and its [`memory::Ledger`] and nothing of burn.
+//! [`Device`] and its [`memory::Ledger`] and nothing of burn or wgpu.
 
 use std::sync::Arc;
 
+use crate::error::{Error, Result};
+
+pub mod adapter;
+pub mod fault;
+pub mod gpu;
 pub mod memory;
 
+use adapter::{Adapter, HOW_TO_GET_A_DRIVER, Kind};
+use gpu::{Gpu, Tiling};
 use memory::Ledger;
 
 /// Where training runs, and the ledger of what it holds there.
@@ -15,12 +23,55 @@ pub struct Device {
     tensor: burn::tensor::Device,
     ledger: Arc<Ledger>,
     name: String,
+    gpu: Option<Arc<Gpu>>,
 }
 
 impl Device {
     /// The CPU backend. Uses the rayon pool that the caller runs in.
     pub fn cpu() -> Self {
-        Self { tensor: burn::tensor::Device::flex(), ledger: Ledger::new(), name: "cpu".into() }
+        let tensor = burn::tensor::Device::flex();
+        Self { tensor, ledger: Ledger::new(), name: "cpu".into(), gpu: None }
+    }
+
+    /// Opens what `choice` names: `auto` (a discrete GPU, an integrated one, or the CPU backend), `gpu`,
+    /// `gpu:N` (by the numbers of `fullrank devices`), `software` (a driver that computes on the
+    /// CPU) or `cpu`.
+    ///
+    /// Errors: `Error::Device` where there is no such adapter or its driver refuses.
+    pub fn open(choice: &str, tiling: Option<Tiling>) -> Result<Self> {
+        if choice == "cpu" {
+            return Ok(Self::cpu());
+        }
+        let all = Adapter::all();
+        let is_gpu = |adapter: &&Adapter| adapter.kind != Kind::Software;
+        let none = |what: String| Error::Device { what, remedy: HOW_TO_GET_A_DRIVER.into() };
+        match choice {
+            "auto" => match all.iter().find(|a| is_gpu(a) && a.unusable_because().is_none()) {
+                Some(adapter) => adapter.open(tiling),
+                None => Ok(Self::cpu()),
+            },
+            "gpu" => match all.iter().find(is_gpu) {
+                Some(adapter) => adapter.open(tiling),
+                None => Err(none(no_gpu(&all))),
+            },
+            "software" => match all.iter().find(|a| a.kind == Kind::Software) {
+                Some(adapter) => adapter.open(tiling),
+                None => Err(none("no software adapter was found".into())),
+            },
+            _ => {
+                let number = choice.strip_prefix("gpu:").and_then(|n| n.parse::<usize>().ok());
+                let Some(number) = number else {
+                    return Err(Error::config(
+                        format!("device `{choice}` is not known"),
+                        "use auto, cpu, gpu, gpu:N or software",
+                    ));
+                };
+                match all.get(number) {
+                    Some(adapter) => adapter.open(tiling),
+                    None => Err(none(format!("there is no adapter {number}, only {}", all.len()))),
+                }
+            }
+        }
     }
 
     /// What tensors on this device are accounted in.
@@ -33,7 +84,27 @@ impl Device {
         &self.name
     }
 
+    /// The GPU, unless this is the CPU backend.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        self.gpu.as_ref()
+    }
+
+    /// Errors if something went wrong on the device since it was opened.
+    pub fn check(&self) -> Result<()> {
+        self.ledger.faults().check()
+    }
+
     pub(crate) fn tensor_device(&self) -> &burn::tensor::Device {
         &self.tensor
+    }
+}
+
+fn no_gpu(all: &[Adapter]) -> String {
+    match all.first() {
+        Some(adapter) => format!(
+            "no GPU was found, only {} (a driver that computes on the CPU; --device software takes it)",
+            adapter.name
+        ),
+        None => "no GPU was found".into(),
     }
 }

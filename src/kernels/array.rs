@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use burn::backend::Dispatch;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::backend::{Dispatch, ExecutionError};
+use burn::tensor::{Element, Int, Tensor, TensorData};
 
 use crate::device::Device;
+use crate::device::fault::Fault;
 use crate::device::memory::{Category, Ledger, Ticket};
 
 use super::ops::TrainOps;
@@ -70,15 +71,19 @@ impl<const D: usize> Array<D> {
 
     /// A tensor of zeros.
     pub fn zeros(shape: [usize; D], device: &Device, category: Category) -> Self {
-        Self::from_host(pool::zeroed(shape.iter().product()), shape, device, category)
+        if device.gpu().is_none() {
+            return Self::from_host(pool::zeroed(shape.iter().product()), shape, device, category);
+        }
+        let tensor = Tensor::<D>::empty(shape, device.tensor_device()).into_dispatch();
+        let tensor = <Dispatch as TrainOps>::zero(tensor);
+        Self::new(Tensor::from_dispatch(tensor), device.ledger(), category)
     }
 
-    /// Copies the values to the host; waits for the device.
+    /// Copies the values to the host; waits for the device. If the device failed, the values are NaN and
+    /// [`Device::check`] has the cause.
     pub fn to_host(&self) -> Vec<f32> {
-        match self.held.get().clone().into_data().try_into_vec::<f32>() {
-            Ok(values) => values,
-            Err(error) => unreachable!("arrays are f32: {error:?}"),
-        }
+        let read = self.held.get().clone().try_into_data();
+        read_values(read, self.len(), f32::NAN, self.ticket.ledger())
     }
 
     /// The sizes, outermost first.
@@ -167,11 +172,30 @@ impl<const D: usize> Array<D> {
     }
 }
 
+/// The values of a read-back, or `substitute` where the device failed, which is recorded.
+fn read_values<E: Element>(
+    read: Result<TensorData, ExecutionError>,
+    len: usize,
+    substitute: E,
+    ledger: &Ledger,
+) -> Vec<E> {
+    match read {
+        Ok(data) => match data.try_into_vec::<E>() {
+            Ok(values) => values,
+            Err(error) => unreachable!("tensors have the type they were made with: {error:?}"),
+        },
+        Err(error) => {
+            ledger.faults().record(Fault::of_read(&error.to_string()));
+            vec![substitute; len]
+        }
+    }
+}
+
 /// A list of i32 on a device: token ids, positions, counters, row numbers.
 #[derive(Debug, Clone)]
 pub struct Indices {
     tensor: Tensor<1, Int>,
-    _ticket: Arc<Ticket>,
+    ticket: Arc<Ticket>,
 }
 
 impl Indices {
@@ -182,7 +206,7 @@ impl Indices {
         let tensor =
             Tensor::<1, Int>::from_data(data, (device.tensor_device(), burn::tensor::DType::I32));
         let ticket = Ticket::new(device.ledger(), category, values.len() as u64 * 4);
-        Self { tensor, _ticket: ticket }
+        Self { tensor, ticket }
     }
 
     /// Number of entries.
@@ -197,10 +221,8 @@ impl Indices {
 
     /// Copies the values to the host; waits for the device.
     pub fn to_host(&self) -> Vec<i32> {
-        match self.tensor.clone().into_data().try_into_vec::<i32>() {
-            Ok(values) => values,
-            Err(error) => unreachable!("indices are i32: {error:?}"),
-        }
+        let read = self.tensor.clone().try_into_data();
+        read_values(read, self.len(), i32::MIN, self.ticket.ledger())
     }
 
     pub(super) fn tensor(&self) -> Tensor<1, Int> {

@@ -74,6 +74,11 @@ pub(super) fn zeros<B: Backend, const D: usize>(shape: [usize; D], like: &Float<
     B::float_zeros(Shape::from(shape), &like.device(), FloatDType::F32)
 }
 
+/// Zeros of the shape of `like`.
+pub(super) fn zeroed<B: Backend>(like: &Float<B>) -> Float<B> {
+    B::float_zeros(like.shape(), &like.device(), FloatDType::F32)
+}
+
 /// Host row numbers on the device of `like`.
 pub(super) fn row_numbers<B: Backend>(rows: &[usize], like: &Float<B>) -> Int<B> {
     let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();

@@ -16,6 +16,9 @@ pub mod embedding;
 mod fallback;
 mod flex;
 mod gemm;
+mod gpu;
+#[doc(hidden)]
+pub mod launch;
 pub mod lora;
 pub mod loss;
 pub mod lowrank;

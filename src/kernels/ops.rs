@@ -1,7 +1,7 @@
 //! [`TrainOps`]: every operation of training as one coarse call on a backend.
 //!
 //! The default bodies are burn operations: readable, slow, right on any backend. `cpu` overrides them
-//! for flex. Parameters `in place` are given back; a default body may return a new
+//! for flex and `gpu` for wgpu. Parameters `in place` are given back; a default body may return a new
 //! tensor instead. The public functions of this room check shapes before they come here.
 
 use std::cell::Cell;
@@ -60,12 +60,17 @@ impl<B: Backend> MaybeTensor<B> {
 }
 
 /// The operations of training, by backend.
-#[backend_extension(Flex)]
+#[backend_extension(Flex, Cube)]
 pub trait TrainOps: Backend {
     /// Takes a tensor that is no longer needed; says whether its storage is kept for the next one.
     fn recycle(x: FloatTensor<Self>) -> bool {
         drop(x);
         false
+    }
+
+    /// Zeroes `x` in place.
+    fn zero(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        super::fallback::zeroed::<Self>(&x)
     }
 
     /// `scale · A · B`.

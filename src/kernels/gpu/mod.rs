@@ -1,0 +1,307 @@
+//! [`TrainOps`] on wgpu: every operation as WGSL programs of `shaders/`.
+//!
+//! One file per family of operations: it checks what the public function cannot see, chooses the tiling of the
+//! device, and launches. The programs and `reference` say what is computed.
+
+use burn::backend::wgpu::{CubeBackend, CubeTensor};
+
+use crate::device::gpu::Tiling;
+
+use super::attention::{self, AttentionShape};
+use super::lowrank::{self, Exchange};
+use super::matmul::{self, Layout};
+use super::ops::{MaybeTensor, TrainOps};
+use super::rope::{self, Rotation};
+use super::scaling::{self, Along};
+use super::update::{self, AdamW, Axis};
+use super::{clip, embedding, launch, lora, loss, norm, swiglu};
+
+pub(super) mod fill;
+
+/// Invocations of a workgroup and number of workgroups for an element-wise program over `n` invocations.
+fn elementwise_groups(like: &CubeTensor, n: usize) -> (usize, usize) {
+    // A software adapter runs one invocation per lane of its vectors.
+    let workgroup = match launch::gpu(like).tiling {
+        Tiling::Workgroup => 256,
+        Tiling::Direct => 64,
+    };
+    (workgroup, n.div_ceil(workgroup))
+}
+
+impl TrainOps for CubeBackend {
+    fn zero(x: CubeTensor) -> CubeTensor {
+        fill::fill(&x, 0.0);
+        x
+    }
+
+    fn matmul(
+        scale: f32,
+        layout: Layout,
+        a: CubeTensor,
+        b: CubeTensor,
+    ) -> CubeTensor {
+        matmul::default_matmul::<CubeBackend>(scale, layout, a, b)
+    }
+
+    fn matmul_add(
+        c: CubeTensor,
+        scale: f32,
+        layout: Layout,
+        a: CubeTensor,
+        b: CubeTensor,
+    ) -> CubeTensor {
+        matmul::default_matmul_add::<CubeBackend>(c, scale, layout, a, b)
+    }
+
+    fn lora_linear(
+        x: CubeTensor,
+        w: MaybeTensor<CubeBackend>,
+        a: CubeTensor,
+        b: CubeTensor,
+        scale: f32,
+    ) -> (CubeTensor, CubeTensor) {
+        let w = w.into_option();
+        lora::default_lora_linear::<CubeBackend>(x, w, a, b, scale)
+    }
+
+    fn lora_input_grad(
+        acc: MaybeTensor<CubeBackend>,
+        dy: CubeTensor,
+        w: MaybeTensor<CubeBackend>,
+        a: CubeTensor,
+        b: CubeTensor,
+        scale: f32,
+    ) -> (CubeTensor, CubeTensor) {
+        let acc = acc.into_option();
+        let w = w.into_option();
+        lora::default_lora_input_grad::<CubeBackend>(acc, dy, w, a, b, scale)
+    }
+
+    fn rms_norm(
+        x: CubeTensor,
+        gain: CubeTensor,
+        eps: f32,
+    ) -> (CubeTensor, CubeTensor) {
+        norm::default_rms_norm::<CubeBackend>(x, gain, eps)
+    }
+
+    fn add_residual(x: CubeTensor, delta: CubeTensor) -> CubeTensor {
+        super::fallback::add::<CubeBackend>(delta, x)
+    }
+
+    fn add_rms_norm(
+        x: CubeTensor,
+        delta: CubeTensor,
+        gain: CubeTensor,
+        eps: f32,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        norm::default_add_rms_norm::<CubeBackend>(x, delta, gain, eps)
+    }
+
+    fn rms_norm_apply(
+        x: CubeTensor,
+        gain: CubeTensor,
+        rstd: CubeTensor,
+    ) -> CubeTensor {
+        norm::default_rms_norm_apply::<CubeBackend>(x, gain, rstd)
+    }
+
+    fn rms_norm_backward(
+        residual_grad: CubeTensor,
+        dy: CubeTensor,
+        x: CubeTensor,
+        gain: CubeTensor,
+        rstd: CubeTensor,
+        gain_grad: MaybeTensor<CubeBackend>,
+    ) -> (CubeTensor, Option<CubeTensor>) {
+        let gain_grad = gain_grad.into_option();
+        norm::default_rms_norm_backward::<CubeBackend>(residual_grad, dy, x, gain, rstd, gain_grad)
+    }
+
+    fn rope(
+        x: CubeTensor,
+        positions: CubeTensor,
+        cos: CubeTensor,
+        sin: CubeTensor,
+        rotation: Rotation,
+    ) -> CubeTensor {
+        rope::default_rope::<CubeBackend>(x, positions, cos, sin, rotation)
+    }
+
+    fn attention(
+        q: CubeTensor,
+        k: CubeTensor,
+        v: CubeTensor,
+        shape: AttentionShape,
+    ) -> (CubeTensor, CubeTensor) {
+        attention::default_attention::<CubeBackend>(q, k, v, shape)
+    }
+
+    fn attention_backward(
+        d_out: CubeTensor,
+        q: CubeTensor,
+        k: CubeTensor,
+        v: CubeTensor,
+        out: CubeTensor,
+        lse: CubeTensor,
+        shape: AttentionShape,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        attention::default_attention_backward::<CubeBackend>(d_out, q, k, v, out, lse, shape)
+    }
+
+    fn copy_rows(
+        cache: CubeTensor,
+        rows: CubeTensor,
+        at: usize,
+    ) -> CubeTensor {
+        attention::default_copy_rows::<CubeBackend>(cache, rows, at)
+    }
+
+    fn swiglu(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
+        swiglu::default_swiglu::<CubeBackend>(gate, up)
+    }
+
+    fn swiglu_backward(
+        dh: CubeTensor,
+        gate: CubeTensor,
+        up: CubeTensor,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        swiglu::default_swiglu_backward::<CubeBackend>(dh, gate, up)
+    }
+
+    fn embedding(ids: CubeTensor, table: CubeTensor) -> CubeTensor {
+        embedding::default_embedding::<CubeBackend>(ids, table)
+    }
+
+    fn embedding_grad(
+        acc: CubeTensor,
+        dx: CubeTensor,
+        ids: CubeTensor,
+        order: CubeTensor,
+    ) -> CubeTensor {
+        let _ = order;
+        embedding::default_embedding_grad::<CubeBackend>(acc, dx, ids)
+    }
+
+    fn cross_entropy(
+        loss_acc: CubeTensor,
+        hidden: CubeTensor,
+        head: CubeTensor,
+        targets: CubeTensor,
+        grad_scale: f32,
+        d_head: MaybeTensor<CubeBackend>,
+    ) -> (CubeTensor, CubeTensor, Option<CubeTensor>) {
+        let d_head = d_head.into_option();
+        loss::default_cross_entropy::<CubeBackend>(loss_acc, hidden, head, targets, grad_scale, d_head)
+    }
+
+    fn token_losses(
+        hidden: CubeTensor,
+        head: CubeTensor,
+        targets: CubeTensor,
+    ) -> CubeTensor {
+        loss::default_token_losses::<CubeBackend>(hidden, head, targets)
+    }
+
+    fn switch_rows(
+        w: CubeTensor,
+        a: CubeTensor,
+        b: CubeTensor,
+        pool: CubeTensor,
+        exchange: &Exchange<'_>,
+    ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
+        lowrank::default_switch_rows::<CubeBackend>(w, a, b, pool, exchange)
+    }
+
+    fn switch_columns(
+        w: CubeTensor,
+        a: CubeTensor,
+        b: CubeTensor,
+        pool: CubeTensor,
+        exchange: &Exchange<'_>,
+    ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
+        lowrank::default_switch_columns::<CubeBackend>(w, a, b, pool, exchange)
+    }
+
+    fn zero_rows(x: CubeTensor, rows: &[usize]) -> CubeTensor {
+        lowrank::default_zero_rows::<CubeBackend>(x, rows)
+    }
+
+    fn zero_columns(x: CubeTensor, columns: &[usize]) -> CubeTensor {
+        lowrank::default_zero_columns::<CubeBackend>(x, columns)
+    }
+
+    fn adamw(
+        param: CubeTensor,
+        grad: CubeTensor,
+        grad_scale: CubeTensor,
+        exp_avg: CubeTensor,
+        exp_avg_sq: CubeTensor,
+        hyper: AdamW,
+        step: u32,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        update::default_adamw::<CubeBackend>(param, grad, grad_scale, exp_avg, exp_avg_sq, hyper, step)
+    }
+
+    fn adamw_vectors(
+        param: CubeTensor,
+        grad: CubeTensor,
+        grad_scale: CubeTensor,
+        exp_avg: CubeTensor,
+        exp_avg_sq: CubeTensor,
+        since: CubeTensor,
+        frozen_until: CubeTensor,
+        hyper: AdamW,
+        t: u32,
+        axis: Axis,
+        decay_frozen: bool,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        update::default_adamw_vectors::<CubeBackend>(
+            param,
+            grad,
+            grad_scale,
+            exp_avg,
+            exp_avg_sq,
+            since,
+            frozen_until,
+            hyper,
+            t,
+            axis,
+            decay_frozen,
+        )
+    }
+
+    fn add_sum_squares(acc: CubeTensor, x: CubeTensor) -> CubeTensor {
+        clip::default_add_sum_squares::<CubeBackend>(acc, x)
+    }
+
+    fn scale(x: CubeTensor, factors: CubeTensor, along: Along) -> CubeTensor {
+        scaling::default_scale::<CubeBackend>(x, factors, along)
+    }
+
+    fn add_scaled(
+        acc: CubeTensor,
+        rate: f32,
+        factor: CubeTensor,
+        x: CubeTensor,
+    ) -> CubeTensor {
+        scaling::default_add_scaled::<CubeBackend>(acc, rate, factor, x)
+    }
+
+    fn norm_ratios(x: CubeTensor, y: CubeTensor, along: Along) -> CubeTensor {
+        scaling::default_norm_ratios::<CubeBackend>(x, y, along)
+    }
+
+    fn limit_growth(
+        squares: CubeTensor,
+        previous: CubeTensor,
+        gamma: f64,
+        unit: f64,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        scaling::default_limit_growth::<CubeBackend>(squares, previous, gamma, unit)
+    }
+
+    fn clip_factor(sum_squares: CubeTensor, max_norm: f64) -> CubeTensor {
+        clip::default_clip_factor::<CubeBackend>(sum_squares, max_norm)
+    }
+}

@@ -1,0 +1,302 @@
+//! How a WGSL program runs on burn's device: template to pipeline, tensors to bindings, parameters, grid.
+//!
+//! The only user of cubecl. What it does to a program: no bounds checks, workgroup memory not zeroed, every
+//! binding `read_write` in group 0, a layout made from the bindings that the program uses. So a
+//! program guards every index, uses every binding, and declares the tensors in the order of
+//! [`Launch::tensor`] and after them its parameters as a uniform struct of u32 and f32.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use burn::backend::TensorMetadata;
+use burn::backend::wgpu::CubeTensor;
+use burn::tensor::{DType, Shape};
+use cubecl::ir::metadata::Info;
+use cubecl::prelude::{
+    AddressType, CubeCount, ExecutionMode, KernelDefinition, KernelId, KernelMetadata,
+    KernelSettings,
+};
+use cubecl::server::{KernelArguments, MetadataBindingInfo};
+use cubecl::{CubeKernel, PrecompiledSource};
+
+use crate::device::gpu::Gpu;
+
+/// Workgroups in one dimension of a grid at most, on every device.
+const MAX_GROUPS: usize = 65_535;
+
+/// A program of `shaders/`: a template whose constants are filled in per pipeline.
+#[derive(Debug)]
+pub(super) struct Shader {
+    /// Its file's name without the extension.
+    pub(super) name: &'static str,
+    /// The template.
+    pub(super) source: &'static str,
+}
+
+impl Shader {
+    pub(super) const fn new(name: &'static str, source: &'static str) -> Self {
+        Self { name, source }
+    }
+
+    /// A launch of this program.
+    pub(super) fn launch(&'static self) -> Launch<'static> {
+        Launch { shader: self, constants: Vec::new(), tensors: Vec::new(), words: Vec::new(), work: 0 }
+    }
+}
+
+/// A launch being put together; [`Launch::over`] runs it.
+pub(super) struct Launch<'a> {
+    shader: &'static Shader,
+    constants: Vec<(&'static str, u32)>,
+    tensors: Vec<&'a CubeTensor>,
+    words: Vec<u32>,
+    work: u64,
+}
+
+impl<'a> Launch<'a> {
+    /// A constant of the template. Every set of constants is a pipeline of its own.
+    pub(super) fn constant(mut self, name: &'static str, value: impl TryInto<u32>) -> Self {
+        self.constants.push((name, word(value)));
+        self
+    }
+
+    /// The next binding.
+    pub(super) fn tensor<'b>(self, tensor: &'b CubeTensor) -> Launch<'b>
+    where
+        'a: 'b,
+    {
+        assert_plain(tensor);
+        let Launch { shader, constants, tensors, words, work } = self;
+        let mut tensors: Vec<&'b CubeTensor> = tensors;
+        tensors.push(tensor);
+        Launch { shader, constants, tensors, words, work }
+    }
+
+    /// The next parameter, an unsigned number.
+    pub(super) fn uint(mut self, value: impl TryInto<u32>) -> Self {
+        self.words.push(word(value));
+        self
+    }
+
+    /// The next parameter, a float.
+    pub(super) fn float(mut self, value: f32) -> Self {
+        self.words.push(value.to_bits());
+        self
+    }
+
+    /// Operations and bytes of this launch together, to bound what is queued at once. Small launches
+    /// need not say it.
+    pub(super) fn work(mut self, work: usize) -> Self {
+        self.work = work as u64;
+        self
+    }
+
+    /// Runs it in `groups` workgroups. The grid is folded into two dimensions, so the program finds its
+    /// workgroup as `id.x + id.y * num_workgroups.x` and returns if that is not below `groups`.
+    pub(super) fn over(self, groups: usize) {
+        if groups == 0 {
+            return;
+        }
+        let down = groups.div_ceil(MAX_GROUPS);
+        let across = groups.div_ceil(down);
+        self.over_grid(across, down);
+    }
+
+    fn over_grid(self, across: usize, down: usize) {
+        let Self { shader, constants, tensors, mut words, work } = self;
+        assert!(tensors.len() <= 7, "{}: {} tensors, 7 are portable", shader.name, tensors.len());
+        let Some(first) = tensors.first() else { unreachable!("a program has tensors") };
+        // cubecl takes 64-bit words.
+        if !words.len().is_multiple_of(2) {
+            words.push(0);
+        }
+        let program = Program { shader, constants };
+        let before = recording().then(|| tensors.iter().map(|x| read_bytes(x)).collect());
+        let source = before.is_some().then(|| program.render());
+        let info: Vec<u64> =
+            words.chunks(2).map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32).collect();
+        let buffers = tensors.iter().map(|x| x.handle.clone().binding()).collect();
+        let arguments = KernelArguments::new()
+            .with_buffers(buffers)
+            .with_info(MetadataBindingInfo::custom(info));
+        let grid = [across as u32, down as u32, 1];
+        first.client.launch(Box::new(program), CubeCount::Static(grid[0], grid[1], grid[2]), arguments);
+        if let (Some(before), Some(source)) = (before, source) {
+            let after = tensors.iter().map(|x| read_bytes(x)).collect();
+            let name = shader.name;
+            record(Recorded { name, source, before, after, words, groups: grid });
+        }
+        count_work(first, work);
+    }
+}
+
+fn word(value: impl TryInto<u32>) -> u32 {
+    let word = value.try_into().ok();
+    assert!(word.is_some(), "numbers of a launch fit 32 bits");
+    word.unwrap_or_default()
+}
+
+fn assert_plain(tensor: &CubeTensor) {
+    assert!(tensor.is_contiguous(), "kernels take contiguous tensors");
+    assert!(matches!(tensor.dtype, DType::F32 | DType::I32), "kernels take f32 and i32");
+}
+
+/// The GPU of a tensor.
+pub(super) fn gpu(tensor: &CubeTensor) -> Arc<Gpu> {
+    match &tensor.device {
+        cubecl::Device::Wgpu(id) => Gpu::of(id),
+        #[allow(unreachable_patterns)] // with more runtimes in cubecl's build
+        _ => unreachable!("only wgpu devices are opened"),
+    }
+}
+
+/// An f32 tensor of these sizes on the device of `like`, with any values in it.
+pub(super) fn empty<const D: usize>(like: &CubeTensor, sizes: [usize; D]) -> CubeTensor {
+    let elements: usize = sizes.iter().product();
+    let handle = like.client.empty(elements * 4);
+    let (client, device) = (like.client.clone(), like.device.clone());
+    let new =
+        CubeTensor::new_contiguous(client, device, Shape::from(sizes), handle, DType::F32);
+    if recording() {
+        super::gpu::fill::fill(&new, f32::NAN);
+    }
+    new
+}
+
+/// Takes a tensor for an operation in place. Panics if its storage is shared: the caller's mistake, which a
+/// silent copy would hide.
+pub(super) fn assert_unique(tensor: &CubeTensor, operation: &str) {
+    assert!(tensor.can_mut(), "{operation} works in place and needs the only handle to its target");
+}
+
+/// Sizes of a tensor.
+pub(super) fn sizes<const D: usize>(tensor: &CubeTensor) -> [usize; D] {
+    tensor.shape().dims()
+}
+
+/// Number of elements of a tensor.
+pub(super) fn elements(tensor: &CubeTensor) -> usize {
+    tensor.shape().num_elements()
+}
+
+/// A shader with its constants: what one pipeline is made of.
+struct Program {
+    shader: &'static Shader,
+    constants: Vec<(&'static str, u32)>,
+}
+
+impl Program {
+    fn render(&self) -> String {
+        render(self.shader, &self.constants)
+    }
+}
+
+/// Fills the constants into a template. Panics on a template that does not fit its constants.
+fn render(shader: &Shader, constants: &[(&'static str, u32)]) -> String {
+    let mut environment = minijinja::Environment::new();
+    environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+    let context: std::collections::BTreeMap<_, _> = constants.iter().copied().collect();
+    match environment.render_str(shader.source, context) {
+        Ok(source) => source,
+        Err(error) => unreachable!("shader {}: {error:#}", shader.name),
+    }
+}
+
+impl KernelMetadata for Program {
+    fn name(&self) -> &'static str {
+        self.shader.name
+    }
+
+    fn id(&self) -> KernelId {
+        KernelId::new::<Self>()
+            .info((self.shader.name, self.constants.clone()))
+            .mode(ExecutionMode::Unchecked)
+    }
+
+    fn address_type(&self) -> cubecl::ir::ElemType {
+        cubecl::ir::UIntKind::U32.into()
+    }
+}
+
+impl CubeKernel for Program {
+    fn define(&self) -> KernelDefinition {
+        let settings = KernelSettings::new(
+            cubecl::CubeDim::new_single().into(),
+            ExecutionMode::Unchecked,
+            AddressType::U32,
+        );
+        let body = cubecl::ir::Scope::root(settings.clone());
+        KernelDefinition { body, settings, info: Info::default() }
+    }
+
+    fn source(&self) -> Option<PrecompiledSource> {
+        Some(PrecompiledSource {
+            source: self.render(),
+            entrypoint_name: "main".into(),
+            lang: "wgsl",
+        })
+    }
+}
+
+/// Work that is queued before it is handed to the driver: a share of a second on a slow GPU. Drivers reset
+/// devices whose submissions take seconds (Windows after 2 s), or drop what waits too long.
+const MAX_QUEUED_WORK: u64 = 20_000_000_000;
+
+static QUEUED: AtomicU64 = AtomicU64::new(0);
+
+fn count_work(tensor: &CubeTensor, work: u64) {
+    if QUEUED.fetch_add(work, Ordering::Relaxed) + work >= MAX_QUEUED_WORK {
+        QUEUED.store(0, Ordering::Relaxed);
+        // An error here is met again, with its cause, by the next read.
+        if let Err(error) = tensor.client.flush() {
+            tracing::error!("flush: {error}");
+        }
+    }
+}
+
+/// One launch as it happened, for a test to repeat elsewhere.
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// The shader's name.
+    pub name: &'static str,
+    /// WGSL with the constants filled in.
+    pub source: String,
+    /// The tensors' bytes before, in binding order.
+    pub before: Vec<Vec<u8>>,
+    /// The tensors' bytes after.
+    pub after: Vec<Vec<u8>>,
+    /// The words of the uniform that follows the tensors.
+    pub words: Vec<u32>,
+    /// The grid.
+    pub groups: [u32; 3],
+}
+
+thread_local! {
+    static RECORD: RefCell<Option<Vec<Recorded>>> = const { RefCell::new(None) };
+}
+
+fn recording() -> bool {
+    RECORD.with_borrow(Option::is_some)
+}
+
+fn record(launch: Recorded) {
+    RECORD.with_borrow_mut(|launches| launches.iter_mut().for_each(|all| all.push(launch.clone())));
+}
+
+/// Runs `f` and returns every launch it made on this thread, with the bytes before and after. New tensors start
+/// full of NaN meanwhile.
+#[doc(hidden)]
+pub fn recorded(f: impl FnOnce()) -> Vec<Recorded> {
+    RECORD.set(Some(Vec::new()));
+    f();
+    RECORD.take().unwrap_or_default()
+}
+
+fn read_bytes(tensor: &CubeTensor) -> Vec<u8> {
+    match tensor.client.read_one(tensor.handle.clone()) {
+        Ok(bytes) => bytes.to_vec(),
+        Err(error) => unreachable!("reading back for a test: {error}"),
+    }
+}

@@ -1,0 +1,18 @@
+//! Every operation against its plain reference at awkward sizes, in every form (CPU kernels, default bodies, GPU
+//! kernels in both tilings), with the same bits for any number of threads, and with in-place targets checked.
+//!
+//! Tolerances are relative to the largest value of a result: f32 sums of a few hundred terms in another
+//! order differ by some 1e-6, so 2e-5 leaves room without hiding a wrong term.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)] // a test may panic
+
+mod attention;
+mod forms;
+mod loss;
+mod lowrank;
+mod matmul;
+mod norm;
+mod pointwise;
+mod replay;
+mod scaling;
+mod storage;
+mod update;
