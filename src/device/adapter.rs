@@ -22,8 +22,7 @@ const BACKENDS: wgpu::Backends =
 const MEMORY_THRESHOLD: u8 = 90;
 
 /// What a machine without a usable GPU needs.
-pub const HOW_TO_GET_A_DRIVER: &str =
-    "install a Vulkan driver (Debian, Ubuntu: apt install mesa-vulkan-drivers; NVIDIA: its own \
+pub const HOW_TO_GET_A_DRIVER: &str = "install a Vulkan driver (Debian, Ubuntu: apt install mesa-vulkan-drivers; NVIDIA: its own \
      driver), or train on the CPU with --device cpu";
 
 /// What kind of adapter it is.
@@ -179,11 +178,10 @@ impl Adapter {
             queue,
             backend: self.adapter.get_info().backend,
         };
-        let options = RuntimeOptions {
-            tasks_max: 32,
-            memory_config: MemoryConfiguration::default(),
-        };
-        let id = try_init_device(setup, options).map_err(|error| self.cannot_open(&error.to_string()))?;
+        let options =
+            RuntimeOptions { tasks_max: 32, memory_config: MemoryConfiguration::default() };
+        let id = try_init_device(setup, options)
+            .map_err(|error| self.cannot_open(&error.to_string()))?;
         let faults = Arc::new(Faults::default());
         record_errors(&device, &faults);
         let tiling = tiling.unwrap_or(match self.kind {

@@ -41,7 +41,13 @@ impl Shader {
 
     /// A launch of this program.
     pub(super) fn launch(&'static self) -> Launch<'static> {
-        Launch { shader: self, constants: Vec::new(), tensors: Vec::new(), words: Vec::new(), work: 0 }
+        Launch {
+            shader: self,
+            constants: Vec::new(),
+            tensors: Vec::new(),
+            words: Vec::new(),
+            work: 0,
+        }
     }
 }
 
@@ -121,7 +127,11 @@ impl<'a> Launch<'a> {
             .with_buffers(buffers)
             .with_info(MetadataBindingInfo::custom(info));
         let grid = [across as u32, down as u32, 1];
-        first.client.launch(Box::new(program), CubeCount::Static(grid[0], grid[1], grid[2]), arguments);
+        first.client.launch(
+            Box::new(program),
+            CubeCount::Static(grid[0], grid[1], grid[2]),
+            arguments,
+        );
         if let (Some(before), Some(source)) = (before, source) {
             let after = tensors.iter().map(|x| read_bytes(x)).collect();
             let name = shader.name;
@@ -156,8 +166,7 @@ pub(super) fn empty<const D: usize>(like: &CubeTensor, sizes: [usize; D]) -> Cub
     let elements: usize = sizes.iter().product();
     let handle = like.client.empty(elements * 4);
     let (client, device) = (like.client.clone(), like.device.clone());
-    let new =
-        CubeTensor::new_contiguous(client, device, Shape::from(sizes), handle, DType::F32);
+    let new = CubeTensor::new_contiguous(client, device, Shape::from(sizes), handle, DType::F32);
     if recording() {
         super::gpu::fill::fill(&new, f32::NAN);
     }

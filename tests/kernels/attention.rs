@@ -6,7 +6,7 @@ use fullrank::kernels::reference;
 use fullrank::kernels::rope::{Rotation, rope};
 use fullrank::kernels::{Indices, Matrix};
 
-use crate::forms::{Values, wide, assert_close, in_every_form};
+use crate::forms::{Values, assert_close, in_every_form, wide};
 
 #[test]
 fn rope_matches_the_reference_and_turns_back() {

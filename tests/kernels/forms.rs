@@ -70,7 +70,9 @@ fn gpus() -> &'static Mutex<Vec<(Device, Replay)>> {
         let all = Adapter::all();
         let number = std::env::var("FULLRANK_TEST_ADAPTER").ok().map(|n| n.parse().unwrap());
         let software = all.iter().position(|adapter| adapter.kind == Kind::Software);
-        let Some(adapter) = number.or(software).or(Some(0)).and_then(|number: usize| all.get(number)) else {
+        let Some(adapter) =
+            number.or(software).or(Some(0)).and_then(|number: usize| all.get(number))
+        else {
             let is_required = std::env::var("FULLRANK_REQUIRE_GPU").is_ok_and(|value| value == "1");
             assert!(!is_required, "FULLRANK_REQUIRE_GPU=1, and there is no adapter");
             eprintln!("SKIPPED: no wgpu adapter, the GPU forms were not checked");

@@ -3,10 +3,9 @@
 use fullrank::device::memory::Category::Activations;
 use fullrank::kernels::loss::{HeadGrad, IGNORED, cross_entropy, token_losses};
 use fullrank::kernels::reference;
-use fullrank::kernels::scaling::scale;
 use fullrank::kernels::{Indices, Matrix};
 
-use crate::forms::{Values, wide, vector, assert_close, in_every_form};
+use crate::forms::{Values, assert_close, in_every_form, vector, wide};
 
 #[test]
 fn cross_entropy_matches_the_reference_and_skips_ignored_targets() {

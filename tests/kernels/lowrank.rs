@@ -1,14 +1,14 @@
 //! Switches of candidate vectors, zeroed rows and columns.
 
 use fullrank::device::memory::Category::Activations;
+use fullrank::kernels::Matrix;
 use fullrank::kernels::lowrank::{Exchange, switch_columns, switch_rows, zero_columns, zero_rows};
 use fullrank::kernels::matmul::{Layout, matmul};
 use fullrank::kernels::pool;
 use fullrank::kernels::reference;
 use fullrank::kernels::scaling::scale;
-use fullrank::kernels::Matrix;
 
-use crate::forms::{Values, wide, assert_close, assert_near, in_every_form};
+use crate::forms::{Values, assert_close, assert_near, in_every_form, wide};
 
 #[test]
 fn switching_rows_and_columns_matches_the_reference_and_keeps_the_output() {

@@ -4,7 +4,7 @@ use fullrank::kernels::lora::{lora_factor_grads, lora_input_grad, lora_linear};
 use fullrank::kernels::matmul::{Layout, matmul, matmul_add};
 use fullrank::kernels::reference;
 
-use crate::forms::{Values, wide, assert_close, in_every_form};
+use crate::forms::{Values, assert_close, in_every_form, wide};
 
 const MATMUL_SIZES: [(usize, usize, usize); 9] = [
     (1, 1, 1),

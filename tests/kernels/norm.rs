@@ -3,9 +3,10 @@
 use fullrank::kernels::norm::{add_rms_norm, rms_norm, rms_norm_apply, rms_norm_backward};
 use fullrank::kernels::reference;
 
-use crate::forms::{Values, wide, assert_close, in_every_form};
+use crate::forms::{Values, assert_close, in_every_form, wide};
 
-const ROW_SIZES: [[usize; 2]; 6] = [[1, 1], [3, 5], [65, 31], [64, 256], [200, 33], [2, 20_000]];
+pub const ROW_SIZES: [[usize; 2]; 6] =
+    [[1, 1], [3, 5], [65, 31], [64, 256], [200, 33], [2, 20_000]];
 
 #[test]
 fn norms_match_the_reference_forward_and_backward() {

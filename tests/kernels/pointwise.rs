@@ -6,7 +6,7 @@ use fullrank::kernels::reference;
 use fullrank::kernels::swiglu::{swiglu, swiglu_backward};
 use fullrank::kernels::{Indices, Matrix};
 
-use crate::forms::{Values, wide, assert_close, in_every_form};
+use crate::forms::{Values, assert_close, in_every_form, wide};
 use crate::norm::ROW_SIZES;
 
 #[test]

@@ -64,7 +64,8 @@ impl Replay {
             usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
             mapped_at_creation: false,
         });
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder =
+            self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, buffer.size());
         self.queue.submit([encoder.finish()]);
         staging.slice(..).map_async(wgpu::MapMode::Read, Result::unwrap);
@@ -76,8 +77,7 @@ impl Replay {
     #[track_caller]
     pub fn assert_agrees(&self, launch: &Recorded) {
         let pipeline = self.pipeline(launch);
-        let canary: Vec<u8> =
-            CANARY.to_le_bytes().iter().copied().cycle().take(MARGIN).collect();
+        let canary: Vec<u8> = CANARY.to_le_bytes().iter().copied().cycle().take(MARGIN).collect();
         let guarded = |bytes: &[u8]| [&canary[..], bytes, &canary[..]].concat();
         let buffers: Vec<wgpu::Buffer> = launch
             .before
@@ -108,7 +108,8 @@ impl Replay {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder =
+            self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             pass.set_pipeline(&pipeline);
@@ -121,7 +122,11 @@ impl Replay {
             let got = self.read(buffer);
             let (front, rest) = got.split_at(MARGIN);
             let (values, back) = rest.split_at(after.len());
-            assert!(front == canary && back == canary, "{}: writes beyond tensor {index}", launch.name);
+            assert!(
+                front == canary && back == canary,
+                "{}: writes beyond tensor {index}",
+                launch.name
+            );
             assert_same_values(launch, index, values, after);
         }
     }
@@ -139,7 +144,9 @@ fn assert_same_values(launch: &Recorded, index: usize, got: &[u8], right: &[u8])
     let (got, right) = (floats(got), floats(right));
     let largest = right.iter().filter(|x| x.is_finite()).fold(1e-30f32, |m, x| m.max(x.abs()));
     for (at, (x, y)) in got.iter().zip(&right).enumerate() {
-        let is_same = x.to_bits() == y.to_bits() || (x - y).abs() <= 2e-6 * largest || (x.is_nan() && y.is_nan());
+        let is_same = x.to_bits() == y.to_bits()
+            || (x - y).abs() <= 2e-6 * largest
+            || (x.is_nan() && y.is_nan());
         assert!(
             is_same,
             "{} {:?} {:?}: tensor {index} element {at} of {} is {y}, with checks {x}",

@@ -3,7 +3,7 @@
 use fullrank::device::memory::Category::Activations;
 use fullrank::kernels::scaling::{Along, add_scaled, limit_growth, norm_ratios, scale};
 
-use crate::forms::{TOLERANCE, Values, wide, vector, assert_near, in_every_form};
+use crate::forms::{TOLERANCE, Values, assert_near, in_every_form, vector, wide};
 
 #[test]
 fn scaling_and_norm_ratios_agree_with_plain_loops() {

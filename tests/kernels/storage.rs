@@ -12,7 +12,7 @@ use fullrank::kernels::swiglu::swiglu;
 use fullrank::kernels::update::add_sum_squares;
 use fullrank::kernels::{Indices, Matrix};
 
-use crate::forms::{Values, vector, assert_same_bits_for_any_number_of_threads};
+use crate::forms::{Values, assert_same_bits_for_any_number_of_threads, vector};
 
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {

@@ -2,10 +2,12 @@
 
 use fullrank::device::memory::Category::Activations;
 use fullrank::kernels::reference;
-use fullrank::kernels::update::{AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares, clip_factor};
+use fullrank::kernels::update::{
+    AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares, clip_factor,
+};
 use fullrank::kernels::{Indices, Matrix};
 
-use crate::forms::{Values, wide, vector, assert_close, assert_near, in_every_form};
+use crate::forms::{Values, assert_close, assert_near, in_every_form, vector, wide};
 use crate::norm::ROW_SIZES;
 
 fn hyper(form: AdamForm) -> AdamW {

@@ -34,12 +34,7 @@ impl TrainOps for CubeBackend {
         x
     }
 
-    fn matmul(
-        scale: f32,
-        layout: Layout,
-        a: CubeTensor,
-        b: CubeTensor,
-    ) -> CubeTensor {
+    fn matmul(scale: f32, layout: Layout, a: CubeTensor, b: CubeTensor) -> CubeTensor {
         matmul::default_matmul::<CubeBackend>(scale, layout, a, b)
     }
 
@@ -77,11 +72,7 @@ impl TrainOps for CubeBackend {
         lora::default_lora_input_grad::<CubeBackend>(acc, dy, w, a, b, scale)
     }
 
-    fn rms_norm(
-        x: CubeTensor,
-        gain: CubeTensor,
-        eps: f32,
-    ) -> (CubeTensor, CubeTensor) {
+    fn rms_norm(x: CubeTensor, gain: CubeTensor, eps: f32) -> (CubeTensor, CubeTensor) {
         norm::default_rms_norm::<CubeBackend>(x, gain, eps)
     }
 
@@ -98,11 +89,7 @@ impl TrainOps for CubeBackend {
         norm::default_add_rms_norm::<CubeBackend>(x, delta, gain, eps)
     }
 
-    fn rms_norm_apply(
-        x: CubeTensor,
-        gain: CubeTensor,
-        rstd: CubeTensor,
-    ) -> CubeTensor {
+    fn rms_norm_apply(x: CubeTensor, gain: CubeTensor, rstd: CubeTensor) -> CubeTensor {
         norm::default_rms_norm_apply::<CubeBackend>(x, gain, rstd)
     }
 
@@ -149,11 +136,7 @@ impl TrainOps for CubeBackend {
         attention::default_attention_backward::<CubeBackend>(d_out, q, k, v, out, lse, shape)
     }
 
-    fn copy_rows(
-        cache: CubeTensor,
-        rows: CubeTensor,
-        at: usize,
-    ) -> CubeTensor {
+    fn copy_rows(cache: CubeTensor, rows: CubeTensor, at: usize) -> CubeTensor {
         attention::default_copy_rows::<CubeBackend>(cache, rows, at)
     }
 
@@ -192,14 +175,12 @@ impl TrainOps for CubeBackend {
         d_head: MaybeTensor<CubeBackend>,
     ) -> (CubeTensor, CubeTensor, Option<CubeTensor>) {
         let d_head = d_head.into_option();
-        loss::default_cross_entropy::<CubeBackend>(loss_acc, hidden, head, targets, grad_scale, d_head)
+        loss::default_cross_entropy::<CubeBackend>(
+            loss_acc, hidden, head, targets, grad_scale, d_head,
+        )
     }
 
-    fn token_losses(
-        hidden: CubeTensor,
-        head: CubeTensor,
-        targets: CubeTensor,
-    ) -> CubeTensor {
+    fn token_losses(hidden: CubeTensor, head: CubeTensor, targets: CubeTensor) -> CubeTensor {
         loss::default_token_losses::<CubeBackend>(hidden, head, targets)
     }
 
@@ -240,7 +221,9 @@ impl TrainOps for CubeBackend {
         hyper: AdamW,
         step: u32,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        update::default_adamw::<CubeBackend>(param, grad, grad_scale, exp_avg, exp_avg_sq, hyper, step)
+        update::default_adamw::<CubeBackend>(
+            param, grad, grad_scale, exp_avg, exp_avg_sq, hyper, step,
+        )
     }
 
     fn adamw_vectors(
@@ -279,12 +262,7 @@ impl TrainOps for CubeBackend {
         scaling::default_scale::<CubeBackend>(x, factors, along)
     }
 
-    fn add_scaled(
-        acc: CubeTensor,
-        rate: f32,
-        factor: CubeTensor,
-        x: CubeTensor,
-    ) -> CubeTensor {
+    fn add_scaled(acc: CubeTensor, rate: f32, factor: CubeTensor, x: CubeTensor) -> CubeTensor {
         scaling::default_add_scaled::<CubeBackend>(acc, rate, factor, x)
     }
 
