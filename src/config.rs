@@ -150,8 +150,10 @@ pub struct TrainTable {
     pub max_grad_norm: Option<f64>,
     /// Seed of everything random.
     pub seed: u64,
-    /// `auto`, `cpu`.
+    /// `auto`, `cpu`, `gpu`, `gpu:N`, `software`.
     pub device: String,
+    /// Device memory in GiB that the run may need. Default: no limit but the driver's.
+    pub memory_budget: Option<f64>,
     /// Worker threads of the CPU backend; 0 means all cores.
     pub threads: usize,
     /// Recompute activations per block in the backward pass.
@@ -198,6 +200,7 @@ impl Default for TrainTable {
             max_grad_norm: None,
             seed: 0,
             device: "auto".into(),
+            memory_budget: None,
             threads: 0,
             grad_checkpoint: false,
             train_non_targets: None,

@@ -144,7 +144,7 @@ fn a_flag_out_of_range_fails_like_the_file() {
            try: set --rank N, or rank under [train]\n",
     );
     assert_fails(
-        "train --device gpu:0",
+        "train --device gpu:99",
         4,
         "error: device gpu:0: this build has no GPU backend yet\n  \
            try: train on the CPU with --device cpu (or auto)\n",

@@ -208,7 +208,7 @@ fn a_run_is_paused_saved_resumed_and_stopped_by_ctl_without_a_change_to_its_bits
 
     let (_, output) = events.join().unwrap();
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(stderr(&output), "training on the CPU backend\n");
+    assert_eq!(stderr(&output), "no usable GPU was found: training on the CPU\n");
     assert_eq!(status(&run), Status::Stopped);
     let stopped_at = steps();
     assert_eq!(newest_checkpoint(&run), run.checkpoint(stopped_at));
@@ -244,7 +244,7 @@ fn a_paused_run_still_obeys_signals() {
 fn every_line_of_the_json_view_is_an_event_of_the_log() {
     let place = Place::new();
     let output = place.run(&format!("{} --ui json", Place::train_line("run", "--iters 6")));
-    assert_eq!(stderr(&output), "training on the CPU backend\n");
+    assert_eq!(stderr(&output), "no usable GPU was found: training on the CPU\n");
     let log = fs::read_to_string(place.find("run").events()).unwrap();
     assert_eq!(stdout(&output), log);
     for line in log.lines() {
@@ -278,7 +278,7 @@ fn a_reader_that_leaves_does_not_disturb() {
     drop(reader);
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(stderr(&output), "training on the CPU backend\n");
+    assert_eq!(stderr(&output), "no usable GPU was found: training on the CPU\n");
     assert_same_run(&straight, &place.find("run"));
     // The reader of a result goes before it comes: quiet, and no failure.
     for line in ["ls", "show run", "eval run", "generate run --max-tokens 50", "ls --json"] {

@@ -227,7 +227,7 @@ fn a_signal_ends_a_run_with_a_checkpoint_and_resume_gives_the_same_bits() {
         assert_eq!(output.status.code(), Some(128 + number));
         let run = place.find(signal);
         let expected = format!(
-            "training on the CPU backend\nerror: stopped by signal {number}, checkpoint written\n  \
+            "no usable GPU was found: training on the CPU\nerror: stopped by signal {number}, checkpoint written\n  \
              try: go on with `fullrank resume RUN`\n"
         );
         assert_eq!(stderr(&output), expected);

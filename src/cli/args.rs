@@ -57,6 +57,8 @@ pub struct ResumeArgs {
     pub ui: UiMode,
     /// Worker threads instead of the recorded number; 0 means all cores.
     pub threads: Option<usize>,
+    /// Device instead of the recorded one.
+    pub device: Option<String>,
 }
 
 /// What `eval` is given.
@@ -70,6 +72,8 @@ pub struct EvalArgs {
     pub data: Option<String>,
     /// Number of batches; 0 means all.
     pub batches: usize,
+    /// Device instead of the run's.
+    pub device: Option<String>,
     /// Result as JSON.
     pub json: bool,
 }
@@ -93,6 +97,8 @@ pub struct GenerateArgs {
     pub top_p: f64,
     /// Seed of the draws.
     pub seed: u64,
+    /// Device instead of the run's.
+    pub device: Option<String>,
 }
 
 /// What `ctl` is given.
@@ -161,12 +167,14 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
             extend: matches.get_one::<u64>("extend").copied(),
             ui: ui(matches),
             threads: matches.get_one::<u64>("threads").map(|threads| *threads as usize),
+            device: matches.get_one::<String>("device").cloned(),
         }),
         "eval" => Request::Eval(EvalArgs {
             target: text(matches, "target"),
             out: out(matches),
             data: matches.get_one::<String>("data").cloned(),
             batches: count(matches, "batches") as usize,
+            device: matches.get_one::<String>("device").cloned(),
             json: matches.get_flag("json"),
         }),
         "generate" => Request::Generate(generate_args(matches)?),
@@ -243,6 +251,7 @@ fn generate_args(matches: &ArgMatches) -> Result<GenerateArgs> {
         top_k: count(matches, "top-k") as usize,
         top_p: matches.get_one::<f64>("top-p").copied().unwrap_or(1.0),
         seed: count(matches, "seed"),
+        device: matches.get_one::<String>("device").cloned(),
     };
     if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
         return Err(Error::config(

@@ -163,6 +163,15 @@ fn resume_command() -> Command {
                     "Worker threads; 0 means all cores. Default: the run's. Results do not depend on it.",
                 ),
         )
+        .arg(device_arg().help("Device [default: the run's]"))
+}
+
+/// `--device` where no configuration is read from flags.
+fn device_arg() -> Arg {
+    Arg::new("device")
+        .long("device")
+        .value_name("NAME")
+        .help("Device: auto, cpu, gpu[:N] or software [default: auto]")
 }
 
 fn eval_command() -> Command {
@@ -195,6 +204,7 @@ fn eval_command() -> Command {
                 .value_parser(value_parser!(u64))
                 .help("Number of batches; 0 means all"),
         )
+        .arg(device_arg().help("Device [default: the run's]"))
         .arg(json_arg())
 }
 
@@ -239,6 +249,7 @@ fn generate_command() -> Command {
         .arg(number("top-p", "P", "1").value_parser(value_parser!(f64)).help(
             "Draw among the most likely tokens that together have this probability; 1 means all",
         ))
+        .arg(device_arg().help("Device [default: the run's]"))
         .arg(
             number("seed", "N", "0")
                 .value_parser(value_parser!(u64))

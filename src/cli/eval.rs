@@ -20,7 +20,8 @@ use crate::run::session::with_threads;
 /// on all of the text given.
 pub fn eval(args: EvalArgs) -> Result<()> {
     with_threads(0, move || {
-        let Opened { model, tokenizer, config, name } = open(&args.target, &args.out)?;
+        let Opened { model, tokenizer, config, name } =
+            open(&args.target, &args.out, args.device.as_deref())?;
         let seq_len = config.data.max_seq_length.unwrap_or(256);
         let seq_len = seq_len.min(model.config.max_position_embeddings);
         let source = args.data.as_deref().unwrap_or(&config.data.data);

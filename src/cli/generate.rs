@@ -14,7 +14,8 @@ use crate::run::session::with_threads;
 /// Prints the prompt and its continuation as they are made.
 pub fn generate(args: GenerateArgs) -> Result<()> {
     with_threads(0, move || {
-        let Opened { model, tokenizer, config, .. } = open(&args.target, &args.out)?;
+        let Opened { model, tokenizer, config, .. } =
+            open(&args.target, &args.out, args.device.as_deref())?;
         let prompt = args.prompt.as_deref().unwrap_or(&config.train.sample_prompt);
         let sampling = Sampling {
             temperature: args.temperature as f32,

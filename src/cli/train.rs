@@ -13,12 +13,15 @@ pub fn train(args: TrainArgs) -> Result<()> {
     let threads = config.train.threads;
     with_threads(threads, move || {
         if resume_auto && let Some(run) = unfinished(&config, &out)? {
-            return follow(Session::resume(run, None, None)?, ui);
+            return follow(Session::resume(run, None, None, None)?, ui);
         }
         let is_auto = config.train.device == "auto";
         let session = Session::create(config, &out, name.as_deref())?;
         if is_auto && ui != UiMode::None {
-            print::notice("training on the CPU backend");
+            print::notice(&match session.device().gpu() {
+                Some(_) => format!("training on {}", session.device().name()),
+                None => "no usable GPU was found: training on the CPU".into(),
+            });
         }
         follow(session, ui)
     })

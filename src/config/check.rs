@@ -101,6 +101,9 @@ fn check_training(train: &TrainTable) -> Result<()> {
     if let Some(minutes) = train.max_minutes {
         positive("train.max_minutes", minutes)?;
     }
+    if let Some(budget) = train.memory_budget {
+        positive("train.memory_budget", budget)?;
+    }
     at_least_if_set("train.batch_size", train.batch_size, 1)?;
     at_most("train.batch_size", train.batch_size.unwrap_or(1), MOST_SEQUENCES)?;
     at_least("train.grad_accumulation_steps", train.grad_accumulation_steps, 1)?;
@@ -254,11 +257,8 @@ fn check_device(device: &str) -> Result<()> {
     let is_gpu = device == "gpu"
         || device.strip_prefix("gpu:").is_some_and(|index| index.parse::<usize>().is_ok());
     match device {
-        "auto" | "cpu" => Ok(()),
-        _ if is_gpu || device == "software" => Err(Error::Device {
-            what: format!("device {device}: this build has no GPU backend yet"),
-            remedy: "train on the CPU with --device cpu (or auto)".into(),
-        }),
+        "auto" | "cpu" | "software" => Ok(()),
+        _ if is_gpu => Ok(()),
         _ => Err(wrong("train.device", format!("`{device}`"), "auto, cpu, gpu, gpu:N or software")),
     }
 }

@@ -227,6 +227,8 @@ fn write_files(folder: &Path, engine: &mut Engine, progress: &Progress) -> Resul
         removed: model.removed_parameters(),
         files,
     };
+    // Values that could not be read are NaN; nothing may be kept of them.
+    engine.model.device().check()?;
     let path = folder.join(STATE);
     let text = serde_json::to_vec_pretty(&state)
         .map_err(|error| Error::file(&path, error.to_string(), "report this"))?;

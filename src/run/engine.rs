@@ -143,6 +143,8 @@ impl Engine {
             }
         }
         let (loss_sum, squared_norm) = read_back(&loss_sum, &sum_squares);
+        // What failed on the device before this point shows here, not as numbers.
+        device.check()?;
         let loss = loss_sum / counted.max(1) as f64;
         let grad_norm = squared_norm.sqrt();
         let is_applied = loss.is_finite() && grad_norm.is_finite();

@@ -5,6 +5,7 @@
 //! largest shapes that are let in have more than 2⁶⁴ bytes.
 
 use crate::config::RunConfig;
+use crate::device::Device;
 use crate::device::memory::machine_bytes;
 use crate::error::{Error, Result};
 use crate::kernels::loss;
@@ -163,6 +164,61 @@ pub fn check_fits(config: &RunConfig, shape: &ModelConfig) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a run that does not fit the budget that was set, or needs a tensor larger than the device binds.
+///
+/// Errors: `Error::Device` with both sizes.
+pub fn check_fits_device(config: &RunConfig, shape: &ModelConfig, device: &Device) -> Result<()> {
+    const MIB: f64 = (1 << 20) as f64;
+    let needed = peak_bytes(config, shape).total() as f64 / MIB;
+    if let Some(budget) = config.train.memory_budget.map(|gib| gib * 1024.0)
+        && needed > budget
+    {
+        return Err(Error::Device {
+            what: format!(
+                "this run needs {needed:.0} MiB of memory, the budget is {budget:.0} MiB"
+            ),
+            remedy: "use a smaller model, --batch-size, --max-seq-length or --rank, or \
+                     --grad-checkpoint; or raise --memory-budget"
+                .into(),
+        });
+    }
+    let Some(gpu) = device.gpu() else { return Ok(()) };
+    let (name, numbers) = largest_tensor(config, shape);
+    let (bytes, most) = (4.0 * numbers as f64, gpu.max_binding as f64);
+    if bytes <= most {
+        return Ok(());
+    }
+    Err(Error::Device {
+        what: format!(
+            "{name} needs {:.0} MiB in one buffer, {} binds at most {:.0} MiB",
+            bytes / MIB,
+            device.name(),
+            most / MIB
+        ),
+        remedy:
+            "use a GPU that binds more (`fullrank devices` shows it), --device cpu, or a smaller \
+                 model, --batch-size or --max-seq-length"
+                .into(),
+    })
+}
+
+/// The largest tensor that a run holds in one piece, with its size in numbers. Logits are cut into chunks.
+fn largest_tensor(config: &RunConfig, shape: &ModelConfig) -> (&'static str, u128) {
+    let train = &config.train;
+    let tokens =
+        train.batch_size.unwrap_or(1) as u128 * config.data.max_seq_length.unwrap_or(1) as u128;
+    let hidden = shape.hidden_size as u128;
+    let inner = shape.intermediate_size as u128;
+    let queries = (shape.num_attention_heads * shape.head_dim) as u128;
+    let sizes = [
+        ("the embedding", shape.vocab_size as u128 * hidden),
+        ("a weight of the MLP", inner * hidden),
+        ("an activation of the MLP", tokens * inner),
+        ("an activation of the attention", tokens * queries.max(hidden)),
+    ];
+    sizes.into_iter().max_by_key(|(_, numbers)| *numbers).unwrap_or(("a tensor", 0))
 }
 
 fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -> Estimate {

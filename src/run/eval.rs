@@ -38,6 +38,7 @@ pub fn evaluate(
         tokens += batch.counted as u64;
         sum += model.token_losses(&batch).to_host().into_iter().map(f64::from).sum::<f64>();
     }
+    model.device().check()?;
     Ok(Evaluation { loss: sum / tokens.max(1) as f64, tokens })
 }
 
@@ -86,6 +87,7 @@ pub fn continue_text(
             break;
         }
         logits = decoder.feed(&[id]);
+        model.device().check()?;
     }
     emit(&text.finish()?)
 }

@@ -80,6 +80,7 @@ fn write_files(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()
         writer.write(&plan.name, TensorValues::F32(&values))?;
     }
     writer.finish()?;
+    model.device().check()?;
     model.config.write(folder, "float32")?;
     tokenizer.save(folder)?;
     sync_folder(folder)

@@ -25,11 +25,12 @@ pub struct Opened {
     pub name: String,
 }
 
-/// Opens `target`: a folder with a `config.json`, or a run (path, name, `latest`) below `out`.
-pub fn open(target: &str, out: &Path) -> Result<Opened> {
+/// Opens `target`: a folder with a `config.json`, or a run (path, name, `latest`) below `out`. `device`: instead
+/// of the one the run trained on.
+pub fn open(target: &str, out: &Path, device: Option<&str>) -> Result<Opened> {
     let path = Path::new(target);
     if path.join("config.json").is_file() && !path.join("state.json").is_file() {
-        return open_directory(path);
+        return open_directory(path, device);
     }
     let (dir, checkpoint) = if path.join("state.json").is_file() {
         (run_of(path)?, Checkpoint::open(path)?)
@@ -47,8 +48,9 @@ pub fn open(target: &str, out: &Path) -> Result<Opened> {
         };
         (dir, checkpoint)
     };
-    let config = RunConfig::read(&dir.config())?;
-    let device = open_device(&config);
+    let mut config = RunConfig::read(&dir.config())?;
+    set_device(&mut config, device)?;
+    let device = open_device(&config)?;
     let tokenizer = ModelSource::find(&config.model.model)?.tokenizer(&config)?;
     check_tokenizer(&dir, &tokenizer)?;
     let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
@@ -58,12 +60,13 @@ pub fn open(target: &str, out: &Path) -> Result<Opened> {
     Ok(Opened { model: engine.model, tokenizer, config, name })
 }
 
-fn open_directory(path: &Path) -> Result<Opened> {
+fn open_directory(path: &Path, device: Option<&str>) -> Result<Opened> {
     let mut config = RunConfig::default();
     config.model.model = path.display().to_string();
+    set_device(&mut config, device)?;
     let source = ModelSource::find(&config.model.model)?;
     let tokenizer = source.tokenizer(&config)?;
-    let device = open_device(&config);
+    let device = open_device(&config)?;
     let model = Model::load(path, &device)?;
     if tokenizer.vocab_size() > model.config.vocab_size {
         return Err(Error::config(
@@ -77,6 +80,14 @@ fn open_directory(path: &Path) -> Result<Opened> {
     }
     check_finite(&model, path)?;
     Ok(Opened { model, tokenizer, name: path.display().to_string(), config })
+}
+
+fn set_device(config: &mut RunConfig, device: Option<&str>) -> Result<()> {
+    if let Some(device) = device {
+        config.train.device = device.to_owned();
+        config.check()?;
+    }
+    Ok(())
 }
 
 /// Refuses weights that cannot give a loss or a text.

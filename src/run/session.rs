@@ -38,8 +38,10 @@ pub struct Session {
 }
 
 /// The device a configuration asks for.
-pub fn open_device(_config: &RunConfig) -> Device {
-    Device::cpu()
+///
+/// Errors: there is no such device, or its driver refuses.
+pub fn open_device(config: &RunConfig) -> Result<Device> {
+    Device::open(&config.train.device, None)
 }
 
 /// Runs `work` in a pool of the given number of threads; 0: one for each core.
@@ -56,7 +58,8 @@ impl Session {
     /// A new run in a folder of its own below `out`.
     pub fn create(config: RunConfig, out: &Path, name: Option<&str>) -> Result<Self> {
         let prepared = setup::prepare(config)?;
-        let device = open_device(&prepared.config);
+        let device = open_device(&prepared.config)?;
+        estimate::check_fits_device(&prepared.config, &prepared.shape, &device)?;
         let default_name = format!("{}-{}", prepared.config.train.method, model_name(&prepared));
         let dir = RunDir::create(out, name.unwrap_or(&default_name))?;
         let lock = dir.lock()?;
@@ -77,7 +80,12 @@ impl Session {
     /// run longer, which also stretches its schedules.
     ///
     /// Errors: a live or finished run; data or tokenizer that are no longer what the run began with.
-    pub fn resume(dir: RunDir, extend: Option<u64>, threads: Option<usize>) -> Result<Self> {
+    pub fn resume(
+        dir: RunDir,
+        extend: Option<u64>,
+        threads: Option<usize>,
+        device: Option<&str>,
+    ) -> Result<Self> {
         let lock = dir.lock()?;
         checkpoint::tidy(&dir.checkpoints())?;
         let mut config = RunConfig::read(&dir.config())?;
@@ -114,13 +122,30 @@ impl Session {
         if let Some(threads) = threads {
             prepared.config.train.threads = threads;
         }
-        let device = open_device(&prepared.config);
+        if let Some(device) = device {
+            prepared.config.train.device = device.to_owned();
+            prepared.config.check()?;
+        }
+        let device = open_device(&prepared.config)?;
+        estimate::check_fits_device(&prepared.config, &prepared.shape, &device)?;
+        let before = device_of(&dir)?;
+        if before != device.name() {
+            notes.push(format!(
+                "the run began on {before} and goes on on {}: the bits may differ in the last digits",
+                device.name()
+            ));
+        }
         Ok(Self { prepared, dir, _lock: lock, device, checkpoint, is_resumed: true, notes })
     }
 
     /// The run's folder.
     pub fn dir(&self) -> &RunDir {
         &self.dir
+    }
+
+    /// Where it will train.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The resolved configuration.
@@ -288,11 +313,19 @@ fn write_facts(dir: &RunDir, prepared: &Prepared, device: &Device) -> Result<()>
 
 /// What `facts.json` says of the run's data.
 fn data_facts(dir: &RunDir) -> Result<serde_json::Value> {
+    Ok(facts(dir)?["data"].take())
+}
+
+/// The device that the run began on.
+fn device_of(dir: &RunDir) -> Result<String> {
+    Ok(facts(dir)?["device"].as_str().unwrap_or("an unknown device").to_owned())
+}
+
+fn facts(dir: &RunDir) -> Result<serde_json::Value> {
     let path = dir.facts();
     let text = fs::read(&path).map_err(Error::io("read", &path))?;
-    let mut facts: serde_json::Value = serde_json::from_slice(&text)
-        .map_err(|error| Error::file(&path, format!("not JSON: {error}"), "restore the file"))?;
-    Ok(facts["data"].take())
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::file(&path, format!("not JSON: {error}"), "restore the file"))
 }
 
 /// Refuses another tokenizer than the run was trained with: its ids mean other text, or no row at all.

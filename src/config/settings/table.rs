@@ -314,7 +314,18 @@ const DEVICE: &[Setting] = &[
         value: "NAME",
         kind: Kind::Text,
         short: "Device: auto, cpu, gpu[:N] or software",
-        more: "This version trains on the CPU, which is also what `auto` chooses.",
+        more: "`auto` takes a discrete GPU, else an integrated one, else the CPU. `gpu:N` is a number of \
+               `fullrank devices`. `software` is a Vulkan driver that computes on the CPU: for tests, \
+               slower than `cpu`.",
+        aliases: &[],
+    },
+    Setting {
+        key: "train.memory_budget",
+        flag: "memory-budget",
+        value: "GIB",
+        kind: Kind::Number,
+        short: "Refuse a run that needs more device memory than this",
+        more: "In GiB, compared with the prediction before anything runs. Without it the driver decides.",
         aliases: &[],
     },
     Setting {
