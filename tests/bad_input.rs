@@ -560,6 +560,7 @@ fn limited(place: &Place, limits: &str, line: &str) -> Output {
         .current_dir(place.path(""))
         .env("XDG_CACHE_HOME", place.path("cache"))
         .env_remove("FULLRANK_LOG")
+        .env("NODEVICE_SELECT", "1")
         .stdin(Stdio::null());
     command.output().unwrap()
 }

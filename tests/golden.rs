@@ -5,12 +5,14 @@
 //! with an unknown prefix fails, one of a kind that is not implemented yet is counted and named.
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests may stop
 
+mod devices;
 mod parity;
 
+use fullrank::device::Device;
 use parity::{adamw, galore, llama, relora, schedules, switchlora, tokenizer, train};
 use std::path::{Path, PathBuf};
 
-type Case = fn(&Path);
+type Case = fn(&Path, &Device);
 
 /// Prefix and checker, the first match counts; `None`: known, not implemented yet.
 const KINDS: [(&str, Option<Case>); 14] = [
@@ -38,6 +40,7 @@ fn golden_cases_agree() {
         .map(|entry| entry.unwrap().path())
         .collect();
     entries.sort();
+    let devices = devices::all();
     let (mut checked, mut later) = (0, Vec::new());
     for path in entries {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -46,8 +49,11 @@ fn golden_cases_agree() {
         }
         match KINDS.iter().find(|(prefix, _)| name.starts_with(prefix)) {
             Some((_, Some(check))) => {
-                eprintln!("golden: {name}");
-                check(&path);
+                for device in &devices {
+                    eprintln!("golden: {name} on {}", device.name());
+                    check(&path, device);
+                    device.check().unwrap();
+                }
                 checked += 1;
             }
             Some((_, None)) => later.push(name),
@@ -55,7 +61,8 @@ fn golden_cases_agree() {
         }
     }
     eprintln!(
-        "golden: {checked} cases agree, {} of kinds not implemented yet: {later:?}",
+        "golden: {checked} cases agree on {} devices, {} of kinds not implemented yet: {later:?}",
+        devices.len(),
         later.len()
     );
     assert!(checked > 0, "{} holds no golden case", folder.display());

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Every check of the project, as CI runs it: formatting, lints, tests, documentation, licences.
-# Needs Rust as Cargo.toml says, and nothing else. About 25 minutes from nothing on 2 cores, most of it
-# compiling.
+# Needs Rust as Cargo.toml says; the tests of the shaders need a Vulkan driver, which is installed where
+# that is this script's business (Debian or Ubuntu, as root or with CI set). About 35 minutes from
+# nothing on 2 cores, most of it compiling.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -13,6 +14,29 @@ step() {
 has() {
     cargo "$1" --version >/dev/null 2>&1
 }
+
+has_vulkan() {
+    ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1
+}
+
+install_vulkan() {
+    as_root=
+    [ "$(id -u)" = 0 ] || as_root=sudo
+    $as_root apt-get update -qq && $as_root apt-get install -y -qq mesa-vulkan-drivers
+}
+
+if [ "$(uname -s)" = Linux ]; then
+    if ! has_vulkan && command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || [ -n "${CI:-}" ]; }; then
+        step install_vulkan || true
+    fi
+    if has_vulkan; then
+        FULLRANK_REQUIRE_GPU=1
+        export FULLRANK_REQUIRE_GPU
+    else
+        no_gpu="SKIPPED: no Vulkan driver, so no shader was run (apt install mesa-vulkan-drivers)"
+        echo "$no_gpu"
+    fi
+fi
 
 if has fmt; then step cargo fmt --all --check; else echo "SKIPPED: cargo fmt is not installed"; fi
 if has clippy; then
@@ -28,3 +52,4 @@ else
     echo "SKIPPED: cargo deny is not installed (cargo install cargo-deny)"
 fi
 printf '\nall checks passed\n'
+[ -z "${no_gpu:-}" ] || echo "$no_gpu"

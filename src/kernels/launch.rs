@@ -117,7 +117,8 @@ impl<'a> Launch<'a> {
         if !words.len().is_multiple_of(2) {
             words.push(0);
         }
-        let program = Program { shader, constants };
+        let harm = take_sabotage(shader.name);
+        let program = Program { shader, constants, is_broken: harm == Some(Sabotage::Broken) };
         let before = recording().then(|| tensors.iter().map(|x| read_bytes(x)).collect());
         let source = before.is_some().then(|| program.render());
         let info: Vec<u64> =
@@ -132,6 +133,11 @@ impl<'a> Launch<'a> {
             CubeCount::Static(grid[0], grid[1], grid[2]),
             arguments,
         );
+        if let Some(Sabotage::Nan(number)) = harm
+            && let Some(tensor) = tensors.get(number)
+        {
+            super::gpu::fill::fill(tensor, f32::NAN);
+        }
         if let (Some(before), Some(source)) = (before, source) {
             let after = tensors.iter().map(|x| read_bytes(x)).collect();
             let name = shader.name;
@@ -193,12 +199,38 @@ pub(super) fn elements(tensor: &CubeTensor) -> usize {
 struct Program {
     shader: &'static Shader,
     constants: Vec<(&'static str, u32)>,
+    /// For tests; part of the key, so that the sound program is compiled anew.
+    is_broken: bool,
 }
 
 impl Program {
     fn render(&self) -> String {
         render(self.shader, &self.constants)
     }
+}
+
+/// Harm done to a program on purpose, for tests of what follows.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// The tensor with this number holds NaN after the next launch.
+    Nan(usize),
+    /// Its text does not compile.
+    Broken,
+}
+
+thread_local! {
+    static SABOTAGE: RefCell<Option<(&'static str, Sabotage)>> = const { RefCell::new(None) };
+}
+
+/// Harms the program of this name at its next launch on this thread, once.
+#[doc(hidden)]
+pub fn sabotage(shader: &'static str, harm: Sabotage) {
+    SABOTAGE.set(Some((shader, harm)));
+}
+
+fn take_sabotage(shader: &str) -> Option<Sabotage> {
+    SABOTAGE.with_borrow_mut(|harm| harm.take_if(|(name, _)| *name == shader)).map(|(_, harm)| harm)
 }
 
 /// Fills the constants into a template. Panics on a template that does not fit its constants.
@@ -219,7 +251,7 @@ impl KernelMetadata for Program {
 
     fn id(&self) -> KernelId {
         KernelId::new::<Self>()
-            .info((self.shader.name, self.constants.clone()))
+            .info((self.shader.name, self.constants.clone(), self.is_broken))
             .mode(ExecutionMode::Unchecked)
     }
 
@@ -240,8 +272,9 @@ impl CubeKernel for Program {
     }
 
     fn source(&self) -> Option<PrecompiledSource> {
+        let source = if self.is_broken { "broken".into() } else { self.render() };
         Some(PrecompiledSource {
-            source: self.render(),
+            source,
             entrypoint_name: "main".into(),
             lang: "wgsl",
         })

@@ -51,6 +51,8 @@ impl Place {
             .env("XDG_CACHE_HOME", self.path("cache"))
             .env_remove("COLUMNS")
             .env_remove("FULLRANK_LOG")
+            // A layer of Mesa says on stderr that a container has no display.
+            .env("NODEVICE_SELECT", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

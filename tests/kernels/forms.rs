@@ -3,13 +3,12 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use fullrank::device::Device;
-use fullrank::device::adapter::{Adapter, Kind};
-use fullrank::device::gpu::Tiling;
 use fullrank::device::memory::Category::Activations;
 use fullrank::kernels::launch::recorded;
 use fullrank::kernels::ops::with_default_bodies;
 use fullrank::kernels::{Array, Matrix, Vector, pool};
 
+use crate::devices;
 use crate::replay::Replay;
 
 pub const TOLERANCE: f64 = 2e-5;
@@ -62,24 +61,12 @@ pub fn assert_near(what: &str, got: &[f64], right: &[f64], tolerance: f64) {
     }
 }
 
-/// The first adapter (a software one on most test machines) opened once in each tiling.
-/// `FULLRANK_TEST_ADAPTER=N` takes another one.
+/// The GPUs, each with what repeats its launches.
 fn gpus() -> &'static Mutex<Vec<(Device, Replay)>> {
     static GPUS: OnceLock<Mutex<Vec<(Device, Replay)>>> = OnceLock::new();
     GPUS.get_or_init(|| {
-        let all = Adapter::all();
-        let number = std::env::var("FULLRANK_TEST_ADAPTER").ok().map(|n| n.parse().unwrap());
-        let software = all.iter().position(|adapter| adapter.kind == Kind::Software);
-        let Some(adapter) =
-            number.or(software).or(Some(0)).and_then(|number: usize| all.get(number))
-        else {
-            let is_required = std::env::var("FULLRANK_REQUIRE_GPU").is_ok_and(|value| value == "1");
-            assert!(!is_required, "FULLRANK_REQUIRE_GPU=1, and there is no adapter");
-            eprintln!("SKIPPED: no wgpu adapter, the GPU forms were not checked");
-            return Mutex::new(Vec::new());
-        };
-        let open = |tiling| (adapter.open(Some(tiling)).unwrap(), Replay::new(adapter));
-        Mutex::new(vec![open(Tiling::Direct), open(Tiling::Workgroup)])
+        let replay = |device: &Device| (device.clone(), Replay::new(&devices::adapter().unwrap()));
+        Mutex::new(devices::gpus().iter().map(replay).collect())
     })
 }
 

@@ -6,6 +6,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
 mod attention;
+#[path = "../devices/mod.rs"]
+mod devices;
 mod forms;
 mod loss;
 mod lowrank;

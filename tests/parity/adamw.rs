@@ -10,9 +10,8 @@ use fullrank::model::{Params, Role};
 use fullrank::optim::Optimizer;
 use std::path::Path;
 
-pub fn check(path: &Path) {
+pub fn check(path: &Path, device: &Device) {
     let file = SafetensorsFile::open(path).unwrap();
-    let device = Device::cpu();
     let hyper = AdamW {
         learning_rate: 0.0,
         beta1: number(&file, "beta1"),
@@ -21,7 +20,7 @@ pub fn check(path: &Path) {
         weight_decay: number(&file, "weight_decay"),
         form: AdamForm::Torch,
     };
-    let one = Vector::from_host(vec![1.0], [1], &device, Category::Activations);
+    let one = Vector::from_host(vec![1.0], [1], device, Category::Activations);
     for name in ["p1d", "p2d"] {
         let init = file.read_f32(&format!("{name}.init")).unwrap();
         let shape = match init.shape[..] {
@@ -30,10 +29,10 @@ pub fn check(path: &Path) {
             _ => panic!("{name}: a vector or a matrix"),
         };
         let len = init.values.len();
-        let upload = |values| Matrix::from_host(values, shape, &device, Category::Weights);
+        let upload = |values| Matrix::from_host(values, shape, device, Category::Weights);
         let mut params = Params::default();
         let id = params.add(name, init.shape.clone(), Role::Network, upload(init.values), true);
-        let mut optimizer = Optimizer::new(hyper, &device);
+        let mut optimizer = Optimizer::new(hyper, device);
         let grads = values(&file, &format!("{name}.grad"));
         let (mut param, mut exp_avg, mut exp_avg_sq) = (Vec::new(), Vec::new(), Vec::new());
         for grad in grads.chunks(len) {

@@ -25,13 +25,12 @@ struct Case {
 }
 
 impl Case {
-    fn open(path: &Path) -> Self {
+    fn open(path: &Path, device: &Device) -> Self {
         let file = SafetensorsFile::open(path).unwrap();
-        let device = Device::cpu();
         let init = file.read_f32("W.init").unwrap();
         let [m, n] = init.shape[..] else { panic!("W.init is a matrix") };
         let mut params = Params::default();
-        let value = Matrix::from_host(init.values, [m, n], &device, Category::Weights);
+        let value = Matrix::from_host(init.values, [m, n], device, Category::Weights);
         let id = params.add("W", vec![m, n], Role::Network, value, true);
         let linear =
             Linear { name: "layer".into(), rows: m, cols: n, weight: Some(id), adapter: None };
@@ -44,9 +43,9 @@ impl Case {
             weight_decay: number(&file, "weight_decay"),
             form: AdamForm::Reference,
         };
-        let optimizer = Optimizer::new(hyper, &device);
+        let optimizer = Optimizer::new(hyper, device);
         let steps = number(&file, "steps") as usize;
-        Self { file, device, params, optimizer, layer, steps }
+        Self { file, device: device.clone(), params, optimizer, layer, steps }
     }
 
     fn at(&self, name: &str, step: usize) -> Vec<f32> {
@@ -151,15 +150,15 @@ impl Case {
 }
 
 /// The authors' GaLore.
-pub fn check(path: &Path) {
-    let case = Case::open(path);
+pub fn check(path: &Path, device: &Device) {
+    let case = Case::open(path, device);
     let alpha = number(&case.file, "scale");
     case.replay(|layer, cx, _, grad, one| galore::apply(layer, alpha, cx, grad, one));
 }
 
 /// The authors' Fira.
-pub fn check_fira(path: &Path) {
-    let case = Case::open(path);
+pub fn check_fira(path: &Path, device: &Device) {
+    let case = Case::open(path, device);
     let terms = fira::Terms {
         alpha: number(&case.file, "alpha"),
         is_released: true,

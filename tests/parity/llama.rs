@@ -10,13 +10,13 @@ use fullrank::model::backward::GradientSink;
 use fullrank::model::{Batch, Gradients, Model};
 use std::path::Path;
 
-pub fn check(path: &Path) {
+pub fn check(path: &Path, device: &Device) {
     let expected = SafetensorsFile::open(path.join("expected.safetensors")).unwrap();
     let ids = expected.read_i64("input_ids").unwrap();
     let seq_len = expected.shape("input_ids").unwrap()[1];
     let has_gradients = expected.names().any(|name| name.starts_with("grad."));
     for recompute in [false, true] {
-        let mut model = Model::load(path, &Device::cpu()).unwrap();
+        let mut model = Model::load(path, device).unwrap();
         let batch = next_token_batch(&ids, &ids, seq_len, &model);
         let logits = model.logits(&batch).to_host();
         assert_close("logits", &logits, &values(&expected, "logits"), 2e-5);

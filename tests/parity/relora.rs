@@ -13,11 +13,10 @@ use fullrank::methods::relora::merge;
 use fullrank::methods::relora::prune::{magnitude_mask, random_mask, threshold};
 use fullrank::model::Model;
 
-pub fn check_merge(path: &Path) {
+pub fn check_merge(path: &Path, device: &Device) {
     let file = SafetensorsFile::open(path).unwrap();
-    let device = Device::cpu();
     let ([m, n], rank) = (sizes(&file, "W_before"), number(&file, "rank") as usize);
-    let (mut model, id) = model_with_layer(m, n, &device);
+    let (mut model, id) = model_with_layer(m, n, device);
     let scale = number(&file, "scaling") as f32;
     let pair = (values(&file, "A"), values(&file, "B"));
     let (adapter, _) = factors::attach(&mut model, id, rank, scale, pair, false);
@@ -25,7 +24,7 @@ pub fn check_merge(path: &Path) {
     let weight = linear.weight.unwrap();
     let upload = |name: &str| {
         let (values, shape) = (values(&file, name), sizes(&file, name));
-        Matrix::from_host(values, shape, &device, Category::Weights)
+        Matrix::from_host(values, shape, device, Category::Weights)
     };
     model.params.set(weight, upload("W_before"));
     let x = upload("x");
@@ -60,7 +59,7 @@ fn sizes(file: &SafetensorsFile, name: &str) -> [usize; 2] {
     [shape[0], shape[1]]
 }
 
-pub fn check_prune(path: &Path) {
+pub fn check_prune(path: &Path, _: &Device) {
     let file = SafetensorsFile::open(path).unwrap();
     let kept = |tensor: &[f32], mask: Vec<bool>| -> Vec<f32> {
         tensor.iter().zip(mask).map(|(&value, keep)| if keep { value } else { 0.0 }).collect()

@@ -1,12 +1,13 @@
 //! Learning-rate factors of transformers and of the authors' codes.
 
+use fullrank::device::Device;
 use fullrank::formats::safetensors::SafetensorsFile;
 use fullrank::optim::Schedule;
 use fullrank::optim::schedule::Span;
 use serde_json::Value;
 use std::path::Path;
 
-pub fn check(path: &Path) {
+pub fn check(path: &Path, _: &Device) {
     let file = SafetensorsFile::open(path).unwrap();
     let names: Vec<String> = file.names().map(str::to_owned).collect();
     for name in names {

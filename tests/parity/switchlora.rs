@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// The authors' rate of switching and bounds of the initialisation.
-pub fn check_schedule(path: &Path) {
+pub fn check_schedule(path: &Path, _: &Device) {
     let file = SafetensorsFile::open(path).unwrap();
     for set in 0..number(&file, "sets") as usize {
         let read = |name: &str| file.read_f64(&format!("set{set}.{name}")).unwrap();
@@ -59,12 +59,11 @@ impl StateReader for Start<'_> {
     }
 }
 
-pub fn check(path: &Path) {
+pub fn check(path: &Path, device: &Device) {
     let file = SafetensorsFile::open(path).unwrap();
-    let device = Device::cpu();
     let get = |key| number(&file, key);
     let (m, n, rank) = (get("m_out") as usize, get("n_in") as usize, get("rank") as usize);
-    let (mut model, id) = model_with_layer(m, n, &device);
+    let (mut model, id) = model_with_layer(m, n, device);
     let ints = |name: &str| file.read_i32(name).unwrap();
     let side = |letter: &str| {
         json!({
@@ -78,7 +77,7 @@ pub fn check(path: &Path) {
     let mut layer = Layer::restore(&mut model, id, rank, scale, 0, &entry, &Start(&file)).unwrap();
     let adapter = layer.adapter();
     let weight = model.linears()[id.0].weight.unwrap();
-    let upload = |values, shape| Matrix::from_host(values, shape, &device, Category::Weights);
+    let upload = |values, shape| Matrix::from_host(values, shape, device, Category::Weights);
     model.params.set(adapter.a, upload(values(&file, "init.A"), [rank, n]));
     model.params.set(adapter.b, upload(values(&file, "init.B"), [m, rank]));
     model.params.set(weight, upload(values(&file, "init.W"), [m, n]));
@@ -91,14 +90,14 @@ pub fn check(path: &Path) {
         weight_decay: get("weight_decay"),
         form: AdamForm::Torch,
     };
-    let mut optimizer = Optimizer::new(hyper, &device);
+    let mut optimizer = Optimizer::new(hyper, device);
     let rules = Rules {
         selection: Selection::Contiguous,
         freeze: get("adam_warm_step") as u64,
         counts_frozen_steps: true,
         decay_frozen: true,
     };
-    let one = Vector::from_host(vec![1.0], [1], &device, Category::Activations);
+    let one = Vector::from_host(vec![1.0], [1], device, Category::Activations);
     let (requested, replaced) = (ints("requested"), ints("replaced"));
     let step_of = |name: &str, step: usize| -> Vec<f32> {
         let all = values(&file, name);

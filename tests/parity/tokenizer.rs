@@ -1,10 +1,11 @@
 //! A real tokenizer: ids and texts of the tokenizers library.
 
+use fullrank::device::Device;
 use fullrank::formats::tokenizer::Tokenizer;
 use serde_json::Value;
 use std::path::Path;
 
-pub fn check(path: &Path) {
+pub fn check(path: &Path, _: &Device) {
     let tokenizer = Tokenizer::from_file(path.join("tokenizer.json")).unwrap();
     let text = std::fs::read_to_string(path.join("cases.json")).unwrap();
     let cases: Value = serde_json::from_str(&text).unwrap();

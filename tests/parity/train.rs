@@ -13,11 +13,10 @@ use fullrank::optim::{Optimizer, Schedule};
 use fullrank::run::engine::{Engine, Settings};
 use std::path::Path;
 
-pub fn check(path: &Path) {
+pub fn check(path: &Path, device: &Device) {
     let file = SafetensorsFile::open(path).unwrap();
-    let device = Device::cpu();
     let base = path.with_file_name(&file.metadata()["base_model"]);
-    let model = Model::load(&base, &device).unwrap();
+    let model = Model::load(&base, device).unwrap();
     let rank = number(&file, "lora_rank") as usize;
     let mut config = fullrank::config::RunConfig::default();
     config.train.method = if rank == 0 { "full".into() } else { "lora".into() };
@@ -32,7 +31,7 @@ pub fn check(path: &Path) {
         form: AdamForm::Torch,
     };
     let mut engine = Engine {
-        optimizer: Optimizer::new(hyper, &device),
+        optimizer: Optimizer::new(hyper, device),
         method: methods::create(&config).unwrap(),
         settings: Settings {
             learning_rate: number(&file, "peak_lr"),
