@@ -254,6 +254,8 @@ pub struct SwitchLoraTable {
     pub warm_start: u64,
     /// Peak learning rate of those updates.
     pub warm_start_learning_rate: f64,
+    /// `auto`, `device` or `host`: where the candidate vectors wait.
+    pub pools: String,
 }
 
 impl Default for SwitchLoraTable {
@@ -268,6 +270,7 @@ impl Default for SwitchLoraTable {
             count_frozen_steps: true,
             warm_start: 0,
             warm_start_learning_rate: 1e-3,
+            pools: "auto".into(),
         }
     }
 }

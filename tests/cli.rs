@@ -13,7 +13,11 @@ use fullrank::config::RunConfig;
 fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fullrank"));
     // The width of the help would follow the terminal of whoever runs the tests.
-    command.env("NODEVICE_SELECT", "1").env_remove("COLUMNS").env_remove("FULLRANK_LOG").stdin(Stdio::null());
+    command
+        .env("NODEVICE_SELECT", "1")
+        .env_remove("COLUMNS")
+        .env_remove("FULLRANK_LOG")
+        .stdin(Stdio::null());
     command
 }
 

@@ -75,7 +75,7 @@ fn assert_survived(run: &RunDir, result: Result<()>, reason: &str, straight: &Ru
     assert!(!error.remedy().is_empty());
     assert!(newest_checkpoint(run).ends_with("step-00000006"));
     let ended = |event: &Event| matches!(&event.body, Body::End(end) if end.what.contains(reason));
-    assert!(read_log(&run.events()).unwrap().iter().any(ended), "the log says why");
+    assert!(read_log(run.events()).unwrap().events.iter().any(ended), "the log says why");
     let session = Session::resume(run.clone(), None, None, None).unwrap();
     session.train(&mut Vec::new()).unwrap();
     assert_same_run(straight, run);

@@ -158,6 +158,7 @@ fn check_switchlora(switchlora: &SwitchLoraTable) -> Result<()> {
     not_negative("switchlora.warm_start_learning_rate", switchlora.warm_start_learning_rate)?;
     one_of("switchlora.selection", selection, settings::SWITCH_SELECTIONS)?;
     one_of("switchlora.rate", rate, settings::SWITCH_RATES)?;
+    one_of("switchlora.pools", &switchlora.pools, settings::SWITCH_POOLS)?;
     // Shorter intervals would find most vectors still held (methods.md 2.4).
     let least = 2.0 * *freeze as f64;
     if *interval0 < least {

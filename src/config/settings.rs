@@ -135,6 +135,9 @@ pub const SWITCH_SELECTIONS: &[&str] = &["contiguous", "random"];
 /// Forms of the decay of SwitchLoRA's rate.
 pub const SWITCH_RATES: &[&str] = &["paper", "code"];
 
+/// Where SwitchLoRA's candidate vectors wait.
+pub const SWITCH_POOLS: &[&str] = &["auto", "device", "host"];
+
 /// Which entries of the moments ReLoRA zeroes at a merge.
 pub const RELORA_RESETS: &[&str] = &["magnitude", "random", "zero"];
 

@@ -273,11 +273,7 @@ impl CubeKernel for Program {
 
     fn source(&self) -> Option<PrecompiledSource> {
         let source = if self.is_broken { "broken".into() } else { self.render() };
-        Some(PrecompiledSource {
-            source,
-            entrypoint_name: "main".into(),
-            lang: "wgsl",
-        })
+        Some(PrecompiledSource { source, entrypoint_name: "main".into(), lang: "wgsl" })
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
 };
 
 pub mod layer;
+pub mod pool;
 pub mod schedule;
 mod side;
 
@@ -65,6 +66,7 @@ impl SwitchLora {
                 freeze: table.freeze,
                 counts_frozen_steps: table.count_frozen_steps,
                 decay_frozen: table.decay_frozen,
+                pools_on_host: table.pools == "host",
             },
             warm_start: WarmStart {
                 updates: table.warm_start,
@@ -151,7 +153,9 @@ impl Method for SwitchLora {
             let rank = self.rank.min(cx.model.linears()[index].max_rank());
             let scale = (self.alpha / rank as f64) as f32;
             let id = LinearId(index);
-            self.layers.push(Layer::restore(cx.model, id, rank, scale, cx.t, entry, state)?);
+            let rules = &self.rules;
+            let layer = Layer::restore(cx.model, id, rank, scale, cx.t, rules, entry, state)?;
+            self.layers.push(layer);
         }
         if is_wrapped {
             factors::freeze_targets(cx.model);

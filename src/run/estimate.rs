@@ -221,6 +221,21 @@ fn largest_tensor(config: &RunConfig, shape: &ModelConfig) -> (&'static str, u12
     sizes.into_iter().max_by_key(|(_, numbers)| *numbers).unwrap_or(("a tensor", 0))
 }
 
+/// Bytes of SwitchLoRA's pools.
+pub fn pool_bytes(shape: &ModelConfig, rank: usize) -> u64 {
+    let numbers = 4 * shape.num_hidden_layers as u128 * pool_numbers(shape, rank);
+    u64::try_from(numbers).unwrap_or(u64::MAX)
+}
+
+/// Numbers in the pools of one block.
+fn pool_numbers(shape: &ModelConfig, rank: usize) -> u128 {
+    block_linears(shape)
+        .iter()
+        .filter(|&&(_, m, n)| rank >= 2 && m.min(n) > rank)
+        .map(|&(_, m, n)| m.min(n) as u128 * (m + n) as u128)
+        .sum()
+}
+
 fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -> Estimate {
     let train = &config.train;
     let linears: Vec<LinearSize> = block_linears(shape)
@@ -241,11 +256,8 @@ fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -
     let trained_rest = if trains_rest { non_targets } else { 0 };
     let trained_targets = if rank == 0 { weight } else { factors };
     let is_switching = train.method == "switchlora" && rank > 0;
-    let pools: u128 = block_linears(shape)
-        .iter()
-        .filter(|&&(_, m, n)| is_switching && rank >= 2 && m.min(n) > rank)
-        .map(|&(_, m, n)| m.min(n) as u128 * (m + n) as u128)
-        .sum();
+    let is_on_device = is_switching && config.switchlora.pools != "host";
+    let pools = if is_on_device { pool_numbers(shape, rank) } else { 0 };
     let rope = shape.max_position_embeddings * (shape.head_dim / 2) * 2;
     let dense = if has_base { weight } else { 0 };
     let hidden = shape.hidden_size as u128;

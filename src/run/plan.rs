@@ -7,11 +7,13 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::hf_config::HfConfig;
 use crate::formats::tokenizer::Tokenizer;
+use crate::methods::switchlora::pool::waits_on_host;
 use crate::model::ModelConfig;
 use crate::model::config::{PRESETS, Preset, preset};
 use crate::optim::Schedule;
 
 use super::engine::Settings;
+use super::estimate;
 
 mod relora;
 
@@ -199,6 +201,9 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let gap = (iters / 50).clamp(10, 200);
     config.galore.update_proj_gap.get_or_insert(gap);
     config.fira.update_proj_gap.get_or_insert(gap);
+    let pools = estimate::pool_bytes(shape, rank);
+    let on_host = waits_on_host(&config.switchlora.pools, pools, train.memory_budget);
+    config.switchlora.pools = if on_host { "host" } else { "device" }.into();
     train.steps_per_report.get_or_insert((iters / 60).max(1));
     train.eval_every.get_or_insert((iters / 10).max(1));
     train.checkpoint_every.get_or_insert((iters / 4).max(1));

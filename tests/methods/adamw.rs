@@ -1,6 +1,5 @@
 //! The optimizer against `AdamW` written for one number in f64.
 
-use fullrank::device::Device;
 use fullrank::device::memory::Category;
 use fullrank::kernels::update::{AdamForm, AdamW};
 use fullrank::kernels::{Matrix, Vector};
@@ -57,7 +56,7 @@ fn gradient(t: u64, len: usize) -> Vec<f32> {
 
 #[test]
 fn a_hundred_updates_agree_with_a_scalar_adamw_in_double_precision() {
-    let (shape, device) = ([7, 33], Device::cpu());
+    let (shape, device) = ([7, 33], device());
     let len = shape[0] * shape[1];
     for (form, beta2, eps) in [
         (AdamForm::Torch, 0.999, 1e-8),

@@ -1,6 +1,5 @@
 //! Fira: what the residual, its scaling and its limiter promise.
 
-use fullrank::device::Device;
 use fullrank::device::memory::Category;
 use fullrank::kernels::update::{AdamForm, AdamW};
 use fullrank::kernels::{Matrix, Vector};
@@ -12,7 +11,7 @@ use fullrank::optim::Optimizer;
 use fullrank::random::stream;
 use fullrank::runlog::Body;
 
-use super::fixture::{config, engine, method_state, parameter_bits, train};
+use super::fixture::{config, device, engine, method_state, parameter_bits, train};
 use super::galore::assert_resumes;
 
 const RATE: f64 = 0.5;
@@ -28,7 +27,7 @@ struct Bench {
 
 impl Bench {
     fn new(shape: [usize; 2]) -> Self {
-        let device = Device::cpu();
+        let device = device();
         let hyper = AdamW {
             learning_rate: 0.0,
             beta1: 0.9,
@@ -69,7 +68,7 @@ impl Bench {
         &mut self,
         run: impl FnOnce(&Layer, &mut LayerContext<'_>, &Vector, &Vector) -> R,
     ) -> R {
-        let one = Vector::from_host(vec![1.0], [1], &Device::cpu(), Category::Activations);
+        let one = Vector::from_host(vec![1.0], [1], &device(), Category::Activations);
         let mut events = Vec::new();
         let mut cx = LayerContext {
             params: &mut self.params,
@@ -99,7 +98,7 @@ impl Bench {
 
 fn grad(shape: [usize; 2], draw: u64, size: f64) -> Matrix {
     let values = stream(3, "grad", "test", draw).normal_vec(shape[0] * shape[1], size);
-    Matrix::from_host(values, shape, &Device::cpu(), Category::Gradients)
+    Matrix::from_host(values, shape, &device(), Category::Gradients)
 }
 
 fn terms(is_released: bool) -> Terms {
@@ -140,8 +139,7 @@ fn the_papers_step_is_that_of_galore_plus_a_residual_outside_the_subspace() {
             ours.weight().iter().zip(plain.weight()).map(|(a, b)| a - b).collect();
         let largest = difference.iter().fold(0f32, |m, v| m.max(v.abs()));
         assert!(largest > 1e-3, "there is a residual");
-        let difference =
-            Matrix::from_host(difference, shape, &Device::cpu(), Category::Activations);
+        let difference = Matrix::from_host(difference, shape, &device(), Category::Activations);
         let inside = ours.layer.project(&difference).to_host();
         assert!(inside.iter().all(|v| v.abs() < 1e-5 * largest.max(1.0)), "{shape:?}: {inside:?}");
     }
@@ -158,7 +156,7 @@ fn an_unscaled_residual_and_the_projected_part_add_up_to_the_gradient() {
         bench.step(&terms, grad(shape, 1, 1.0));
         plain.with(|layer, cx, one, _| galore::apply(layer, 1.0, cx, grad(shape, 1, 1.0), one));
         let projected = bench.layer.project(&grad(shape, 1, 1.0));
-        let zeros = Matrix::zeros(shape, &Device::cpu(), Category::Activations);
+        let zeros = Matrix::zeros(shape, &device(), Category::Activations);
         let back = bench.layer.add_back(zeros, 1.0, &projected).to_host();
         let parts = bench.weight().into_iter().zip(plain.weight()).zip(back);
         for (((ours, plain), back), grad) in parts.zip(grad(shape, 1, 1.0).to_host()) {

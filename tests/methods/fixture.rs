@@ -1,6 +1,7 @@
 //! A tiny network, random tokens, and the whole state of an engine in a form that can be compared.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use fullrank::config::RunConfig;
 use fullrank::device::Device;
@@ -18,6 +19,16 @@ use serde_json::Value;
 
 pub const SEQ_LEN: usize = 12;
 pub const LINEARS: usize = 14;
+
+/// Where these tests compute: the CPU backend with a ledger of its own, or the device that
+/// `FULLRANK_TEST_DEVICE` names, opened once.
+pub fn device() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    match std::env::var("FULLRANK_TEST_DEVICE") {
+        Ok(name) => DEVICE.get_or_init(|| Device::open(&name, None).unwrap()).clone(),
+        Err(_) => Device::cpu(),
+    }
+}
 
 /// Two blocks with grouped keys: layers 16 x 16, 8 x 16, 40 x 16 and 16 x 40.
 pub fn shape() -> ModelConfig {
@@ -86,7 +97,7 @@ pub fn engine(config: &RunConfig) -> Engine {
 }
 
 pub fn engine_of(config: &RunConfig, shape: ModelConfig) -> Engine {
-    let model = Model::init(shape, config.train.seed, &Device::cpu());
+    let model = Model::init(shape, config.train.seed, &device());
     let mut engine = setup::engine(config, model).unwrap();
     engine.with_method(|method, cx| method.prepare(cx)).unwrap();
     engine
@@ -101,7 +112,7 @@ pub fn batch_of(rows: usize, draw: u64, device: &Device) -> Batch {
 }
 
 pub fn batch(draw: u64) -> Batch {
-    batch_of(3, draw, &Device::cpu())
+    batch_of(3, draw, &device())
 }
 
 /// The update that comes next, on the batch that belongs to it.
@@ -254,14 +265,14 @@ pub fn gradients(model: &mut Model, batch: &Batch) -> Gradients {
     let mut gradients = Gradients::default();
     let mut keep = |_: &mut _, _, grad| Some(grad);
     let mut sink = GradientSink::new(&mut gradients, true, &mut keep);
-    let zero = Vector::from_host(vec![0.0], [1], &Device::cpu(), Category::Activations);
+    let zero = Vector::from_host(vec![0.0], [1], &device(), Category::Activations);
     model.forward_backward(batch, zero, 1.0 / batch.counted as f32, false, &mut sink);
     gradients
 }
 
 pub fn set(model: &mut Model, id: ParamId, values: Vec<f32>) {
     let shape = model.params.value(id).shape();
-    let value = Matrix::from_host(values, shape, &Device::cpu(), Category::Weights);
+    let value = Matrix::from_host(values, shape, &device(), Category::Weights);
     model.params.set(id, value);
 }
 

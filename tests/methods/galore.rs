@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use faer::Mat;
 use fullrank::config::RunConfig;
-use fullrank::device::Device;
 use fullrank::device::memory::Category;
 use fullrank::run::checkpoint::{Checkpoint, Progress, save};
 use fullrank::run::engine::Engine;
@@ -12,8 +11,8 @@ use fullrank::run::setup;
 use fullrank::runlog::{Body, Subspace};
 
 use super::fixture::{
-    assert_same, batch, config, engine, gradients, method_state, parameter_bits, product, snapshot,
-    train, transposed, wide,
+    assert_same, batch, config, device, engine, gradients, method_state, parameter_bits, product,
+    snapshot, train, transposed, wide,
 };
 
 /// Every projector on the host, by name.
@@ -39,7 +38,7 @@ fn reopened(config: &RunConfig, engine: &mut Engine) -> Engine {
     let progress = Progress { t: engine.t, ..Progress::default() };
     let path = save(folder.path(), engine, &progress).unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
-    let model = checkpoint.load_model(&Device::cpu()).unwrap();
+    let model = checkpoint.load_model(&device()).unwrap();
     let mut other = setup::engine(config, model).unwrap();
     checkpoint.restore(&mut other, true).unwrap();
     other

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use fullrank::config::RunConfig;
 use fullrank::data::{Corpus, Dataset, cache::TokenCache};
-use fullrank::device::Device;
 use fullrank::formats::tokenizer::Tokenizer;
 use fullrank::kernels::Matrix;
 use fullrank::model::generate::Sampling;
@@ -15,9 +14,9 @@ use fullrank::run::eval::{continue_text, evaluate};
 use fullrank::run::export::{merged_weight, write_model};
 
 use super::fixture::{
-    all_effective, assert_same, batch, busy_switchlora, config, effective, engine, engine_of,
-    gradients, logits, parameter_bits, product, relative_difference, relora, set, shape, snapshot,
-    train, transposed, wide,
+    all_effective, assert_same, batch, busy_switchlora, config, device, effective, engine,
+    engine_of, gradients, logits, parameter_bits, product, relative_difference, relora, set, shape,
+    snapshot, train, transposed, wide,
 };
 
 const INITS: [&str; 4] = ["standard", "both_kaiming", "gaussian", "switchlora"];
@@ -35,7 +34,7 @@ fn values(grad: Option<&Matrix>) -> Vec<f64> {
 
 /// A model without adapters whose weights are the effective ones of `model`, all of them trained.
 fn dense_twin(model: &Model) -> Model {
-    let mut twin = Model::init(model.config.clone(), 0, &Device::cpu());
+    let mut twin = Model::init(model.config.clone(), 0, &device());
     for (id, param) in model.params.iter() {
         if let Some(same) = twin.params.find(&param.name) {
             set(&mut twin, same, model.params.value(id).to_host());
@@ -160,7 +159,7 @@ fn the_dense_weight_keeps_its_bits_for_the_whole_run() {
 fn reloaded(model: &Model, tokenizer: &Tokenizer, folder: &Path) -> Model {
     let folder = folder.join("model");
     write_model(&folder, model, tokenizer).unwrap();
-    Model::load(&folder, &Device::cpu()).unwrap()
+    Model::load(&folder, &device()).unwrap()
 }
 
 // Section 3: merged and unmerged logits agree; the same for SwitchLoRA and for `base = none`.

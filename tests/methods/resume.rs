@@ -1,13 +1,12 @@
 //! A run that was saved and opened again goes on with the bits of one that was not.
 
 use fullrank::config::RunConfig;
-use fullrank::device::Device;
 use fullrank::run::checkpoint::{Checkpoint, Progress, save};
 use fullrank::run::engine::Engine;
 use fullrank::run::setup;
 
 use super::fixture::{
-    assert_same, busy_switchlora, config, engine, relora, sides, snapshot, train,
+    assert_same, busy_switchlora, config, device, engine, relora, sides, snapshot, train,
 };
 
 /// Writes the engine's state to disk and makes another engine of it.
@@ -16,7 +15,7 @@ fn reopened(config: &RunConfig, engine: &mut Engine) -> Engine {
     let progress = Progress { t: engine.t, ..Progress::default() };
     let path = save(folder.path(), engine, &progress).unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
-    let model = checkpoint.load_model(&Device::cpu()).unwrap();
+    let model = checkpoint.load_model(&device()).unwrap();
     let mut other = setup::engine(config, model).unwrap();
     checkpoint.restore(&mut other, true).unwrap();
     other
@@ -137,7 +136,7 @@ fn a_checkpoint_of_relora_with_other_cycles_is_an_error() {
     let path = save(folder.path(), &mut run, &progress).unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
     let restored = |config: &RunConfig| {
-        let model = checkpoint.load_model(&Device::cpu()).unwrap();
+        let model = checkpoint.load_model(&device()).unwrap();
         checkpoint.restore(&mut setup::engine(config, model).unwrap(), true)
     };
     assert!(restored(&relora(2, 4)).is_ok());
@@ -155,7 +154,7 @@ fn a_checkpoint_of_another_method_or_rank_is_an_error_and_no_panic() {
     let path = save(folder.path(), &mut run, &progress).unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
     let restored = |config: &RunConfig| {
-        let model = checkpoint.load_model(&Device::cpu()).unwrap();
+        let model = checkpoint.load_model(&device()).unwrap();
         let mut engine = setup::engine(config, model).unwrap();
         checkpoint.restore(&mut engine, true)
     };

@@ -1,15 +1,16 @@
 //! One switch of SwitchLoRA: the function stays, no vector is lost, nothing overlaps.
 
 use fullrank::config::RunConfig;
-use fullrank::device::Device;
 use fullrank::device::memory::Category;
 use fullrank::kernels::Matrix;
 use fullrank::kernels::lowrank::{Exchange, switch_columns, switch_rows};
 use fullrank::random::stream;
+use fullrank::run::engine::Engine;
 
 use super::fixture::{
-    Side, all_effective, busy_switchlora, config, disturb, effective, engine, logits,
-    merge_tolerance, passed, product, relative_difference, sides, switch_once, tolerances, train,
+    Side, all_effective, busy_switchlora, config, device, disturb, effective, engine, logits,
+    merge_tolerance, passed, product, relative_difference, sides, snapshot, step, switch_once,
+    tolerances, train,
 };
 
 fn with_selection(selection: &str) -> RunConfig {
@@ -59,7 +60,7 @@ fn a_switch_of_both_sides_keeps_the_effective_weight() {
 #[test]
 fn a_switch_of_one_side_keeps_the_effective_weight() {
     let (m, n, rank, candidates) = (10, 7, 4, 7);
-    let device = Device::cpu();
+    let device = device();
     let random = |name: &str, shape: [usize; 2]| {
         let values = stream(3, name, "one side", 0).normal_vec(shape[0] * shape[1], 1.0);
         Matrix::from_host(values, shape, &device, Category::Activations)
@@ -289,4 +290,22 @@ fn frozen_vectors_ahead_limit_the_switch() {
             assert_eq!((layer.wanted, layer.k), (4, expected), "update {t}");
         }
     }
+}
+
+#[test]
+fn pools_on_the_host_change_no_bit() {
+    let here = busy_switchlora();
+    let mut there = here.clone();
+    there.switchlora.pools = "host".into();
+    let (mut a, mut b) = (engine(&here), engine(&there));
+    for _ in 0..25 {
+        let (x, y) = (step(&mut a), step(&mut b));
+        assert_eq!(x, y);
+    }
+    assert_eq!(snapshot(&mut a), snapshot(&mut b));
+    // Only the rows of an exchange visit the device.
+    let pools =
+        |engine: &Engine| engine.model.device().ledger().read().now[Category::Pools as usize];
+    drop(a);
+    assert_eq!(pools(&b), 0);
 }

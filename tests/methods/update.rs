@@ -1,14 +1,13 @@
 //! One update of the engine: rate zero, accumulation, recomputation, clipping. Full rank and the adapters.
 
 use fullrank::config::RunConfig;
-use fullrank::device::Device;
 use fullrank::kernels::Matrix;
 use fullrank::model::Batch;
 use fullrank::random::stream;
 use fullrank::run::engine::Engine;
 
 use super::fixture::{
-    SEQ_LEN, assert_same, batch, batch_of, busy_switchlora, config, engine, gradients,
+    SEQ_LEN, assert_same, batch, batch_of, busy_switchlora, config, device, engine, gradients,
     parameter_bits, relative_difference, relora, snapshot, step, train, wide,
 };
 
@@ -45,7 +44,7 @@ fn whole_and_parts(draw: u64) -> (Batch, Vec<Batch>) {
     let mut random = stream(13, "accumulate", "test", draw);
     let mut ids = || (0..8 * SEQ_LEN).map(|_| random.below(50) as i32).collect::<Vec<_>>();
     let (inputs, targets) = (ids(), ids());
-    let device = Device::cpu();
+    let device = device();
     let make = |inputs: &[i32], targets: &[i32]| Batch::new(inputs, targets, SEQ_LEN, &device);
     let part = 2 * SEQ_LEN;
     let parts = inputs.chunks(part).zip(targets.chunks(part)).map(|(i, t)| make(i, t)).collect();
@@ -163,7 +162,7 @@ fn the_loss_falls_on_a_task_that_can_be_learnt() {
 fn nothing_is_computed_for_a_frozen_weight() {
     for (name, config) in methods() {
         let mut engine = engine(&config);
-        let batch = batch_of(2, 0, &Device::cpu());
+        let batch = batch_of(2, 0, &device());
         let grads = gradients(&mut engine.model, &batch);
         let trained: Vec<_> =
             engine.model.params.iter().filter(|(_, p)| p.trainable).map(|(id, _)| id).collect();

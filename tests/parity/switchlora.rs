@@ -60,6 +60,12 @@ impl StateReader for Start<'_> {
 }
 
 pub fn check(path: &Path, device: &Device) {
+    for pools_on_host in [false, true] {
+        check_with(path, device, pools_on_host);
+    }
+}
+
+fn check_with(path: &Path, device: &Device, pools_on_host: bool) {
     let file = SafetensorsFile::open(path).unwrap();
     let get = |key| number(&file, key);
     let (m, n, rank) = (get("m_out") as usize, get("n_in") as usize, get("rank") as usize);
@@ -74,7 +80,15 @@ pub fn check(path: &Path, device: &Device) {
     };
     let entry = json!({ "a": side("A"), "b": side("B") });
     let scale = get("scaling") as f32;
-    let mut layer = Layer::restore(&mut model, id, rank, scale, 0, &entry, &Start(&file)).unwrap();
+    let rules = Rules {
+        selection: Selection::Contiguous,
+        freeze: get("adam_warm_step") as u64,
+        counts_frozen_steps: true,
+        decay_frozen: true,
+        pools_on_host,
+    };
+    let mut layer =
+        Layer::restore(&mut model, id, rank, scale, 0, &rules, &entry, &Start(&file)).unwrap();
     let adapter = layer.adapter();
     let weight = model.linears()[id.0].weight.unwrap();
     let upload = |values, shape| Matrix::from_host(values, shape, device, Category::Weights);
@@ -91,12 +105,6 @@ pub fn check(path: &Path, device: &Device) {
         form: AdamForm::Torch,
     };
     let mut optimizer = Optimizer::new(hyper, device);
-    let rules = Rules {
-        selection: Selection::Contiguous,
-        freeze: get("adam_warm_step") as u64,
-        counts_frozen_steps: true,
-        decay_frozen: true,
-    };
     let one = Vector::from_host(vec![1.0], [1], device, Category::Activations);
     let (requested, replaced) = (ints("requested"), ints("replaced"));
     let step_of = |name: &str, step: usize| -> Vec<f32> {

@@ -109,6 +109,15 @@ pub(super) const SWITCHLORA: &[Setting] = &[
         more: "",
         aliases: &[],
     },
+    Setting {
+        key: "switchlora.pools",
+        flag: "switchlora-pools",
+        value: "WHERE",
+        kind: Kind::Choice(super::SWITCH_POOLS),
+        short: "Memory in which the candidate vectors wait: auto, device or host",
+        more: "`auto` is the device, unless they would take more than a quarter of --memory-budget.",
+        aliases: &[],
+    },
 ];
 
 pub(super) const RELORA: &[Setting] = &[

@@ -193,7 +193,8 @@ impl Product<'_> {
             return;
         }
         let sums = empty(self.a.tensor, [parts * m, n]);
-        Product { c: Rows::from(&sums), write: Write::Replace, ..*self }.launch_tiles(side, chunk, parts);
+        Product { c: Rows::from(&sums), write: Write::Replace, ..*self }
+            .launch_tiles(side, chunk, parts);
         SUM.launch()
             .constant("ADD", u32::from(self.write == Write::Add))
             .tensor(self.c.tensor)

@@ -2,17 +2,17 @@
 
 use serde_json::{Value, json};
 
-use crate::device::memory::Category;
 use crate::error::Result;
+use crate::kernels::Vector;
 use crate::kernels::lowrank::{Exchange, switch_columns, switch_rows};
 use crate::kernels::update::Axis;
-use crate::kernels::{Matrix, Vector};
 use crate::methods::factors::{self, candidate, first_slots, switchlora_bounds};
 use crate::methods::{Context, NamedTensor, StateReader};
 use crate::model::{Adapter, Gradients, Linear, LinearId, Model, ParamId};
 use crate::random::stream;
 use crate::runlog::SwitchLayer;
 
+use super::pool::Pool;
 use super::schedule::{Rate, Selection};
 pub use super::side::Rules;
 use super::side::{Side, SideState};
@@ -92,6 +92,7 @@ impl Layer {
             adapter,
             pools,
             [SideState::fresh(slots_a, 0, t), SideState::fresh(slots_b, rank / 2, t)],
+            rules,
         );
         (layer, change)
     }
@@ -103,6 +104,7 @@ impl Layer {
         adapter: Adapter,
         pools: (Vec<f32>, Vec<f32>),
         [a, b]: [SideState; 2],
+        rules: &Rules,
     ) -> Self {
         let device = model.device();
         let candidates = linear.max_rank();
@@ -110,7 +112,7 @@ impl Layer {
         // Without spare candidates nothing is ever switched: no pool then.
         let pool = |values, len| {
             (!is_fixed(candidates, rank))
-                .then(|| Matrix::from_host(values, [candidates, len], device, Category::Pools))
+                .then(|| Pool::new(values, len, rules.pools_on_host, device))
         };
         let (pool_a, pool_b) = (pool(pools.0, linear.cols), pool(pools.1, linear.rows));
         Self {
@@ -131,6 +133,7 @@ impl Layer {
         rank: usize,
         scale: f32,
         t: u64,
+        rules: &Rules,
         entry: &Value,
         state: &dyn StateReader,
     ) -> Result<Self> {
@@ -150,7 +153,7 @@ impl Layer {
         let sides = [side("a", "lora_A")?, side("b", "lora_B")?];
         let blank = factors::blank(&linear, rank);
         let (adapter, _) = factors::attach(model, id, rank, scale, blank, false);
-        Ok(Self::assemble(model, &linear, id, adapter, pools, sides))
+        Ok(Self::assemble(model, &linear, id, adapter, pools, sides, rules))
     }
 
     /// The layer's place in the model.
@@ -248,13 +251,17 @@ impl Layer {
         let (Some(weight), Some(pool)) = (weight, side.pool.take()) else {
             unreachable!("a layer that switches has a dense weight and a pool")
         };
+        let device = cx.model.device().clone();
         let params = &mut cx.model.params;
         let (w, vector) = (params.take(weight), params.take(side.param));
         let other = params.value(partner.param);
-        let (w, vector, pool, norm) = match axis {
-            Axis::Rows => switch_rows(w, vector, other, pool, &exchange),
-            Axis::Columns => switch_columns(w, other, vector, pool, &exchange),
-        };
+        let (pool, (w, vector, norm)) = pool.exchange(&exchange, &device, |pool, exchange| {
+            let (w, vector, pool, norm) = match axis {
+                Axis::Rows => switch_rows(w, vector, other, pool, exchange),
+                Axis::Columns => switch_columns(w, other, vector, pool, exchange),
+            };
+            (pool, (w, vector, norm))
+        });
         params.set(weight, w);
         params.set(side.param, vector);
         side.pool = Some(pool);
@@ -263,7 +270,6 @@ impl Layer {
             side.slots[i] = slot;
         }
         side.pointer = (side.pointer + k) % self.rank;
-        let device = cx.model.device().clone();
         partner.restart(&vectors, cx.t, rules, &device);
         partner.zero_moments(cx, &vectors);
         (to, norm)
@@ -298,7 +304,7 @@ impl Layer {
                 let pool = side.pool.as_ref()?;
                 Some(NamedTensor {
                     name: format!("{}.{}", self.name, side.pool_name),
-                    value: pool.clone(),
+                    value: pool.snapshot(),
                 })
             })
             .collect()

@@ -19,6 +19,7 @@ use crate::methods::{Context, StateReader};
 use crate::model::ParamId;
 use crate::optim::adamw::Moments;
 
+use super::pool::Pool;
 use super::schedule::Selection;
 
 /// What decides a switch besides the rate.
@@ -32,6 +33,8 @@ pub struct Rules {
     pub counts_frozen_steps: bool,
     /// Whether weight decay acts during a freeze.
     pub decay_frozen: bool,
+    /// Whether the pools wait in host memory.
+    pub pools_on_host: bool,
 }
 
 /// Factor A by rows or factor B by columns: the same bookkeeping for both.
@@ -42,7 +45,7 @@ pub(super) struct Side {
     pub(super) pool_name: &'static str,
     pub(super) param: ParamId,
     /// `[C, n]` for A, `[C, m]` for B: a candidate a row, whichever the axis.
-    pub(super) pool: Option<Matrix>,
+    pub(super) pool: Option<Pool>,
     /// Pool row of each active vector.
     pub(super) slots: Vec<usize>,
     /// The next vector to switch.
@@ -111,7 +114,7 @@ impl Side {
     pub(super) fn new(
         axis: Axis,
         param: ParamId,
-        pool: Option<Matrix>,
+        pool: Option<Pool>,
         state: SideState,
         device: &Device,
     ) -> Self {

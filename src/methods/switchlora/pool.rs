@@ -1,0 +1,134 @@
+//! Where the candidate vectors of a side wait: on the device, or on the host where the device has no room for
+//! them (the pools of a layer are as large as its factors would be at full rank).
+
+use crate::device::Device;
+use crate::device::memory::Category;
+use crate::kernels::Matrix;
+use crate::kernels::lowrank::Exchange;
+
+/// Candidates of one side, a vector a row.
+#[derive(Debug)]
+pub(super) enum Pool {
+    /// `[C, len]` on the device.
+    Device(Matrix),
+    /// The same in host memory.
+    Host(HostPool),
+}
+
+/// A pool in host memory. Only the rows of an exchange visit the device.
+#[derive(Debug)]
+pub(super) struct HostPool {
+    values: Vec<f32>,
+    len: usize,
+    /// Rows that left the factor and are still on the device, with their places here. They are read when they
+    /// are asked for, so that an exchange does not wait for the device.
+    coming: Option<(Matrix, Vec<usize>)>,
+}
+
+impl Pool {
+    pub(super) fn new(values: Vec<f32>, len: usize, on_host: bool, device: &Device) -> Self {
+        if on_host {
+            return Self::Host(HostPool { values, len, coming: None });
+        }
+        let rows = values.len() / len;
+        Self::Device(Matrix::from_host(values, [rows, len], device, Category::Pools))
+    }
+
+    /// Runs an exchange: `run` gets rows of the pool and the exchange in their numbers, and gives the rows
+    /// back.
+    pub(super) fn exchange<R>(
+        self,
+        exchange: &Exchange<'_>,
+        device: &Device,
+        run: impl FnOnce(Matrix, &Exchange<'_>) -> (Matrix, R),
+    ) -> (Self, R) {
+        match self {
+            Self::Device(pool) => {
+                let (pool, result) = run(pool, exchange);
+                (Self::Device(pool), result)
+            }
+            Self::Host(mut pool) => {
+                pool.settle();
+                let mut rows: Vec<usize> =
+                    exchange.from.iter().chain(exchange.to).copied().collect();
+                rows.sort_unstable();
+                rows.dedup();
+                let values = rows.iter().flat_map(|&row| pool.row(row)).copied().collect();
+                let visiting = Matrix::from_host(
+                    values,
+                    [rows.len(), pool.len],
+                    device,
+                    Category::Activations,
+                );
+                let number = |row: &usize| rows.partition_point(|other| other < row);
+                let from: Vec<usize> = exchange.from.iter().map(number).collect();
+                let to: Vec<usize> = exchange.to.iter().map(number).collect();
+                let renumbered = Exchange { from: &from, to: &to, ..*exchange };
+                let (visiting, result) = run(visiting, &renumbered);
+                pool.coming = Some((visiting, rows));
+                (Self::Host(pool), result)
+            }
+        }
+    }
+
+    /// All candidates, for a checkpoint.
+    pub(super) fn snapshot(&self) -> Matrix {
+        match self {
+            Self::Device(pool) => pool.clone(),
+            Self::Host(pool) => pool.snapshot(),
+        }
+    }
+}
+
+impl HostPool {
+    fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.len..][..self.len]
+    }
+
+    /// Takes in the rows that are still on the device.
+    fn settle(&mut self) {
+        if let Some((visiting, rows)) = self.coming.take() {
+            place(&mut self.values, self.len, &visiting, &rows);
+        }
+    }
+
+    fn snapshot(&self) -> Matrix {
+        let mut values = self.values.clone();
+        if let Some((visiting, rows)) = &self.coming {
+            place(&mut values, self.len, visiting, rows);
+        }
+        let shape = [values.len() / self.len, self.len];
+        Matrix::from_host(values, shape, &Device::cpu(), Category::Pools)
+    }
+}
+
+fn place(values: &mut [f32], len: usize, visiting: &Matrix, rows: &[usize]) {
+    for (row, new) in rows.iter().zip(visiting.to_host().chunks(len)) {
+        values[row * len..][..len].copy_from_slice(new);
+    }
+}
+
+/// Whether the pools wait on the host: asked for, or (`auto`) because they would take more than a quarter of
+/// the memory budget.
+pub fn waits_on_host(setting: &str, pool_bytes: u64, budget: Option<f64>) -> bool {
+    const GIB: f64 = (1u64 << 30) as f64;
+    match setting {
+        "host" => true,
+        "device" => false,
+        _ => budget.is_some_and(|gib| pool_bytes as f64 > gib * GIB / 4.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_larger_than_a_quarter_of_the_budget_wait_on_the_host() {
+        assert!(!waits_on_host("auto", 1 << 30, None));
+        assert!(!waits_on_host("auto", 1 << 30, Some(4.0)));
+        assert!(waits_on_host("auto", (1 << 30) + 1, Some(4.0)));
+        assert!(waits_on_host("host", 0, None));
+        assert!(!waits_on_host("device", 1 << 40, Some(1.0)));
+    }
+}
