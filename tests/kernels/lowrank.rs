@@ -3,10 +3,8 @@
 use fullrank::device::memory::Category::Activations;
 use fullrank::kernels::Matrix;
 use fullrank::kernels::lowrank::{Exchange, switch_columns, switch_rows, zero_columns, zero_rows};
-use fullrank::kernels::matmul::{Layout, matmul};
-use fullrank::kernels::pool;
+use fullrank::kernels::matmul::Layout;
 use fullrank::kernels::reference;
-use fullrank::kernels::scaling::scale;
 
 use crate::forms::{Values, assert_close, assert_near, in_every_form, wide};
 
