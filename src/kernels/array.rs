@@ -113,7 +113,11 @@ impl<const D: usize> Array<D> {
     /// A copy with storage of its own.
     #[must_use]
     pub fn duplicate(&self, device: &Device, category: Category) -> Self {
-        Self::from_host(self.to_host(), self.shape(), device, category)
+        if device.gpu().is_none() {
+            return Self::from_host(self.to_host(), self.shape(), device, category);
+        }
+        let tensor = <Dispatch as TrainOps>::copy(self.tensor().into_dispatch());
+        Self::new(Tensor::from_dispatch(tensor), device.ledger(), category)
     }
 
     pub(super) fn new(tensor: Tensor<D>, ledger: &Arc<Ledger>, category: Category) -> Self {

@@ -12,7 +12,7 @@ use super::ops::TrainOps;
 use super::{Array, Vector};
 
 /// Added to the norm before dividing, as in `torch.nn.utils.clip_grad_norm_`.
-const CLIP_EPS: f64 = 1e-6;
+pub(super) const CLIP_EPS: f64 = 1e-6;
 
 /// `acc [1] += Σ x²`, in place, summed in f64 over fixed chunks.
 pub fn add_sum_squares<const D: usize>(acc: Vector, x: &Array<D>) -> Vector {
@@ -35,11 +35,18 @@ pub fn clip_factor(sum_squares: &Vector, max_norm: f64) -> Vector {
     )))
 }
 
-/// The one read-back of an update: the loss sum and the squared gradient norm, both `[1]`. Waits for the
-/// device; everything else is read later or never.
+/// The one read-back of an update: the loss sum and the squared gradient norm, both `[1]`, 8 bytes. Waits
+/// for the device; everything else is read later or never.
 pub fn read_back(loss_sum: &Vector, sum_squares: &Vector) -> (f64, f64) {
-    let read = |x: &Vector| x.to_host().first().copied().map_or(f64::NAN, f64::from);
-    (read(loss_sum), read(sum_squares))
+    assert_eq!((loss_sum.len(), sum_squares.len()), (1, 1), "numbers of an update");
+    let both: Vector = loss_sum.like(Tensor::from_dispatch(<Dispatch as TrainOps>::pair(
+        loss_sum.tensor().into_dispatch(),
+        sum_squares.tensor().into_dispatch(),
+    )));
+    match both.to_host()[..] {
+        [loss_sum, sum_squares] => (f64::from(loss_sum), f64::from(sum_squares)),
+        _ => unreachable!("a pair is read as two values"),
+    }
 }
 
 pub(super) fn flex_add_sum_squares(mut acc: FlexTensor, x: &FlexTensor) -> FlexTensor {

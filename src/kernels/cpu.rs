@@ -403,4 +403,8 @@ impl TrainOps for Flex {
         }
         clip::flex_clip_factor(&sum_squares, max_norm)
     }
+
+    fn pair(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        flex::vector([a, b].map(|x| flex::values(&x)[0]).to_vec())
+    }
 }

@@ -169,10 +169,14 @@ pub(super) fn gpu(tensor: &CubeTensor) -> Arc<Gpu> {
 
 /// An f32 tensor of these sizes on the device of `like`, with any values in it.
 pub(super) fn empty<const D: usize>(like: &CubeTensor, sizes: [usize; D]) -> CubeTensor {
-    let elements: usize = sizes.iter().product();
-    let handle = like.client.empty(elements * 4);
+    empty_shaped(like, Shape::from(sizes))
+}
+
+/// The same for a shape of any number of dimensions.
+pub(super) fn empty_shaped(like: &CubeTensor, shape: Shape) -> CubeTensor {
+    let handle = like.client.empty(shape.num_elements() * 4);
     let (client, device) = (like.client.clone(), like.device.clone());
-    let new = CubeTensor::new_contiguous(client, device, Shape::from(sizes), handle, DType::F32);
+    let new = CubeTensor::new_contiguous(client, device, shape, handle, DType::F32);
     if recording() {
         super::gpu::fill::fill(&new, f32::NAN);
     }

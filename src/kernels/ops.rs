@@ -374,4 +374,14 @@ pub trait TrainOps: Backend {
     fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {
         clip::default_clip_factor::<Self>(sum_squares, max_norm)
     }
+
+    /// `[a, b]` of two `[1]`.
+    fn pair(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_cat(vec![a, b], 0)
+    }
+
+    /// A copy in storage of its own.
+    fn copy(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        super::fallback::scaled::<Self>(x, 1.0)
+    }
 }

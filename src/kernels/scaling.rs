@@ -18,7 +18,7 @@ use super::{Matrix, Vector};
 pub const NORM_EPS: f64 = 1e-8;
 
 /// A norm below this is not remembered: a limit on its growth would hold the next one near zero.
-const LEAST_NORM: f64 = 1e-12;
+pub(super) const LEAST_NORM: f64 = 1e-12;
 
 /// What a factor or a norm belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -151,20 +151,20 @@ fn in_place_update(
 
 /// The part of an update that does not depend on the step.
 #[derive(Clone, Copy)]
-struct Constants {
+pub(super) struct Constants {
     /// `1 - beta1`.
-    new1: f32,
-    beta2: f32,
+    pub(super) new1: f32,
+    pub(super) beta2: f32,
     /// `1 - beta2`.
-    new2: f32,
-    eps: f32,
+    pub(super) new2: f32,
+    pub(super) eps: f32,
     /// `1 - learning_rate·weight_decay`.
-    keep: f32,
-    decay_first: bool,
+    pub(super) keep: f32,
+    pub(super) decay_first: bool,
 }
 
 impl Constants {
-    fn new(hyper: AdamW) -> Self {
+    pub(super) fn new(hyper: AdamW) -> Self {
         Self {
             new1: (1.0 - hyper.beta1) as f32,
             beta2: hyper.beta2 as f32,
@@ -178,7 +178,7 @@ impl Constants {
 
 /// The part of an update that depends on the step: the learning rate and the divisor of the root, with
 /// their bias corrections.
-fn step_factors(hyper: AdamW, step: u32) -> (f32, f32) {
+pub(super) fn step_factors(hyper: AdamW, step: u32) -> (f32, f32) {
     let power = i32::try_from(step).unwrap_or(i32::MAX);
     let correction1 = 1.0 - hyper.beta1.powi(power);
     let correction2 = (1.0 - hyper.beta2.powi(power)).sqrt();

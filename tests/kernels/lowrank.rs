@@ -65,3 +65,67 @@ fn rows_and_columns_are_zeroed_and_no_others() {
         assert_eq!(zero_columns(ones(), &[]).to_host(), [1.0; 6]);
     });
 }
+
+#[test]
+fn long_lists_of_rows_and_columns_are_zeroed() {
+    in_every_form(|device| {
+        for [m, n] in [[300, 7], [5, 1200], [2600, 3]] {
+            let x = || Matrix::from_host(vec![1.0; m * n], [m, n], device, Activations);
+            let rows: Vec<usize> = (0..m).filter(|i| i % 3 != 1).collect();
+            let columns: Vec<usize> = (0..n).rev().filter(|j| j % 5 != 2).collect();
+            for (i, x) in zero_rows(x(), &rows).to_host().into_iter().enumerate() {
+                assert_eq!(x == 1.0, i / n % 3 == 1, "row {}", i / n);
+            }
+            for (i, x) in zero_columns(x(), &columns).to_host().into_iter().enumerate() {
+                assert_eq!(x == 1.0, i % n % 5 == 2, "column {}", i % n);
+            }
+        }
+    });
+}
+
+#[test]
+fn switches_of_many_vectors_and_of_any_shape_match_the_reference_with_the_same_bits_twice() {
+    in_every_form(|device| {
+        for (m, n, r, c, k) in
+            [(1, 1, 2, 3, 1), (40, 24, 8, 20, 8), (9, 132, 80, 200, 70), (3, 515, 4, 9, 2)]
+        {
+            let mut values = Values(24);
+            // Vectors from the end; the rows they leave to overlap with those that come in.
+            let vectors: Vec<usize> = (0..k).map(|j| r - 1 - j).collect();
+            let from: Vec<usize> = (0..k).collect();
+            let to: Vec<usize> = (0..k).map(|j| (j + k / 2 + 1) % c).collect();
+            let exchange = Exchange { vectors: &vectors, from: &from, to: &to, scale: 0.25 };
+            let (w, a, b) = (
+                values.matrix(device, [m, n]),
+                values.matrix(device, [r, n]),
+                values.matrix(device, [m, r]),
+            );
+            let (pool_a, pool_b) = (values.matrix(device, [c, n]), values.matrix(device, [c, m]));
+            let copy = |x: &Matrix| x.duplicate(device, Activations);
+
+            let (mut rw, mut ra, mut rp) = (wide(&w), wide(&a), wide(&pool_a));
+            let norm = reference::switch_rows(&mut rw, &mut ra, &wide(&b), &mut rp, n, &exchange);
+            let rows = || switch_rows(copy(&w), copy(&a), &b, copy(&pool_a), &exchange);
+            let (got, again) = (rows(), rows());
+            assert_close("w", &got.0, &rw);
+            assert_eq!((wide(&got.1), wide(&got.2)), (ra, rp), "rows go and come exactly");
+            assert_near("norm", &wide(&got.3), &[norm], 1e-5);
+            assert_eq!(got.0.to_host(), again.0.to_host());
+            assert_eq!(got.3.to_host(), again.3.to_host());
+
+            let mut tw = reference::transpose(&wide(&w), n);
+            let mut tb = reference::transpose(&wide(&b), r);
+            let mut tp = wide(&pool_b);
+            let ta = reference::transpose(&wide(&a), n);
+            let norm = reference::switch_rows(&mut tw, &mut tb, &ta, &mut tp, m, &exchange);
+            let columns = || switch_columns(copy(&w), &a, copy(&b), copy(&pool_b), &exchange);
+            let (got, again) = (columns(), columns());
+            assert_close("w", &got.0, &reference::transpose(&tw, m));
+            assert_eq!(wide(&got.1), reference::transpose(&tb, m), "columns come in exactly");
+            assert_eq!(wide(&got.2), tp, "columns go back exactly");
+            assert_near("norm", &wide(&got.3), &[norm], 1e-5);
+            assert_eq!(got.0.to_host(), again.0.to_host());
+            assert_eq!(got.3.to_host(), again.3.to_host());
+        }
+    });
+}

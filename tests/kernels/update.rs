@@ -4,10 +4,11 @@ use fullrank::device::memory::Category::Activations;
 use fullrank::kernels::reference;
 use fullrank::kernels::update::{
     AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares, clip_factor,
+    read_back,
 };
-use fullrank::kernels::{Indices, Matrix};
+use fullrank::kernels::{Array, Indices, Matrix};
 
-use crate::forms::{Values, assert_close, assert_near, in_every_form, vector, wide};
+use crate::forms::{Values, assert_close, assert_near, in_every_form, on_gpus, vector, wide};
 use crate::norm::ROW_SIZES;
 
 fn hyper(form: AdamForm) -> AdamW {
@@ -127,5 +128,153 @@ fn norms_of_gradients_and_the_clip_factor_are_right() {
         assert_eq!(clip_factor(&sum, 0.0).to_host(), [1.0]);
         assert_eq!(clip_factor(&sum, 5.0).to_host(), [1.0]);
         assert_close("clipped", &clip_factor(&sum, 2.0), &[2.0 / (4.0 + 1e-6)]);
+    });
+}
+
+#[test]
+fn adamw_takes_any_size_and_keeps_its_bits() {
+    in_every_form(|device| {
+        for shape in [[1, 1], [1, 63], [3, 20_000], [1, 65_537], [513, 36]] {
+            let mut values = Values(21);
+            let [param, grad, exp_avg] = [(); 3].map(|()| values.matrix(device, shape));
+            let squares = values.vec(shape[0] * shape[1]).iter().map(|x| x * x).collect();
+            let exp_avg_sq = Matrix::from_host(squares, shape, device, Activations);
+            let (p, g, m, v) = (wide(&param), wide(&grad), wide(&exp_avg), wide(&exp_avg_sq));
+            let right: Vec<(f64, f64, f64)> = (0..p.len())
+                .map(|i| {
+                    reference::adamw((p[i], m[i], v[i]), 0.25 * g[i], hyper(AdamForm::Torch), 7)
+                })
+                .collect();
+            let update = || {
+                let copy = |x: &Matrix| x.duplicate(device, Activations);
+                let state = [&param, &exp_avg, &exp_avg_sq].map(copy);
+                let [param, exp_avg, exp_avg_sq] = state;
+                let quarter = vector(vec![0.25], device);
+                let form = hyper(AdamForm::Torch);
+                adamw(param, &grad, &quarter, exp_avg, exp_avg_sq, form, 7)
+            };
+            let (got, again) = (update(), update());
+            let column = |f: fn(&(f64, f64, f64)) -> f64| right.iter().map(f).collect::<Vec<_>>();
+            assert_near("param", &wide(&got.0), &column(|x| x.0), 2e-6);
+            assert_near("exp_avg", &wide(&got.1), &column(|x| x.1), 2e-6);
+            assert_near("exp_avg_sq", &wide(&got.2), &column(|x| x.2), 2e-6);
+            for (x, y) in [(got.0, again.0), (got.1, again.1), (got.2, again.2)] {
+                assert_eq!(bits(&x), bits(&y), "{shape:?}: the same bits twice");
+            }
+        }
+    });
+}
+
+fn bits<const D: usize>(x: &Array<D>) -> Vec<u32> {
+    x.to_host().into_iter().map(f32::to_bits).collect()
+}
+
+/// The bias corrections of a vector are made from its counter, on a GPU in f32: they must hold from
+/// the first step, where `1 - beta2` cancels most, to steps where nothing is left to correct.
+#[test]
+fn bias_corrections_hold_for_counters_of_any_age() {
+    in_every_form(|device| {
+        for (axis, form) in [
+            (Axis::Rows, AdamForm::Torch),
+            (Axis::Columns, AdamForm::Torch),
+            (Axis::Rows, AdamForm::Reference),
+        ] {
+            let ages = [1, 2, 3, 7, 10, 99, 100, 1000, 4095, 5000, 100_000, 150_000];
+            let t = 150_000;
+            let since: Vec<i32> = ages.iter().map(|age| t + 1 - age).collect();
+            let shape = if axis == Axis::Rows { [ages.len(), 1] } else { [1, ages.len()] };
+            let fill = |x: f32| Matrix::from_host(vec![x; ages.len()], shape, device, Activations);
+            let hyper = AdamW { weight_decay: 0.0, eps: 0.0, learning_rate: 1.0, ..hyper(form) };
+            let counters = VectorCounters {
+                axis,
+                since: &Indices::from_host(&since, device, Activations),
+                frozen_until: &Indices::from_host(&[0; 12], device, Activations),
+                decay_frozen: false,
+            };
+            let one = vector(vec![1.0], device);
+            let grad = fill(0.5);
+            let got = adamw_vectors(
+                fill(0.0),
+                &grad,
+                &one,
+                fill(0.25),
+                fill(0.125),
+                hyper,
+                t as u32,
+                &counters,
+            );
+            for (&age, got) in ages.iter().zip(wide(&got.0)) {
+                let (right, ..) = reference::adamw((0.0, 0.25, 0.125), 0.5, hyper, age as u32);
+                assert!((got / right - 1.0).abs() < 2e-6, "age {age}: {got}, not {right}");
+            }
+        }
+    });
+}
+
+#[test]
+fn counters_of_wide_matrices_and_frozen_gradients_that_are_not_numbers() {
+    in_every_form(|device| {
+        for (axis, shape) in
+            [(Axis::Rows, [3, 1000]), (Axis::Columns, [70, 100]), (Axis::Columns, [5, 67])]
+        {
+            let mut values = Values(22);
+            let [m, n] = shape;
+            let vectors = if axis == Axis::Rows { m } else { n };
+            let of = |i: usize| if axis == Axis::Rows { i / n } else { i % n };
+            let frozen: Vec<i32> = (0..vectors).map(|i| if i % 2 == 1 { 9 } else { 0 }).collect();
+            let grad: Vec<f32> = (0..m * n)
+                .map(|i| if frozen[of(i)] > 0 { f32::NAN } else { values.next() })
+                .collect();
+            let grad = Matrix::from_host(grad, shape, device, Activations);
+            let [param, exp_avg] = [(); 2].map(|()| values.matrix(device, shape));
+            let ones = Matrix::from_host(vec![1.0; m * n], shape, device, Activations);
+            let (p, g, a) = (wide(&param), wide(&grad), wide(&exp_avg));
+            let counters = VectorCounters {
+                axis,
+                since: &Indices::from_host(&vec![2; vectors], device, Activations),
+                frozen_until: &Indices::from_host(&frozen, device, Activations),
+                decay_frozen: true,
+            };
+            let one = vector(vec![1.0], device);
+            let form = hyper(AdamForm::Torch);
+            let got = adamw_vectors(param, &grad, &one, exp_avg, ones, form, 5, &counters);
+            let right: Vec<f64> = (0..m * n)
+                .map(|i| {
+                    let grad = if frozen[of(i)] > 0 { 0.0 } else { g[i] };
+                    reference::adamw((p[i], a[i], 1.0), grad, form, 4).0
+                })
+                .collect();
+            // Default bodies multiply before they mask, which is the same here: NaN is replaced, not multiplied.
+            assert_near("param", &wide(&got.0), &right, 2e-6);
+        }
+    });
+}
+
+#[test]
+fn sums_of_squares_hold_at_every_cut_and_have_the_same_bits_twice() {
+    on_gpus(|device| {
+        let mut values = Values(23);
+        for n in [1, 255, 256, 257, 4096, 4097, 65_535, 65_536, 65_536 * 4 + 1, 1_500_003] {
+            let x = values.matrix(device, [1, n]);
+            let right = 2.0 + wide(&x).iter().map(|x| x * x).sum::<f64>();
+            let sum = || add_sum_squares(vector(vec![2.0], device), &x);
+            let got = sum();
+            assert_near(&format!("{n} squares"), &wide(&got), &[right], 1e-6);
+            assert_eq!(bits(&got), bits(&sum()), "{n}: the same bits twice");
+        }
+    });
+}
+
+#[test]
+fn an_update_reads_two_numbers_and_a_copy_keeps_bits() {
+    in_every_form(|device| {
+        let read = read_back(&vector(vec![1.5], device), &vector(vec![f32::INFINITY], device));
+        assert_eq!(read, (1.5, f64::INFINITY));
+        let odd = [f32::NAN, -0.0, f32::MIN_POSITIVE / 4.0, f32::NEG_INFINITY, 1.0];
+        for n in [5, 4, 1000] {
+            let x = vector(odd.iter().copied().cycle().take(n).collect(), device);
+            let copy = x.duplicate(device, Activations);
+            assert_eq!(bits(&copy), bits(&x));
+        }
     });
 }

@@ -1,5 +1,6 @@
 //! The optimizer against `AdamW` written for one number in f64.
 
+use crate::fixture::device;
 use fullrank::device::memory::Category;
 use fullrank::kernels::update::{AdamForm, AdamW};
 use fullrank::kernels::{Matrix, Vector};

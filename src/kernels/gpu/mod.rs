@@ -8,17 +8,23 @@ use burn::backend::wgpu::{CubeBackend, CubeTensor};
 use crate::device::gpu::Tiling;
 
 use super::attention::{self, AttentionShape};
-use super::lowrank::{self, Exchange};
+use super::lowrank::Exchange;
 use super::matmul::Layout;
 use super::ops::{MaybeTensor, TrainOps};
 use super::rope::{self, Rotation};
-use super::scaling::{self, Along};
-use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, launch, loss, norm, swiglu};
+use super::scaling::Along;
+use super::update::{AdamW, Axis};
+use super::{embedding, launch, loss, norm, swiglu};
 
+mod clip;
 pub(super) mod fill;
+mod grid;
 mod lora;
+mod lowrank;
 mod matmul;
+mod scaling;
+mod sums;
+mod update;
 
 /// Invocations of a workgroup and number of workgroups for an element-wise program over `n` invocations.
 fn elementwise_groups(like: &CubeTensor, n: usize) -> (usize, usize) {
@@ -195,7 +201,7 @@ impl TrainOps for CubeBackend {
         pool: CubeTensor,
         exchange: &Exchange<'_>,
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-        lowrank::default_switch_rows::<CubeBackend>(w, a, b, pool, exchange)
+        lowrank::switch_rows(w, a, b, pool, exchange)
     }
 
     fn switch_columns(
@@ -205,15 +211,15 @@ impl TrainOps for CubeBackend {
         pool: CubeTensor,
         exchange: &Exchange<'_>,
     ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-        lowrank::default_switch_columns::<CubeBackend>(w, a, b, pool, exchange)
+        lowrank::switch_columns(w, a, b, pool, exchange)
     }
 
     fn zero_rows(x: CubeTensor, rows: &[usize]) -> CubeTensor {
-        lowrank::default_zero_rows::<CubeBackend>(x, rows)
+        lowrank::zero_rows(x, rows)
     }
 
     fn zero_columns(x: CubeTensor, columns: &[usize]) -> CubeTensor {
-        lowrank::default_zero_columns::<CubeBackend>(x, columns)
+        lowrank::zero_columns(x, columns)
     }
 
     fn adamw(
@@ -225,9 +231,7 @@ impl TrainOps for CubeBackend {
         hyper: AdamW,
         step: u32,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        update::default_adamw::<CubeBackend>(
-            param, grad, grad_scale, exp_avg, exp_avg_sq, hyper, step,
-        )
+        update::adamw((param, exp_avg, exp_avg_sq), &grad, &grad_scale, hyper, step)
     }
 
     fn adamw_vectors(
@@ -243,35 +247,25 @@ impl TrainOps for CubeBackend {
         axis: Axis,
         decay_frozen: bool,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        update::default_adamw_vectors::<CubeBackend>(
-            param,
-            grad,
-            grad_scale,
-            exp_avg,
-            exp_avg_sq,
-            since,
-            frozen_until,
-            hyper,
-            t,
-            axis,
-            decay_frozen,
-        )
+        let state = (param, exp_avg, exp_avg_sq);
+        let counters = [&since, &frozen_until];
+        update::adamw_vectors(state, &grad, &grad_scale, counters, hyper, t, axis, decay_frozen)
     }
 
     fn add_sum_squares(acc: CubeTensor, x: CubeTensor) -> CubeTensor {
-        clip::default_add_sum_squares::<CubeBackend>(acc, x)
+        clip::add_sum_squares(acc, &x)
     }
 
     fn scale(x: CubeTensor, factors: CubeTensor, along: Along) -> CubeTensor {
-        scaling::default_scale::<CubeBackend>(x, factors, along)
+        scaling::scale(x, &factors, along)
     }
 
     fn add_scaled(acc: CubeTensor, rate: f32, factor: CubeTensor, x: CubeTensor) -> CubeTensor {
-        scaling::default_add_scaled::<CubeBackend>(acc, rate, factor, x)
+        scaling::add_scaled(acc, rate, &factor, &x)
     }
 
     fn norm_ratios(x: CubeTensor, y: CubeTensor, along: Along) -> CubeTensor {
-        scaling::default_norm_ratios::<CubeBackend>(x, y, along)
+        scaling::norm_ratios(&x, &y, along)
     }
 
     fn limit_growth(
@@ -280,10 +274,18 @@ impl TrainOps for CubeBackend {
         gamma: f64,
         unit: f64,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        scaling::default_limit_growth::<CubeBackend>(squares, previous, gamma, unit)
+        scaling::limit_growth(&squares, &previous, gamma, unit)
     }
 
     fn clip_factor(sum_squares: CubeTensor, max_norm: f64) -> CubeTensor {
-        clip::default_clip_factor::<CubeBackend>(sum_squares, max_norm)
+        clip::clip_factor(&sum_squares, max_norm)
+    }
+
+    fn pair(a: CubeTensor, b: CubeTensor) -> CubeTensor {
+        clip::pair(&a, &b)
+    }
+
+    fn copy(x: CubeTensor) -> CubeTensor {
+        clip::copy(&x)
     }
 }
