@@ -26,7 +26,7 @@ pub enum Layout {
 
 impl Layout {
     /// `(M, N, K)` of a product of matrices stored with these sizes; asserts that they fit.
-    fn sizes(self, a: [usize; 2], b: [usize; 2]) -> (usize, usize, usize) {
+    pub(super) fn sizes(self, a: [usize; 2], b: [usize; 2]) -> (usize, usize, usize) {
         let (m, k) = if self == Self::Tn { (a[1], a[0]) } else { (a[0], a[1]) };
         let (n, k_of_b) = if self == Self::Nt { (b[0], b[1]) } else { (b[1], b[0]) };
         assert_eq!(k, k_of_b, "inner sizes of a product {self:?} of {a:?} and {b:?}");

@@ -9,14 +9,16 @@ use crate::device::gpu::Tiling;
 
 use super::attention::{self, AttentionShape};
 use super::lowrank::{self, Exchange};
-use super::matmul::{self, Layout};
+use super::matmul::Layout;
 use super::ops::{MaybeTensor, TrainOps};
 use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, launch, lora, loss, norm, swiglu};
+use super::{clip, embedding, launch, loss, norm, swiglu};
 
 pub(super) mod fill;
+mod lora;
+mod matmul;
 
 /// Invocations of a workgroup and number of workgroups for an element-wise program over `n` invocations.
 fn elementwise_groups(like: &CubeTensor, n: usize) -> (usize, usize) {
@@ -35,7 +37,7 @@ impl TrainOps for CubeBackend {
     }
 
     fn matmul(scale: f32, layout: Layout, a: CubeTensor, b: CubeTensor) -> CubeTensor {
-        matmul::default_matmul::<CubeBackend>(scale, layout, a, b)
+        matmul::matmul(scale, layout, &a, &b)
     }
 
     fn matmul_add(
@@ -45,7 +47,9 @@ impl TrainOps for CubeBackend {
         a: CubeTensor,
         b: CubeTensor,
     ) -> CubeTensor {
-        matmul::default_matmul_add::<CubeBackend>(c, scale, layout, a, b)
+        launch::assert_unique(&c, "matmul_add");
+        matmul::matmul_into(&c, matmul::Write::Add, scale, layout, &a, &b);
+        c
     }
 
     fn lora_linear(
@@ -56,7 +60,7 @@ impl TrainOps for CubeBackend {
         scale: f32,
     ) -> (CubeTensor, CubeTensor) {
         let w = w.into_option();
-        lora::default_lora_linear::<CubeBackend>(x, w, a, b, scale)
+        lora::lora_linear(&x, w.as_ref(), &a, &b, scale)
     }
 
     fn lora_input_grad(
@@ -69,7 +73,7 @@ impl TrainOps for CubeBackend {
     ) -> (CubeTensor, CubeTensor) {
         let acc = acc.into_option();
         let w = w.into_option();
-        lora::default_lora_input_grad::<CubeBackend>(acc, dy, w, a, b, scale)
+        lora::lora_input_grad(acc, &dy, w.as_ref(), &a, &b, scale)
     }
 
     fn rms_norm(x: CubeTensor, gain: CubeTensor, eps: f32) -> (CubeTensor, CubeTensor) {
