@@ -60,7 +60,7 @@ fn main(
 {% for j in block %}
         let k_{{ j }}_{{ c }} = k[at_{{ j }} + {{ c }}u];
 {% for r in rows %}
-        s_{{ r }}_{{ j }} = {{ dot("q_%d_%d"|format(r, c), "k_%d_%d"|format(j, c), "s_%d_%d"|format(r, j)) }};
+        s_{{ r }}_{{ j }} = {{ dot("q_" ~ r ~ "_" ~ c, "k_" ~ j ~ "_" ~ c, "s_" ~ r ~ "_" ~ j) }};
 {% endfor %}
 {% endfor %}
 {% endfor %}

@@ -63,8 +63,8 @@ fn main(
             let q_{{ j }}_{{ c }} = q[at_{{ j }} + {{ c }}u];
             let g_{{ j }}_{{ c }} = d_out[at_{{ j }} + {{ c }}u];
 {% for r in rows %}
-            s_{{ r }}_{{ j }} = {{ dot("k_%d_%d"|format(r, c), "q_%d_%d"|format(j, c), "s_%d_%d"|format(r, j)) }};
-            d_{{ r }}_{{ j }} = {{ dot("v_%d_%d"|format(r, c), "g_%d_%d"|format(j, c), "d_%d_%d"|format(r, j)) }};
+            s_{{ r }}_{{ j }} = {{ dot("k_" ~ r ~ "_" ~ c, "q_" ~ j ~ "_" ~ c, "s_" ~ r ~ "_" ~ j) }};
+            d_{{ r }}_{{ j }} = {{ dot("v_" ~ r ~ "_" ~ c, "g_" ~ j ~ "_" ~ c, "d_" ~ r ~ "_" ~ j) }};
 {% endfor %}
 {% endfor %}
 {% endfor %}

@@ -59,8 +59,8 @@ fn main(
         let k_{{ j }}_{{ c }} = k[at_{{ j }} + {{ c }}u];
         let v_{{ j }}_{{ c }} = v[at_{{ j }} + {{ c }}u];
 {% for r in rows %}
-        s_{{ r }}_{{ j }} = {{ dot("q_%d_%d"|format(r, c), "k_%d_%d"|format(j, c), "s_%d_%d"|format(r, j)) }};
-        d_{{ r }}_{{ j }} = {{ dot("g_%d_%d"|format(r, c), "v_%d_%d"|format(j, c), "d_%d_%d"|format(r, j)) }};
+        s_{{ r }}_{{ j }} = {{ dot("q_" ~ r ~ "_" ~ c, "k_" ~ j ~ "_" ~ c, "s_" ~ r ~ "_" ~ j) }};
+        d_{{ r }}_{{ j }} = {{ dot("g_" ~ r ~ "_" ~ c, "v_" ~ j ~ "_" ~ c, "d_" ~ r ~ "_" ~ j) }};
 {% endfor %}
 {% endfor %}
 {% endfor %}

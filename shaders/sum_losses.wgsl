@@ -1,6 +1,7 @@
 // acc[0] += Σ losses. Blocks of losses are summed first and then added up, which keeps the rounding errors
 // apart from the number of tokens (drivers optimise compensated sums away). One workgroup; TREE 1: an
 // invocation takes every WORKGROUP-th block and their sums are added as a tree; TREE 0: one takes all.
+// After row_sum.wgsl.
 {% set BLOCK = 64 %}
 @group(0) @binding(0) var<storage, read_write> acc: array<f32>;
 @group(0) @binding(1) var<storage, read_write> losses: array<f32>;

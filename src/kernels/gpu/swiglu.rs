@@ -34,7 +34,9 @@ pub(super) fn swiglu_backward(
     gate: CubeTensor,
     up: CubeTensor,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    [&dh, &gate, &up].map(|target| assert_unique(target, "swiglu_backward"));
+    for target in [&dh, &gate, &up] {
+        assert_unique(target, "swiglu_backward");
+    }
     let vec = vector(elements(&gate));
     let vectors = elements(&gate) / vec;
     let launch = SWIGLU_BACKWARD.launch().constant("VEC", vec);
