@@ -40,7 +40,7 @@ pub struct AttentionShape {
 
 impl AttentionShape {
     /// Query heads that share a key and value head.
-    fn group(&self) -> usize {
+    pub(super) fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 
@@ -60,7 +60,7 @@ impl AttentionShape {
     }
 
     /// `1/√D`, what the scores are multiplied by.
-    fn score_scale(&self) -> f32 {
+    pub(super) fn score_scale(&self) -> f32 {
         1.0 / (self.head_dim as f32).sqrt()
     }
 

@@ -31,6 +31,13 @@ const MIN_CHUNK_TOKENS: usize = 32;
 /// More tokens do not make the products faster.
 const MAX_CHUNK_TOKENS: usize = 1024;
 
+/// Logits of one chunk on a GPU: 32 MiB of f32, a quarter of the smallest binding. Every chunk reads the
+/// whole head, and a GPU needs more rows at once than the CPU to be busy.
+const GPU_CHUNK_LOGITS: usize = 8 << 20;
+
+/// More tokens would only take memory.
+const GPU_MAX_CHUNK_TOKENS: usize = 2048;
+
 /// What to do about the head's gradient.
 #[allow(clippy::large_enum_variant)] // passed once per step
 pub enum HeadGrad {
@@ -109,13 +116,20 @@ fn assert_inputs(hidden: &Matrix, head: &Matrix, targets: &Indices) {
 /// Accounts for a chunk of logits, which lives inside the operation.
 fn hold_logits(hidden: &Matrix, head: &Matrix) -> Arc<Ticket> {
     let vocabulary = head.shape()[0];
-    let tokens = chunk_tokens(vocabulary).min(hidden.shape()[0]);
+    let is_cpu = hidden.tensor().device() == burn::tensor::Device::flex();
+    let chunk = if is_cpu { chunk_tokens(vocabulary) } else { gpu_chunk_tokens(vocabulary) };
+    let tokens = chunk.min(hidden.shape()[0]);
     hidden.hold(tokens as u64 * vocabulary as u64 * 4)
 }
 
 /// Tokens of one chunk of logits.
 pub(crate) fn chunk_tokens(vocabulary: usize) -> usize {
     (CHUNK_LOGITS / vocabulary.max(1)).clamp(MIN_CHUNK_TOKENS, MAX_CHUNK_TOKENS)
+}
+
+/// Tokens of one chunk of logits on a GPU. A chunk stays below `GPU_CHUNK_LOGITS` for vocabularies up to it.
+pub(super) fn gpu_chunk_tokens(vocabulary: usize) -> usize {
+    (GPU_CHUNK_LOGITS / vocabulary.max(1)).clamp(1, GPU_MAX_CHUNK_TOKENS)
 }
 
 /// Calls `each` for every chunk with its first token, its logits, and its losses to fill in.

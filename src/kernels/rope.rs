@@ -23,7 +23,7 @@ pub enum Rotation {
 }
 
 impl Rotation {
-    fn sign(self) -> f32 {
+    pub(super) fn sign(self) -> f32 {
         match self {
             Self::Forward => 1.0,
             Self::Backward => -1.0,

@@ -49,6 +49,11 @@ fn attention_shapes() -> Vec<AttentionShape> {
         shape(2, 64, 64, 4, 2, 16),
         shape(1, 65, 65, 6, 2, 12),
         shape(1, 200, 200, 2, 1, 32),
+        shape(2, 128, 128, 4, 2, 64),
+        shape(1, 37, 37, 2, 1, 7),
+        shape(2, 33, 33, 2, 2, 50),
+        shape(1, 40, 40, 3, 1, 100),
+        shape(1, 34, 34, 1, 1, 160),
     ]
 }
 

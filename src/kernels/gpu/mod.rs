@@ -7,23 +7,30 @@ use burn::backend::wgpu::{CubeBackend, CubeTensor};
 
 use crate::device::gpu::Tiling;
 
-use super::attention::{self, AttentionShape};
+use super::attention::AttentionShape;
+use super::launch;
 use super::lowrank::Exchange;
 use super::matmul::Layout;
 use super::ops::{MaybeTensor, TrainOps};
-use super::rope::{self, Rotation};
+use super::rope::Rotation;
 use super::scaling::Along;
 use super::update::{AdamW, Axis};
-use super::{embedding, launch, loss, norm, swiglu};
 
+mod attention;
 mod clip;
+mod embedding;
 pub(super) mod fill;
 mod grid;
 mod lora;
+mod loss;
 mod lowrank;
 mod matmul;
+mod norm;
+mod rope;
+mod rows;
 mod scaling;
 mod sums;
+mod swiglu;
 mod update;
 
 /// Invocations of a workgroup and number of workgroups for an element-wise program over `n` invocations.
@@ -83,11 +90,11 @@ impl TrainOps for CubeBackend {
     }
 
     fn rms_norm(x: CubeTensor, gain: CubeTensor, eps: f32) -> (CubeTensor, CubeTensor) {
-        norm::default_rms_norm::<CubeBackend>(x, gain, eps)
+        norm::rms_norm(&x, &gain, eps)
     }
 
     fn add_residual(x: CubeTensor, delta: CubeTensor) -> CubeTensor {
-        super::fallback::add::<CubeBackend>(delta, x)
+        norm::add_residual(&x, delta)
     }
 
     fn add_rms_norm(
@@ -96,11 +103,11 @@ impl TrainOps for CubeBackend {
         gain: CubeTensor,
         eps: f32,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        norm::default_add_rms_norm::<CubeBackend>(x, delta, gain, eps)
+        norm::add_rms_norm(&x, delta, &gain, eps)
     }
 
     fn rms_norm_apply(x: CubeTensor, gain: CubeTensor, rstd: CubeTensor) -> CubeTensor {
-        norm::default_rms_norm_apply::<CubeBackend>(x, gain, rstd)
+        norm::rms_norm_apply(&x, &gain, &rstd)
     }
 
     fn rms_norm_backward(
@@ -112,7 +119,7 @@ impl TrainOps for CubeBackend {
         gain_grad: MaybeTensor<CubeBackend>,
     ) -> (CubeTensor, Option<CubeTensor>) {
         let gain_grad = gain_grad.into_option();
-        norm::default_rms_norm_backward::<CubeBackend>(residual_grad, dy, x, gain, rstd, gain_grad)
+        norm::rms_norm_backward(residual_grad, &dy, &x, &gain, &rstd, gain_grad)
     }
 
     fn rope(
@@ -122,7 +129,7 @@ impl TrainOps for CubeBackend {
         sin: CubeTensor,
         rotation: Rotation,
     ) -> CubeTensor {
-        rope::default_rope::<CubeBackend>(x, positions, cos, sin, rotation)
+        rope::rope(x, &positions, &cos, &sin, rotation)
     }
 
     fn attention(
@@ -131,7 +138,7 @@ impl TrainOps for CubeBackend {
         v: CubeTensor,
         shape: AttentionShape,
     ) -> (CubeTensor, CubeTensor) {
-        attention::default_attention::<CubeBackend>(q, k, v, shape)
+        attention::attention(&q, &k, &v, shape)
     }
 
     fn attention_backward(
@@ -143,15 +150,15 @@ impl TrainOps for CubeBackend {
         lse: CubeTensor,
         shape: AttentionShape,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        attention::default_attention_backward::<CubeBackend>(d_out, q, k, v, out, lse, shape)
+        attention::attention_backward(&d_out, &q, &k, &v, &out, &lse, shape)
     }
 
     fn copy_rows(cache: CubeTensor, rows: CubeTensor, at: usize) -> CubeTensor {
-        attention::default_copy_rows::<CubeBackend>(cache, rows, at)
+        attention::copy_rows(cache, &rows, at)
     }
 
     fn swiglu(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
-        swiglu::default_swiglu::<CubeBackend>(gate, up)
+        swiglu::swiglu(&gate, &up)
     }
 
     fn swiglu_backward(
@@ -159,11 +166,11 @@ impl TrainOps for CubeBackend {
         gate: CubeTensor,
         up: CubeTensor,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        swiglu::default_swiglu_backward::<CubeBackend>(dh, gate, up)
+        swiglu::swiglu_backward(dh, gate, up)
     }
 
     fn embedding(ids: CubeTensor, table: CubeTensor) -> CubeTensor {
-        embedding::default_embedding::<CubeBackend>(ids, table)
+        embedding::embedding(&ids, &table)
     }
 
     fn embedding_grad(
@@ -172,8 +179,7 @@ impl TrainOps for CubeBackend {
         ids: CubeTensor,
         order: CubeTensor,
     ) -> CubeTensor {
-        let _ = order;
-        embedding::default_embedding_grad::<CubeBackend>(acc, dx, ids)
+        embedding::embedding_grad(acc, &dx, &ids, &order)
     }
 
     fn cross_entropy(
@@ -185,13 +191,11 @@ impl TrainOps for CubeBackend {
         d_head: MaybeTensor<CubeBackend>,
     ) -> (CubeTensor, CubeTensor, Option<CubeTensor>) {
         let d_head = d_head.into_option();
-        loss::default_cross_entropy::<CubeBackend>(
-            loss_acc, hidden, head, targets, grad_scale, d_head,
-        )
+        loss::cross_entropy(loss_acc, &hidden, &head, &targets, grad_scale, d_head)
     }
 
     fn token_losses(hidden: CubeTensor, head: CubeTensor, targets: CubeTensor) -> CubeTensor {
-        loss::default_token_losses::<CubeBackend>(hidden, head, targets)
+        loss::token_losses(&hidden, &head, &targets)
     }
 
     fn switch_rows(
