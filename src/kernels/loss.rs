@@ -128,7 +128,7 @@ pub(crate) fn chunk_tokens(vocabulary: usize) -> usize {
 }
 
 /// Tokens of one chunk of logits on a GPU. A chunk stays below `GPU_CHUNK_LOGITS` for vocabularies up to it.
-pub(super) fn gpu_chunk_tokens(vocabulary: usize) -> usize {
+pub(crate) fn gpu_chunk_tokens(vocabulary: usize) -> usize {
     (GPU_CHUNK_LOGITS / vocabulary.max(1)).clamp(1, GPU_MAX_CHUNK_TOKENS)
 }
 

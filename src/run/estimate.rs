@@ -125,17 +125,18 @@ impl ProjectedSize {
     }
 }
 
-/// Predicts the high-water mark of a run whose configuration is resolved.
-pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig) -> Estimate {
+/// Predicts the high-water mark of a run whose configuration is resolved, on a GPU or on the CPU backend (which
+/// cut the logits into other chunks).
+pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Estimate {
     let train = &config.train;
     let method = train.method.as_str();
     let has_factors = method != "full" && !is_projected(config);
     let rank = if has_factors { train.rank.unwrap_or(0) } else { 0 };
     let has_base = !(method == "lora" && config.lora.base == "none");
     // During a warm start everything is trained; the peak is that of the larger phase.
-    let wrapped = phase(config, shape, rank, has_base);
+    let wrapped = phase(config, shape, rank, has_base, on_gpu);
     if config.warm_start() > 0 {
-        let warm = phase(config, shape, 0, true);
+        let warm = phase(config, shape, 0, true, on_gpu);
         if warm.total() > wrapped.total() {
             return warm;
         }
@@ -147,7 +148,7 @@ pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig) -> Estimate {
 ///
 /// Errors: `Error::Device` with both sizes; never where the machine does not say how much it has.
 pub fn check_fits(config: &RunConfig, shape: &ModelConfig) -> Result<()> {
-    let needed = peak_bytes(config, shape).total();
+    let needed = peak_bytes(config, shape, false).total();
     match machine_bytes() {
         Some(has) if needed > has => {
             let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
@@ -171,7 +172,7 @@ pub fn check_fits(config: &RunConfig, shape: &ModelConfig) -> Result<()> {
 /// Errors: `Error::Device` with both sizes.
 pub fn check_fits_device(config: &RunConfig, shape: &ModelConfig, device: &Device) -> Result<()> {
     const MIB: f64 = (1 << 20) as f64;
-    let needed = peak_bytes(config, shape).total() as f64 / MIB;
+    let needed = peak_bytes(config, shape, device.gpu().is_some()).total() as f64 / MIB;
     if let Some(budget) = config.train.memory_budget.map(|gib| gib * 1024.0)
         && needed > budget
     {
@@ -236,7 +237,13 @@ fn pool_numbers(shape: &ModelConfig, rank: usize) -> u128 {
         .sum()
 }
 
-fn phase(config: &RunConfig, shape: &ModelConfig, rank: usize, has_base: bool) -> Estimate {
+fn phase(
+    config: &RunConfig,
+    shape: &ModelConfig,
+    rank: usize,
+    has_base: bool,
+    on_gpu: bool,
+) -> Estimate {
     let train = &config.train;
     let linears: Vec<LinearSize> = block_linears(shape)
         .iter()
@@ -337,7 +344,8 @@ fn walk(sizes: &Sizes, recompute: bool, vocab: usize) -> u128 {
     }
     // Head: the stream, its norm and the norm's gradient, a chunk of logits, the head's gradient.
     let traces = sizes.layers * kept;
-    let chunk = (loss::chunk_tokens(vocab) as u128).min(sizes.tokens) * vocab as u128;
+    let chunk = if on_gpu { loss::gpu_chunk_tokens(vocab) } else { loss::chunk_tokens(vocab) };
+    let chunk = (chunk as u128).min(sizes.tokens) * vocab as u128;
     let head_gradient = sizes.table_gradient;
     see(traces + 3 * stream + sizes.tokens + chunk + head_gradient);
     see(traces + 3 * stream + head_gradient);

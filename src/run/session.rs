@@ -176,7 +176,8 @@ impl Session {
         if let Some(position) = progress.position {
             loader.seek(position)?;
         }
-        let predicted_bytes = estimate::peak_bytes(&config, &prepared.shape).total();
+        let predicted_bytes =
+            estimate::peak_bytes(&config, &prepared.shape, device.gpu().is_some()).total();
 
         let run = run_event(&prepared, &dir, &device, &engine, &progress);
         sink.on_event(&log.emit(engine.t, run)?);
