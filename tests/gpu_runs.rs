@@ -10,7 +10,7 @@ use fullrank::config::RunConfig;
 use fullrank::device::Device;
 use fullrank::run::session::Session;
 use fullrank::runlog::status::Status;
-use fullrank::runlog::{Body, RunDir, read_log};
+use fullrank::runlog::{Action, Body, Command, Event, EventSink, RunDir, read_log};
 
 const METHODS: [&str; 6] = ["full", "lora", "switchlora", "relora", "galore", "fira"];
 
@@ -67,6 +67,17 @@ fn a_killed_run_goes_on_to_the_bits_of_one_that_was_not() {
     }
 }
 
+/// Asks a run to stop after an update.
+struct StopAfter(u64, RunDir);
+
+impl EventSink for StopAfter {
+    fn on_event(&mut self, event: &Event) {
+        if matches!(event.body, Body::Step(_)) && event.step == self.0 {
+            Command::new(Action::Stop).send(&self.1).unwrap();
+        }
+    }
+}
+
 /// The demo's first 30 updates, at the tolerance of the golden training runs.
 #[test]
 fn the_demo_has_the_losses_of_the_cpu_backend() {
@@ -77,12 +88,11 @@ fn the_demo_has_the_losses_of_the_cpu_backend() {
     let train = |device: &str| {
         let mut config = RunConfig::default();
         config.train.device = device.into();
-        config.train.iters = Some(30);
+        config.train.eval_every = Some(1000);
         config.train.eval_batches = 1;
-        config.train.sample_tokens = 1;
         let session = Session::create(config, place.path(), Some(device)).unwrap();
         let run = session.dir().clone();
-        session.train(&mut Vec::new()).unwrap();
+        session.train(&mut StopAfter(30, run.clone())).unwrap();
         losses(&run)
     };
     let (cpu, gpu) = (train("cpu"), train("software"));
@@ -100,8 +110,8 @@ fn nothing_grows_over_500_updates() {
         return;
     }
     let place = Place::new();
-    let more = "--device software --iters 500 --steps-per-report 1 --eval-every 0 \
-                --checkpoint-every 0 --switchlora-interval0 10 --switchlora-ratio 1";
+    let more = "--device software --iters 500 --steps-per-report 1 --eval-every 1000 \
+                --checkpoint-every 1000 --switchlora-interval0 10 --switchlora-ratio 1";
     let run = place.train("long", more);
     let events = read_log(run.events()).unwrap().events;
     let at = |wanted: u64| {

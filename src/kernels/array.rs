@@ -183,16 +183,15 @@ fn read_values<E: Element>(
     substitute: E,
     ledger: &Ledger,
 ) -> Vec<E> {
-    match read {
-        Ok(data) => match data.try_into_vec::<E>() {
-            Ok(values) => values,
-            Err(error) => unreachable!("tensors have the type they were made with: {error:?}"),
-        },
-        Err(error) => {
-            ledger.faults().record(Fault::of_read(&error.to_string()));
-            vec![substitute; len]
-        }
-    }
+    let values = match read {
+        // The bytes themselves may come late, so the device may fail here too.
+        Ok(data) => data.try_into_vec::<E>().map_err(|error| format!("{error:?}")),
+        Err(error) => Err(error.to_string()),
+    };
+    values.unwrap_or_else(|message| {
+        ledger.faults().record(Fault::of_read(&message));
+        vec![substitute; len]
+    })
 }
 
 /// A list of i32 on a device: token ids, positions, counters, row numbers.

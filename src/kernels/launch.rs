@@ -186,7 +186,20 @@ pub(super) fn empty_shaped(like: &CubeTensor, shape: Shape) -> CubeTensor {
 /// Takes a tensor for an operation in place. Panics if its storage is shared: the caller's mistake, which a
 /// silent copy would hide.
 pub(super) fn assert_unique(tensor: &CubeTensor, operation: &str) {
+    if tensor.can_mut() {
+        return;
+    }
+    // The device's own thread holds a new tensor until it has made it; that is no sharing.
+    flush(tensor);
     assert!(tensor.can_mut(), "{operation} works in place and needs the only handle to its target");
+}
+
+/// Hands what is queued to the driver.
+fn flush(tensor: &CubeTensor) {
+    // An error here is met again, with its cause, by the next read.
+    if let Err(error) = tensor.client.flush() {
+        tracing::error!("flush: {error}");
+    }
 }
 
 /// Sizes of a tensor.
@@ -290,10 +303,7 @@ static QUEUED: AtomicU64 = AtomicU64::new(0);
 fn count_work(tensor: &CubeTensor, work: u64) {
     if QUEUED.fetch_add(work, Ordering::Relaxed) + work >= MAX_QUEUED_WORK {
         QUEUED.store(0, Ordering::Relaxed);
-        // An error here is met again, with its cause, by the next read.
-        if let Err(error) = tensor.client.flush() {
-            tracing::error!("flush: {error}");
-        }
+        flush(tensor);
     }
 }
 

@@ -308,7 +308,10 @@ fn phase(
     let bytes = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
     // What a merge adds to a weight, one layer at a time and not during an update.
     let merged = merge_entries(&sizes, train.method == "relora" && rank > 0);
-    let walked = walk(&sizes, train.grad_checkpoint, shape.vocab_size).max(merged);
+    let vocab = shape.vocab_size;
+    let chunk = if on_gpu { loss::gpu_chunk_tokens(vocab) } else { loss::chunk_tokens(vocab) };
+    let logits = (chunk as u128).min(sizes.tokens) * vocab as u128;
+    let walked = walk(&sizes, train.grad_checkpoint, logits).max(merged);
     Estimate {
         weights: bytes(per_model(dense) + 4 * (non_targets + rope as u128)),
         adapters: bytes(per_model(factors)),
@@ -332,8 +335,8 @@ fn batch_bytes(sizes: &Sizes, micro_batches: usize) -> u128 {
 }
 
 /// The largest number of gradient and activation entries that live together, walking through the last
-/// micro-batch of an update.
-fn walk(sizes: &Sizes, recompute: bool, vocab: usize) -> u128 {
+/// micro-batch of an update. `logits`: entries of one chunk of them.
+fn walk(sizes: &Sizes, recompute: bool, logits: u128) -> u128 {
     let stream = sizes.tokens * sizes.hidden;
     let kept = if recompute { stream } else { sizes.trace() };
     let mut peak = 0;
@@ -344,10 +347,8 @@ fn walk(sizes: &Sizes, recompute: bool, vocab: usize) -> u128 {
     }
     // Head: the stream, its norm and the norm's gradient, a chunk of logits, the head's gradient.
     let traces = sizes.layers * kept;
-    let chunk = if on_gpu { loss::gpu_chunk_tokens(vocab) } else { loss::chunk_tokens(vocab) };
-    let chunk = (chunk as u128).min(sizes.tokens) * vocab as u128;
     let head_gradient = sizes.table_gradient;
-    see(traces + 3 * stream + sizes.tokens + chunk + head_gradient);
+    see(traces + 3 * stream + sizes.tokens + logits + head_gradient);
     see(traces + 3 * stream + head_gradient);
     // Blocks from the last to the first: traces shrink while gradients grow.
     let is_consumed = sizes.consumed_gradient.is_some();
