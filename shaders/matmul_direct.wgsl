@@ -1,45 +1,81 @@
 // C = scale·(A·B + low_scale·P·Q), or C += that: a product with, for LoRA layers, a thin product in the same pass.
 // For adapters that compute on the CPU: no workgroup memory, no barriers, everything in registers.
 //
-// A is M × K and B is K × N, each with its own step from one row or column to the next, so one program
-// serves stored and transposed operands; P is M × R and Q is R × N with steps of their own. C is stored row by row.
-// A workgroup of 8 invocations computes {{ ROWS }} rows and 8·{{ COLUMNS }} columns of C; invocation i has the
-// columns i, i + 8, ... Sums are f32, in the order of K.
-{%- if BROADCAST %}
-// Needs subgroups of 8: an invocation loads every eighth row of A and hands its values to the other seven.
+// A is M × K and B is K × N, either stored as it is or transposed; P is M × R and Q is R × N, stored like A and B.
+// A workgroup of 8 invocations computes {{ ROWS }} rows and {{ 8 * COLUMNS }} columns of C; an invocation has {{ COLUMNS }} of the columns,
+// in pairs 16 apart, and all of the rows. Sums are f32, in the order of K.
+//
+// What costs is the number of loads, not of bytes or of operations: such a driver walks through the invocations for
+// each load. So the block is as large as the compiler bears
+{%- if BROADCAST %}, an invocation loads only some rows of A and
+// hands them to the other seven (needs subgroups of 8)
 {%- endif %}
+{%- if WIDE %}, and two neighbours in memory come in one load (needs
+// 64-bit integers, and an even number of columns in every matrix)
+{%- endif %}.
+{#- Macros: `x` is the name of an operand, `along_k` whether its stored rows run along K, `depth` how many steps of K. #}
+{%- macro array() %}array<{{ "u64" if WIDE else "f32" }}>{% endmacro %}
 
-@group(0) @binding(0) var<storage, read_write> c: array<f32>;
-@group(0) @binding(1) var<storage, read_write> a: array<f32>;
-@group(0) @binding(2) var<storage, read_write> b: array<f32>;
+@group(0) @binding(0) var<storage, read_write> c: {{ array() }};
+@group(0) @binding(1) var<storage, read_write> a: {{ array() }};
+@group(0) @binding(2) var<storage, read_write> b: {{ array() }};
 {%- if LOW %}
-@group(0) @binding(3) var<storage, read_write> p: array<f32>;
-@group(0) @binding(4) var<storage, read_write> q: array<f32>;
+@group(0) @binding(3) var<storage, read_write> p: {{ array() }};
+@group(0) @binding(4) var<storage, read_write> q: {{ array() }};
 {%- endif %}
 
 struct Params {
     m: u32, n: u32, k: u32, r: u32,
     c_at: u32, a_at: u32, b_at: u32,
-    a_row: u32, a_step: u32, b_column: u32, b_step: u32,
-    p_row: u32, p_step: u32, q_column: u32, q_step: u32,
+    // Elements from one stored row to the next.
+    a_pitch: u32, b_pitch: u32, p_pitch: u32, q_pitch: u32,
     scale: f32, low_scale: f32,
 }
 @group(0) @binding({{ 5 if LOW else 3 }}) var<uniform> params: Params;
+{%- if WIDE %}
 
-{#- `depth` steps of the inner size from `k` on: the operands are loaded first, then each sum is loaded and stored once. #}
+fn first(pair: u64) -> f32 {
+    return bitcast<f32>(u32(pair));
+}
+
+fn second(pair: u64) -> f32 {
+    return bitcast<f32>(u32(pair >> 32u));
+}
+
+fn pair(first: f32, second: f32) -> u64 {
+    return u64(bitcast<u32>(first)) | (u64(bitcast<u32>(second)) << 32u);
+}
+{%- endif %}
+
+{#- Values of the lines (rows of A, columns of B) of this invocation: x{line}_{step}. #}
+{%- macro loads(x, along_k, lines, depth) %}
+{%- if WIDE and along_k %}
+    {%- for i in range(lines) %}{% for s in range(depth) if s % 2 == 0 %}
+        let {{ x }}{{ i }}_{{ s }}_pair = {{ x }}[({{ x }}_start{{ i }} + k + {{ s }}u) / 2u];
+        let {{ x }}{{ i }}_{{ s }} = first({{ x }}{{ i }}_{{ s }}_pair);
+        let {{ x }}{{ i }}_{{ s + 1 }} = second({{ x }}{{ i }}_{{ s }}_pair);
+    {%- endfor %}{% endfor %}
+{%- elif WIDE %}
+    {%- for i in range(lines) if i % 2 == 0 %}{% for s in range(depth) %}
+        let {{ x }}{{ i }}_{{ s }}_pair = {{ x }}[({{ x }}_start{{ i }} + (k + {{ s }}u) * {{ x }}_pitch) / 2u];
+        let {{ x }}{{ i }}_{{ s }} = first({{ x }}{{ i }}_{{ s }}_pair);
+        let {{ x }}{{ i + 1 }}_{{ s }} = second({{ x }}{{ i }}_{{ s }}_pair);
+    {%- endfor %}{% endfor %}
+{%- else %}
+    {%- for i in range(lines) %}{% for s in range(depth) %}
+        let {{ x }}{{ i }}_{{ s }} = {{ x }}[{{ x }}_start{{ i }} + (k + {{ s }}u){{ " * " ~ x ~ "_pitch" if not along_k }}];
+    {%- endfor %}{% endfor %}
+{%- endif %}
+{%- endmacro %}
+
+{#- All loads, then the sums: each is taken up once for all steps. #}
 {%- macro block(x, y, depth) %}
-{%- for s in range(depth) %}
-    {%- for i in range(OWNED) %}
-        let {{ x }}{{ i }}_{{ s }} = {{ x }}[{{ x }}_start{{ i }} + (k + {{ s }}u) * params.{{ x }}_step];
-    {%- endfor %}
-    {%- for j in range(COLUMNS) %}
-        let {{ y }}{{ j }}_{{ s }} = {{ y }}[{{ y }}_start{{ j }} + (k + {{ s }}u) * params.{{ y }}_step];
-    {%- endfor %}
-{%- endfor %}
+    {{- loads(x, A_ALONG_K, OWNED, depth) }}
+    {{- loads(y, B_ALONG_K, COLUMNS, depth) }}
 {%- for i in range(ROWS) %}
     {%- for s in range(depth) %}
         {%- if BROADCAST %}
-        let {{ x }}_row{{ i }}_{{ s }} = subgroupBroadcast({{ x }}{{ i // 8 }}_{{ s }}, {{ i % 8 }}u);
+        let {{ x }}_row{{ i }}_{{ s }} = subgroupBroadcast({{ x }}{{ i // 16 * 2 + i % 2 }}_{{ s }}, {{ i % 16 // 2 }}u);
         {%- else %}
         let {{ x }}_row{{ i }}_{{ s }} = {{ x }}{{ i }}_{{ s }};
         {%- endif %}
@@ -51,19 +87,30 @@ struct Params {
     {%- endfor %}
 {%- endfor %}
 {%- endmacro %}
+
+{%- macro starts(x, along_k, line, lines) %}
+    {%- for i in range(lines) %}
+    let {{ x }}_start{{ i }} = {{ "params." ~ x ~ "_at + " if x in ["a", "b"] }}{{ line }}{{ i }}{{ " * params." ~ x ~ "_pitch" if along_k }};
+    {%- endfor %}
+    {%- if not along_k %}
+    let {{ x }}_pitch = params.{{ x }}_pitch;
+    {%- endif %}
+{%- endmacro %}
+
+{%- macro least_line(along_k) %}{{ "2u" if WIDE and not along_k else "1u" }}{% endmacro %}
 {%- macro product(x, y, size) %}
-    {%- for i in range(OWNED) %}
-    let {{ x }}_start{{ i }} = {% if x == "a" %}params.a_at + {% endif %}row{{ i }} * params.{{ x }}_row;
-    {%- endfor %}
-    {%- for j in range(COLUMNS) %}
-    let {{ y }}_start{{ j }} = {% if y == "b" %}params.b_at + {% endif %}column{{ j }} * params.{{ y }}_column;
-    {%- endfor %}
-    for (k = 0u; k + {{ DEPTH }}u <= params.{{ size }}; k += {{ DEPTH }}u) {
+    {{- starts(x, A_ALONG_K, "row", OWNED) }}
+    {{- starts(y, B_ALONG_K, "column_read", COLUMNS) }}
+    let {{ x }}_depth = params.{{ size }};
+    for (k = 0u; k + {{ DEPTH }}u <= {{ x }}_depth; k += {{ DEPTH }}u) {
         {{- block(x, y, DEPTH) }}
     }
-    for (; k < params.{{ size }}; k++) {
-        {{- block(x, y, 1) }}
+    {%- set least = 2 if WIDE and (A_ALONG_K or B_ALONG_K) else 1 %}
+    {%- if least < DEPTH %}
+    for (; k < {{ x }}_depth; k += {{ least }}u) {
+        {{- block(x, y, least) }}
     }
+    {%- endif %}
 {%- endmacro %}
 
 @compute @workgroup_size(8)
@@ -76,40 +123,62 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
     {%- endif %}
 ) {
+    let m = params.m;
+    let n = params.n;
     let tile = group.x + group.y * groups.x;
-    let across = (params.n + {{ COLUMNS * 8 - 1 }}u) / {{ COLUMNS * 8 }}u;
+    let across = (n + {{ COLUMNS * 8 - 1 }}u) / {{ COLUMNS * 8 }}u;
     let first_row = tile / across * {{ ROWS }}u;
-    let first_column = tile % across * {{ COLUMNS * 8 }}u + lane;
-    if (first_row >= params.m) {
+    let first_column = tile % across * {{ COLUMNS * 8 }}u + lane * 2u;
+    if (first_row >= m) {
         return;
     }
-    // Rows and columns beyond the matrix repeat its last ones and are not written.
+    // Lines beyond the matrix repeat its last ones and are not written.
     {%- for i in range(OWNED) %}
-    let row{{ i }} = min(first_row + {{ i * 8 if BROADCAST else i }}u{{ " + lane" if BROADCAST }}, params.m - 1u);
+    {%- set line = i // 2 * 16 + i % 2 if BROADCAST else i %}
+    let row{{ i }} = min(first_row + {{ "lane * 2u + " if BROADCAST }}{{ line }}u, m - {{ least_line(A_ALONG_K) }});
     {%- endfor %}
     {%- for j in range(COLUMNS) %}
-    let column{{ j }} = min(first_column + {{ 8 * j }}u, params.n - 1u);
+    let column{{ j }} = first_column + {{ j // 2 * 16 + j % 2 }}u;
+    let column_read{{ j }} = min(column{{ j }}, n - {{ least_line(B_ALONG_K) }});
     {%- endfor %}
+
     {%- for i in range(ROWS) %}{% for j in range(COLUMNS) %}
     var sum{{ i }}_{{ j }} = 0.0;
     {%- endfor %}{% endfor %}
     var k = 0u;
     {%- if LOW %}
     {{- product("p", "q", "r") }}
+    let low_scale = params.low_scale;
     {%- for i in range(ROWS) %}{% for j in range(COLUMNS) %}
-    sum{{ i }}_{{ j }} *= params.low_scale;
+    sum{{ i }}_{{ j }} *= low_scale;
     {%- endfor %}{% endfor %}
     {%- endif %}
     {{- product("a", "b", "k") }}
 
+    let scale = params.scale;
+    let c_at = params.c_at;
     {%- for i in range(ROWS) %}
-    if (first_row + {{ i }}u < params.m) {
-        let c_start = params.c_at + (first_row + {{ i }}u) * params.n + first_column;
-        {%- for j in range(COLUMNS) %}
-        if (first_column + {{ 8 * j }}u < params.n) {
-            c[c_start + {{ 8 * j }}u] {{ "+=" if ADD else "=" }} params.scale * sum{{ i }}_{{ j }};
+    if (first_row + {{ i }}u < m) {
+        let c_start = c_at + (first_row + {{ i }}u) * n;
+        {%- if WIDE %}
+        {%- for j in range(COLUMNS) if j % 2 == 0 %}
+        if (column{{ j }} < n) {
+            let at = (c_start + column{{ j }}) / 2u;
+            {%- if ADD %}
+            let old = c[at];
+            c[at] = pair(first(old) + scale * sum{{ i }}_{{ j }}, second(old) + scale * sum{{ i }}_{{ j + 1 }});
+            {%- else %}
+            c[at] = pair(scale * sum{{ i }}_{{ j }}, scale * sum{{ i }}_{{ j + 1 }});
+            {%- endif %}
         }
         {%- endfor %}
+        {%- else %}
+        {%- for j in range(COLUMNS) %}
+        if (column{{ j }} < n) {
+            c[c_start + column{{ j }}] {{ "+=" if ADD else "=" }} scale * sum{{ i }}_{{ j }};
+        }
+        {%- endfor %}
+        {%- endif %}
     }
     {%- endfor %}
 }

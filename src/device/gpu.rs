@@ -30,6 +30,8 @@ pub struct Gpu {
     pub max_binding: u64,
     /// Lanes of a subgroup where the driver has only one size and subgroup operations.
     pub subgroup: Option<u32>,
+    /// Whether programs may use 64-bit integers.
+    pub has_int64: bool,
     /// What went wrong here.
     pub faults: Arc<Faults>,
 }
@@ -53,6 +55,7 @@ impl Gpu {
             kind: adapter.kind,
             max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             subgroup: (has_subgroups && smallest == largest).then_some(smallest),
+            has_int64: wgpu.features().contains(wgpu::Features::SHADER_INT64),
             faults,
             wgpu,
         });

@@ -94,7 +94,9 @@ impl Device {
         self.ledger.faults().check()
     }
 
-    pub(crate) fn tensor_device(&self) -> &burn::tensor::Device {
+    /// burn's device. Outside `kernels` only for measurements beside burn.
+    #[doc(hidden)]
+    pub fn tensor_device(&self) -> &burn::tensor::Device {
         &self.tensor
     }
 }

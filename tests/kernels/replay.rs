@@ -21,8 +21,9 @@ pub struct Replay {
 
 impl Replay {
     pub fn new(adapter: &Adapter) -> Self {
-        // Programs that use subgroup operations run only where an adapter has them.
-        let features = wgpu::Features::SUBGROUP & adapter.features();
+        // Programs that use subgroup operations or 64-bit integers run only where an adapter has them.
+        let features =
+            (wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64) & adapter.features();
         let (device, queue) = adapter.open_plain(wgpu::Limits::default(), features).unwrap();
         Self { device, queue, pipelines: RefCell::default() }
     }

@@ -1,8 +1,10 @@
 //! Matrix products, also of some rows of a stored matrix, and with a thin product in the same pass.
 
+use std::ops::Range;
+
 use burn::backend::wgpu::CubeTensor;
 
-use crate::device::gpu::Tiling;
+use crate::device::gpu::{Gpu, Tiling};
 
 use super::super::launch::{Launch, Shader, empty, gpu, sizes};
 use super::super::matmul::Layout;
@@ -113,8 +115,9 @@ impl Product<'_> {
             let (low_m, low_n, _) = self.layout.sizes(sizes(low.p), sizes(low.q));
             assert_eq!([low_m, low_n], [m, n], "the thin product beside a product");
         }
-        match gpu(self.a.tensor).tiling {
-            Tiling::Direct => self.run_direct(),
+        let gpu = gpu(self.a.tensor);
+        match gpu.tiling {
+            Tiling::Direct => self.run_direct(self.form(&gpu)),
             Tiling::Workgroup => self.run_tiles(),
         }
     }
@@ -134,45 +137,34 @@ impl Product<'_> {
         2 * m * n * (k + self.rank())
     }
 
-    /// Steps from a row of A to the next and from a column of A to the next, and from a column of B to
-    /// the next and from a row of B to the next.
-    fn steps(&self, a: [usize; 2], b: [usize; 2]) -> [usize; 4] {
-        let [a_row, a_step] = if self.layout == Layout::Tn { [1, a[1]] } else { [a[1], 1] };
-        let [b_column, b_step] = if self.layout == Layout::Nt { [b[1], 1] } else { [1, b[1]] };
-        [a_row, a_step, b_column, b_step]
-    }
-
-    fn tensors<'b>(&'b self, launch: Launch<'b>) -> Launch<'b> {
-        let launch = launch.tensor(self.c.tensor).tensor(self.a.tensor).tensor(self.b.tensor);
-        match &self.low {
-            Some(low) => launch.tensor(low.p).tensor(low.q),
-            None => launch,
+    /// In parts of K if it is longer than such a driver's loops.
+    fn run_direct(&self, form: Form) {
+        let (_, _, k) = self.size();
+        self.launch_direct(form, 0..k.min(LONGEST_K));
+        for first in (LONGEST_K..k).step_by(LONGEST_K) {
+            let rest = Product { write: Write::Add, low: None, ..*self };
+            rest.launch_direct(form, first..k.min(first + LONGEST_K));
         }
     }
 
-    fn run_direct(&self) {
-        let (m, n, k) = self.size();
-        let is_broadcast = gpu(self.a.tensor).subgroup == Some(8);
-        let (rows, columns) = if is_broadcast { (16, 4) } else { (8, 8) };
-        let launch = DIRECT
-            .launch()
+    fn launch_direct(&self, form: Form, part: Range<usize>) {
+        let (m, n, _) = self.size();
+        let (rows, columns) = match form {
+            Form::Pairs if m <= 16 => (16, 8),
+            Form::Pairs => (32, 8),
+            Form::Shared => (16, 4),
+            Form::Plain => (8, 8),
+        };
+        let is_broadcast = form != Form::Plain;
+        let launch = self
+            .launch(&DIRECT)
             .constant("ROWS", rows)
             .constant("COLUMNS", columns)
-            .constant("DEPTH", 4)
-            .constant("BROADCAST", u32::from(is_broadcast))
+            .constant("DEPTH", 2)
             .constant("OWNED", if is_broadcast { rows / 8 } else { rows })
-            .constant("LOW", u32::from(self.low.is_some()))
-            .constant("ADD", u32::from(self.write == Write::Add));
-        let mut launch = self.tensors(launch).uint(m).uint(n).uint(k).uint(self.rank());
-        launch = launch.uint(self.c.at()).uint(self.a.at()).uint(self.b.at());
-        for step in self.steps(self.a.sizes(), self.b.sizes()) {
-            launch = launch.uint(step);
-        }
-        let low = self.low.map_or([0; 4], |low| self.steps(sizes(low.p), sizes(low.q)));
-        for step in low {
-            launch = launch.uint(step);
-        }
-        launch
+            .constant("BROADCAST", u32::from(is_broadcast))
+            .constant("WIDE", u32::from(form == Form::Pairs));
+        self.sizes_and_pitches(launch, part)
             .float(self.scale)
             .float(self.low.map_or(0.0, |low| low.scale))
             .work(self.work())
@@ -208,31 +200,15 @@ impl Product<'_> {
     fn launch_tiles(&self, side: usize, chunk: usize, parts: usize) {
         let (m, n, k) = self.size();
         let is_vector = |x: Rows<'_>| x.columns().is_multiple_of(4);
-        let low = |of: fn(Low<'_>) -> Rows<'_>| self.low.map(of);
-        let (p, q) = (low(|low| low.p.into()), low(|low| low.q.into()));
-        let launch = TILE
-            .launch()
+        let (p, q) = (self.low.map(|low| Rows::from(low.p)), self.low.map(|low| Rows::from(low.q)));
+        let launch = self
+            .launch(&TILE)
             .constant("SIDE", side)
             .constant("DEPTH", 2048 / side)
-            .constant("A_ALONG_K", u32::from(self.layout != Layout::Tn))
-            .constant("B_ALONG_K", u32::from(self.layout == Layout::Nt))
             .constant("A_VECTOR", u32::from(is_vector(self.a) && p.is_none_or(is_vector)))
             .constant("B_VECTOR", u32::from(is_vector(self.b) && q.is_none_or(is_vector)))
-            .constant("C_VECTOR", u32::from(is_vector(self.c)))
-            .constant("LOW", u32::from(self.low.is_some()))
-            .constant("ADD", u32::from(self.write == Write::Add));
-        self.tensors(launch)
-            .uint(m)
-            .uint(n)
-            .uint(k)
-            .uint(self.rank())
-            .uint(self.c.at())
-            .uint(self.a.at())
-            .uint(self.b.at())
-            .uint(self.a.columns())
-            .uint(self.b.columns())
-            .uint(p.map_or(0, Rows::columns))
-            .uint(q.map_or(0, Rows::columns))
+            .constant("C_VECTOR", u32::from(is_vector(self.c)));
+        self.sizes_and_pitches(launch, 0..k)
             .uint(chunk)
             .uint(parts)
             .float(self.scale)
@@ -240,7 +216,71 @@ impl Product<'_> {
             .work(self.work())
             .over(m.div_ceil(side) * n.div_ceil(side) * parts);
     }
+
+    /// A launch with what all programs need.
+    fn launch(&self, shader: &'static Shader) -> Launch<'_> {
+        let launch = shader
+            .launch()
+            .constant("A_ALONG_K", u32::from(self.layout != Layout::Tn))
+            .constant("B_ALONG_K", u32::from(self.layout == Layout::Nt))
+            .constant("LOW", u32::from(self.low.is_some()))
+            .constant("ADD", u32::from(self.write == Write::Add))
+            .tensor(self.c.tensor)
+            .tensor(self.a.tensor)
+            .tensor(self.b.tensor);
+        match &self.low {
+            Some(low) => launch.tensor(low.p).tensor(low.q),
+            None => launch,
+        }
+    }
+
+    /// Of a part of K.
+    fn sizes_and_pitches<'b>(&self, launch: Launch<'b>, part: Range<usize>) -> Launch<'b> {
+        let (m, n, _) = self.size();
+        let pitch = |x: &CubeTensor| Rows::from(x).columns();
+        let a_step = if self.layout == Layout::Tn { self.a.columns() } else { 1 };
+        let b_step = if self.layout == Layout::Nt { 1 } else { self.b.columns() };
+        launch
+            .uint(m)
+            .uint(n)
+            .uint(part.len())
+            .uint(self.rank())
+            .uint(self.c.at())
+            .uint(self.a.at() + part.start * a_step)
+            .uint(self.b.at() + part.start * b_step)
+            .uint(self.a.columns())
+            .uint(self.b.columns())
+            .uint(self.low.map_or(0, |low| pitch(low.p)))
+            .uint(self.low.map_or(0, |low| pitch(low.q)))
+    }
+
+    /// The best form of the direct program that the device and the sizes allow.
+    fn form(&self, gpu: &Gpu) -> Form {
+        let is_even = |x: Rows<'_>| x.columns().is_multiple_of(2);
+        let are_even = [self.a, self.b, self.c].into_iter().all(is_even)
+            && self.low.is_none_or(|low| is_even(low.p.into()) && is_even(low.q.into()));
+        match (gpu.subgroup, gpu.has_int64 && are_even) {
+            (Some(8), true) => Form::Pairs,
+            (Some(8), false) => Form::Shared,
+            _ => Form::Plain,
+        }
+    }
 }
+
+/// Forms of the direct program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Every invocation loads what it needs.
+    Plain,
+    /// The invocations of a subgroup share the rows of A.
+    Shared,
+    /// They also load two neighbours at a time, in a larger block.
+    Pairs,
+}
+
+/// llvmpipe leaves every loop of an invocation for good after 65,535 turns of all its loops together; a turn is
+/// two steps of K here.
+const LONGEST_K: usize = 120_000;
 
 /// Workgroups that keep a GPU busy.
 const ENOUGH_TILES: usize = 256;
