@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use burn::backend::{Dispatch, ExecutionError};
-use burn::tensor::{Element, Int, Tensor, TensorData};
+use burn::tensor::{DType, Element, Int, Tensor, TensorData, Transaction};
 
 use crate::device::Device;
 use crate::device::fault::Fault;
@@ -79,11 +79,36 @@ impl<const D: usize> Array<D> {
         Self::new(Tensor::from_dispatch(tensor), device.ledger(), category)
     }
 
+    /// The same value everywhere.
+    pub fn filled(value: f32, shape: [usize; D], device: &Device, category: Category) -> Self {
+        if device.gpu().is_none() {
+            let values = vec![value; shape.iter().product()];
+            return Self::from_host(values, shape, device, category);
+        }
+        let tensor = Tensor::<D>::empty(shape, device.tensor_device()).into_dispatch();
+        let tensor = <Dispatch as TrainOps>::fill(tensor, value);
+        Self::new(Tensor::from_dispatch(tensor), device.ledger(), category)
+    }
+
     /// Copies the values to the host; waits for the device. If the device failed, the values are NaN and
     /// [`Device::check`] has the cause.
     pub fn to_host(&self) -> Vec<f32> {
         let read = self.held.get().clone().try_into_data();
         read_values(read, self.len(), f32::NAN, self.ticket.ledger())
+    }
+
+    /// [`Array::to_host`] of several arrays of one device with a single wait for it.
+    pub fn all_to_host(arrays: &[&Self]) -> Vec<Vec<f32>> {
+        let Some(first) = arrays.first() else { return Vec::new() };
+        let transaction = Transaction::default();
+        let transaction = arrays.iter().fold(transaction, |t, array| t.register(array.tensor()));
+        let read = match transaction.try_execute() {
+            Ok(all) => all.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); arrays.len()],
+        };
+        let ledger = first.ticket.ledger();
+        let pairs = arrays.iter().zip::<Vec<_>>(read);
+        pairs.map(|(array, read)| read_values(read, array.len(), f32::NAN, ledger)).collect()
     }
 
     /// The sizes, outermost first.
@@ -201,13 +226,15 @@ pub struct Indices {
     ticket: Arc<Ticket>,
 }
 
+fn int_tensor(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
+    let shape = [values.len()];
+    Tensor::from_data(TensorData::new(values, shape), (device.tensor_device(), DType::I32))
+}
+
 impl Indices {
     /// Copies host values to the device.
     pub fn from_host(values: &[i32], device: &Device, category: Category) -> Self {
-        let shape = [values.len()];
-        let data = TensorData::new(values.to_vec(), shape);
-        let tensor =
-            Tensor::<1, Int>::from_data(data, (device.tensor_device(), burn::tensor::DType::I32));
+        let tensor = int_tensor(values.to_vec(), device);
         let ticket = Ticket::new(device.ledger(), category, values.len() as u64 * 4);
         Self { tensor, ticket }
     }
@@ -226,6 +253,23 @@ impl Indices {
     pub fn to_host(&self) -> Vec<i32> {
         let read = self.tensor.clone().try_into_data();
         read_values(read, self.len(), i32::MIN, self.ticket.ledger())
+    }
+
+    /// Sets the listed entries to one value. Nothing is uploaded to a GPU for it.
+    pub fn set_entries(&mut self, entries: &[usize], value: i32, device: &Device) {
+        assert!(entries.iter().all(|&i| i < self.len()), "entries of a list of {}", self.len());
+        if device.gpu().is_some() {
+            let nothing = Tensor::<1, Int>::empty([1], (device.tensor_device(), DType::I32));
+            let tensor = std::mem::replace(&mut self.tensor, nothing).into_dispatch();
+            let tensor = <Dispatch as TrainOps>::set_entries(tensor, entries, value);
+            self.tensor = Tensor::from_dispatch(tensor);
+            return;
+        }
+        let mut values = self.to_host();
+        for &i in entries {
+            values[i] = value;
+        }
+        self.tensor = int_tensor(values, device);
     }
 
     pub(super) fn tensor(&self) -> Tensor<1, Int> {

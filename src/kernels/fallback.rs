@@ -79,6 +79,16 @@ pub(super) fn zeroed<B: Backend>(like: &Float<B>) -> Float<B> {
     B::float_zeros(like.shape(), &like.device(), FloatDType::F32)
 }
 
+/// Puts one value at the given places.
+pub(super) fn set_entries<B: Backend>(mut x: Int<B>, entries: &[usize], value: i32) -> Int<B> {
+    let device = x.device();
+    for &i in entries {
+        let value = B::int_from_data(TensorData::new(vec![value], [1]), &device);
+        x = B::int_slice_assign(x, &[Slice::from(i..i + 1)], value);
+    }
+    x
+}
+
 /// Host row numbers on the device of `like`.
 pub(super) fn row_numbers<B: Backend>(rows: &[usize], like: &Float<B>) -> Int<B> {
     let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();

@@ -68,6 +68,16 @@ pub trait TrainOps: Backend {
         false
     }
 
+    /// Sets every element of `x`, in place.
+    fn fill(x: FloatTensor<Self>, value: f32) -> FloatTensor<Self> {
+        super::fallback::shifted::<Self>(super::fallback::zeroed::<Self>(&x), value)
+    }
+
+    /// Sets the listed entries of `x` to one value, in place.
+    fn set_entries(x: IntTensor<Self>, entries: &[usize], value: i32) -> IntTensor<Self> {
+        super::fallback::set_entries::<Self>(x, entries, value)
+    }
+
     /// Zeroes `x` in place.
     fn zero(x: FloatTensor<Self>) -> FloatTensor<Self> {
         super::fallback::zeroed::<Self>(&x)

@@ -117,7 +117,7 @@ pub fn apply(
     previous: &Vector,
 ) -> Residual {
     let device = cx.optimizer.device().clone();
-    let one = Vector::from_host(vec![1.0], [1], &device, Category::Activations);
+    let one = Vector::filled(1.0, [1], &device, Category::Activations);
     let grad = scale(grad, clip, Along::All);
     let projected = layer.project(&grad);
     let (descent, step) = layer.descent(cx, &projected, &one);
@@ -239,11 +239,16 @@ impl Method for Fira {
     }
 
     fn monitor(&mut self, cx: &mut Context<'_>) {
-        let read = |x: &Vector| x.to_host().first().map_or(0.0, |&value| f64::from(value));
-        let fired = self.pending.drain(..).filter_map(|(index, ratio, factor)| {
-            let factor = read(&factor);
-            (factor < 1.0).then(|| (index as u64, read(&ratio), factor))
-        });
+        let pending = std::mem::take(&mut self.pending);
+        let numbers: Vec<&Vector> =
+            pending.iter().flat_map(|(_, ratio, factor)| [ratio, factor]).collect();
+        let numbers: Vec<f64> =
+            Vector::all_to_host(&numbers).into_iter().flatten().map(f64::from).collect();
+        let fired = pending.iter().zip(numbers.as_chunks().0).filter_map(
+            |(&(index, ..), &[ratio, factor])| {
+                (factor < 1.0).then_some((index as u64, ratio, factor))
+            },
+        );
         let l: Vec<_> = fired.collect();
         if !l.is_empty() {
             cx.events.push(Limiter { l }.into());

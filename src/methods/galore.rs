@@ -84,7 +84,7 @@ impl Method for GaLore {
         id: ParamId,
         grad: Matrix,
     ) -> Disposition {
-        let one = Vector::from_host(vec![1.0], [1], cx.optimizer.device(), Category::Activations);
+        let one = Vector::filled(1.0, [1], cx.optimizer.device(), Category::Activations);
         match self.projection.layers.iter().position(|layer| layer.weight() == id) {
             Some(index) => {
                 self.projection.refresh_one(cx, index, &grad);

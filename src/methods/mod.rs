@@ -199,7 +199,8 @@ pub trait Method {
         Ok(())
     }
 
-    /// Events whose numbers were still on the device when their update ended.
+    /// Events whose numbers were still on the device when their update ended. Called before the next update, when the
+    /// host has waited for the device anyway, and before a checkpoint; `cx.t` still counts the update they tell of.
     fn monitor(&mut self, _cx: &mut Context<'_>) {}
 
     /// How the result can be written.

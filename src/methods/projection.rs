@@ -271,7 +271,7 @@ impl Layer {
             if hyper.weight_decay == 0.0 {
                 return w;
             }
-            let keep = Vector::from_host(vec![keep], [1], device, Category::Activations);
+            let keep = Vector::filled(keep, [1], device, Category::Activations);
             scale(w, &keep, Along::All)
         };
         cx.params.update(self.weight, |w| match hyper.form {

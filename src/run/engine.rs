@@ -59,6 +59,8 @@ pub struct Engine {
     pub total: u64,
     /// What the method told since the last look.
     pub events: Vec<Body>,
+    /// What it told of earlier updates, whose numbers had to wait for the device: with the updates they tell of.
+    pub late_events: Vec<(u64, Body)>,
 }
 
 impl Engine {
@@ -76,6 +78,15 @@ impl Engine {
             events: &mut self.events,
         };
         hook(self.method.as_mut(), &mut cx)
+    }
+
+    /// Takes in what the method still has to tell of the last update. Waits for the device.
+    pub fn read_late_events(&mut self) {
+        let own = std::mem::take(&mut self.events);
+        self.with_method(|method, cx| method.monitor(cx));
+        let late = std::mem::replace(&mut self.events, own);
+        let t = self.t;
+        self.late_events.extend(late.into_iter().map(|body| (t, body)));
     }
 
     /// The learning rate of the next update.
@@ -145,6 +156,8 @@ impl Engine {
         let (loss_sum, squared_norm) = read_back(&loss_sum, &sum_squares);
         // What failed on the device before this point shows here, not as numbers.
         device.check()?;
+        // The device has nothing left to do now, so this wait is short.
+        self.read_late_events();
         let loss = loss_sum / counted.max(1) as f64;
         let grad_norm = squared_norm.sqrt();
         let is_applied = loss.is_finite() && grad_norm.is_finite();
@@ -155,11 +168,7 @@ impl Engine {
                 method.update(cx, gradients, &clip, learning_rate);
             });
             self.t += 1;
-            self.with_method(|method, cx| {
-                method.after_update(cx)?;
-                method.monitor(cx);
-                Ok::<_, crate::error::Error>(())
-            })?;
+            self.with_method(|method, cx| method.after_update(cx))?;
         }
         Ok(Outcome { loss, grad_norm, learning_rate, is_applied })
     }

@@ -110,6 +110,7 @@ pub fn engine(config: &RunConfig, mut model: Model) -> Result<Engine> {
         t: 0,
         total: train.iters.unwrap_or(0),
         events: Vec::new(),
+        late_events: Vec::new(),
         model,
     })
 }

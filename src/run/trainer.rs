@@ -140,6 +140,7 @@ impl Trainer<'_> {
         let loaded = Instant::now();
         let outcome = self.engine.step(&micro_batches)?;
         let end = Instant::now();
+        self.emit_late_events()?;
 
         clock.data += loaded - start;
         clock.step += end - loaded;
@@ -257,6 +258,7 @@ impl Trainer<'_> {
 
     fn save(&mut self) -> Result<()> {
         let start = Instant::now();
+        self.tell_rest()?;
         self.log.sync()?;
         self.progress.event_seq = self.log.seq();
         let path = checkpoint::save(&self.dir.checkpoints(), &mut self.engine, &self.progress)?;
@@ -307,6 +309,7 @@ impl Trainer<'_> {
             Action::Pause if *is_paused => answer.what = "the run is paused already".into(),
             Action::Pause => {
                 *is_paused = true;
+                self.tell_rest()?;
                 self.emit(Pause { reason: "asked to".into() })?;
             }
             Action::Resume if !*is_paused => answer.what = "the run is not paused".into(),
@@ -330,6 +333,7 @@ impl Trainer<'_> {
     }
 
     fn finish(&mut self, stop: Stop) -> Result<()> {
+        self.tell_rest()?;
         if matches!(stop, Stop::Done | Stop::TimeIsUp) {
             if matches!(stop, Stop::TimeIsUp) {
                 self.evaluate()?;
@@ -378,9 +382,27 @@ impl Trainer<'_> {
         Ok(())
     }
 
+    /// Writes what the method told of updates before this one.
+    fn emit_late_events(&mut self) -> Result<()> {
+        for (step, body) in std::mem::take(&mut self.engine.late_events) {
+            self.emit_at(step, body)?;
+        }
+        Ok(())
+    }
+
+    /// Has the method tell what it holds back for the next update: after this the log is complete up to here.
+    fn tell_rest(&mut self) -> Result<()> {
+        self.engine.read_late_events();
+        self.emit_late_events()
+    }
+
     /// Tells the world.
     pub fn emit(&mut self, body: impl Into<Body>) -> Result<()> {
-        let event = self.log.emit(self.engine.t, body)?;
+        self.emit_at(self.engine.t, body)
+    }
+
+    fn emit_at(&mut self, step: u64, body: impl Into<Body>) -> Result<()> {
+        let event = self.log.emit(step, body)?;
         note(&event);
         self.sink.on_event(&event);
         Ok(())

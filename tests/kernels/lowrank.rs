@@ -1,10 +1,10 @@
 //! Switches of candidate vectors, zeroed rows and columns.
 
 use fullrank::device::memory::Category::Activations;
-use fullrank::kernels::Matrix;
 use fullrank::kernels::lowrank::{Exchange, switch_columns, switch_rows, zero_columns, zero_rows};
 use fullrank::kernels::matmul::Layout;
 use fullrank::kernels::reference;
+use fullrank::kernels::{Indices, Matrix};
 
 use crate::forms::{Values, assert_close, assert_near, in_every_form, wide};
 
@@ -63,6 +63,20 @@ fn rows_and_columns_are_zeroed_and_no_others() {
         assert_eq!(zero_columns(ones(), &[2, 0]).to_host(), [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]);
         assert_eq!(zero_rows(ones(), &[]).to_host(), [1.0; 6]);
         assert_eq!(zero_columns(ones(), &[]).to_host(), [1.0; 6]);
+    });
+}
+
+#[test]
+fn entries_of_a_list_are_set_and_no_others() {
+    in_every_form(|device| {
+        for n in [1, 6, 3000] {
+            let entries: Vec<usize> = (0..n).filter(|i| i % 4 != 1).collect();
+            let mut list = Indices::from_host(&vec![7; n], device, Activations);
+            list.set_entries(&entries, -3, device);
+            list.set_entries(&[], 5, device);
+            let right: Vec<i32> = (0..n).map(|i| if i % 4 == 1 { 7 } else { -3 }).collect();
+            assert_eq!(list.to_host(), right);
+        }
     });
 }
 

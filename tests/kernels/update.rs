@@ -6,7 +6,7 @@ use fullrank::kernels::update::{
     AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares, clip_factor,
     read_back,
 };
-use fullrank::kernels::{Array, Indices, Matrix};
+use fullrank::kernels::{Array, Indices, Matrix, Vector};
 
 use crate::forms::{Values, assert_close, assert_near, in_every_form, on_gpus, vector, wide};
 use crate::norm::ROW_SIZES;
@@ -162,6 +162,17 @@ fn adamw_takes_any_size_and_keeps_its_bits() {
                 assert_eq!(bits(&x), bits(&y), "{shape:?}: the same bits twice");
             }
         }
+    });
+}
+
+#[test]
+fn several_vectors_are_read_at_once() {
+    in_every_form(|device| {
+        let [x, y] = [vec![1.0, 2.0], vec![3.0]].map(|values| vector(values, device));
+        let filled = Vector::filled(-0.5, [3], device, Activations);
+        let all = Vector::all_to_host(&[&x, &y, &filled, &x]);
+        assert_eq!(all, [vec![1.0, 2.0], vec![3.0], vec![-0.5; 3], vec![1.0, 2.0]]);
+        assert!(Vector::all_to_host(&[]).is_empty());
     });
 }
 

@@ -356,7 +356,8 @@ pub fn switch_once(engine: &mut Engine) -> Vec<SwitchLayer> {
 
 /// The switches among the events so far.
 pub fn switches(engine: &Engine) -> Vec<SwitchLayer> {
-    let switches = engine.events.iter().filter_map(|event| match event {
+    let late = engine.late_events.iter().map(|(_, event)| event);
+    let switches = late.chain(&engine.events).filter_map(|event| match event {
         fullrank::runlog::Body::Switch(switch) => Some(switch.l.clone()),
         _ => None,
     });

@@ -46,6 +46,7 @@ pub fn check(path: &Path, device: &Device) {
         t: 0,
         total: number(&file, "steps") as u64,
         events: Vec::new(),
+        late_events: Vec::new(),
     };
     engine.with_method(|method, cx| method.prepare(cx)).unwrap();
     if rank > 0 {

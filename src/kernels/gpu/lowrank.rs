@@ -19,6 +19,9 @@ static CORRECT: Shader = Shader::new("correct", include_str!("../../../shaders/c
 static ZERO_VECTORS: Shader =
     Shader::new("zero_vectors", include_str!("../../../shaders/zero_vectors.wgsl"));
 
+static SET_ENTRIES: Shader =
+    Shader::new("set_entries", include_str!("../../../shaders/set_entries.wgsl"));
+
 /// Vectors that one launch takes: 16 bytes each of the 64 KiB that every device allows a uniform.
 const MAX_LISTED: usize = 2048;
 
@@ -35,6 +38,11 @@ fn listed<'a>(
 ) -> Launch<'a> {
     let padding = std::iter::repeat([0; 4]);
     entries.chain(padding).take(size).flatten().fold(launch, Launch::uint)
+}
+
+/// A list by fours, as the vec4s of a uniform.
+fn quads(list: &[usize]) -> impl Iterator<Item = [usize; 4]> {
+    list.chunks(4).map(|four| std::array::from_fn(|i| four.get(i).copied().unwrap_or(0)))
 }
 
 /// How vectors of a matrix stand in its storage: `i·line + e·stride`, `length` elements.
@@ -204,9 +212,27 @@ fn zero_vectors(x: CubeTensor, list: &[usize], vectors: Vectors, name: &str) -> 
             .uint(vectors.length)
             .uint(vectors.line)
             .uint(vectors.stride);
-        let quads =
-            list.chunks(4).map(|four| std::array::from_fn(|i| four.get(i).copied().unwrap_or(0)));
-        listed(launch, quads, size).over(groups);
+        listed(launch, quads(list), size).over(groups);
+    }
+    x
+}
+
+/// Sets the listed entries of a list of i32 to one value, in place.
+pub(super) fn set_entries(x: CubeTensor, entries: &[usize], value: i32) -> CubeTensor {
+    assert_unique(&x, "set_entries");
+    for entries in entries.chunks(MAX_LISTED) {
+        let size = capacity(entries.len().div_ceil(4));
+        let (workgroup, groups) = elementwise_groups(&x, entries.len());
+        let launch = SET_ENTRIES
+            .launch()
+            .constant("WORKGROUP", workgroup)
+            .constant("CAPACITY", size)
+            .tensor(&x)
+            .uint(entries.len())
+            .uint(value.cast_unsigned())
+            .uint(0)
+            .uint(0);
+        listed(launch, quads(entries), size).over(groups);
     }
     x
 }

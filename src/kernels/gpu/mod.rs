@@ -49,6 +49,15 @@ impl TrainOps for CubeBackend {
         x
     }
 
+    fn fill(x: CubeTensor, value: f32) -> CubeTensor {
+        fill::fill(&x, value);
+        x
+    }
+
+    fn set_entries(x: CubeTensor, entries: &[usize], value: i32) -> CubeTensor {
+        lowrank::set_entries(x, entries, value)
+    }
+
     fn matmul(scale: f32, layout: Layout, a: CubeTensor, b: CubeTensor) -> CubeTensor {
         matmul::matmul(scale, layout, &a, &b)
     }

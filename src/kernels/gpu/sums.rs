@@ -56,8 +56,9 @@ impl Place {
     fn parts(&self, tiling: Tiling) -> usize {
         let (wanted, least) = match tiling {
             Tiling::Workgroup if self.stride == 1 => (1024_usize.div_ceil(self.vectors), 4096),
-            Tiling::Workgroup => (65_536_usize.div_ceil(self.vectors), 64),
-            Tiling::Direct => (256_usize.div_ceil(self.vectors), 256),
+            // Columns: short pieces, so that the rows between two pieces stay in a cache.
+            _ if self.stride != 1 => (self.length, 32),
+            _ => (256_usize.div_ceil(self.vectors), 256),
         };
         wanted.min(self.length.div_ceil(least)).clamp(1, MAX_PARTS)
     }

@@ -38,13 +38,18 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// The event with the norm read back.
-    pub fn finish(self) -> SwitchLayer {
-        let squares = self.squared_norms.iter().flat_map(Vector::to_host).map(f64::from);
-        // The A-side and B-side corrections are added one after the other; their norms are combined as
-        // if orthogonal, which is what the log promises ("norm of the two corrections").
-        // From +0: an empty `sum` is −0.
-        SwitchLayer { dw_norm: squares.fold(0.0, |sum, x| sum + x).sqrt(), ..self.event }
+    /// The events of these switches with their norms, read back together.
+    pub fn finish(all: Vec<Self>) -> Vec<SwitchLayer> {
+        let norms: Vec<&Vector> = all.iter().flat_map(|pending| &pending.squared_norms).collect();
+        let mut squares = Vector::all_to_host(&norms).into_iter().flatten().map(f64::from);
+        let finished = all.iter().map(|Self { event, squared_norms }| {
+            // The A-side and B-side corrections are added one after the other; their norms are combined as
+            // if orthogonal, which is what the log promises ("norm of the two corrections").
+            // From +0: an empty `sum` is −0.
+            let squares = squares.by_ref().take(squared_norms.len());
+            SwitchLayer { dw_norm: squares.fold(0.0, |sum, x| sum + x).sqrt(), ..event.clone() }
+        });
+        finished.collect()
     }
 }
 

@@ -174,14 +174,14 @@ impl Side {
 
     /// Holds the given vectors from update `t` on and starts their counters anew.
     pub(super) fn restart(&mut self, vectors: &[usize], t: u64, rules: &Rules, device: &Device) {
+        let until = t.saturating_add(rules.freeze).min(i32::MAX as u64) as i32;
+        let since = if rules.counts_frozen_steps { t as i32 } else { until };
         for &i in vectors {
-            let until = t.saturating_add(rules.freeze).min(i32::MAX as u64) as i32;
             self.frozen_until[i] = until;
-            self.since[i] = if rules.counts_frozen_steps { t as i32 } else { until };
+            self.since[i] = since;
         }
-        let upload = |values: &[i32]| Indices::from_host(values, device, Category::Optimizer);
-        self.device_since = upload(&self.since);
-        self.device_frozen_until = upload(&self.frozen_until);
+        self.device_since.set_entries(vectors, since, device);
+        self.device_frozen_until.set_entries(vectors, until, device);
     }
 
     pub(super) fn zero_moments(&self, cx: &mut Context<'_>, vectors: &[usize]) {
