@@ -16,6 +16,7 @@ use super::scaling::{self, Along};
 use super::update::{self, AdamW, Axis};
 use super::{clip, embedding, launch, lora, loss, norm, swiglu};
 
+pub(super) mod ceiling;
 pub(super) mod fill;
 
 /// Invocations of a workgroup and number of workgroups for an element-wise program over `n` invocations.
