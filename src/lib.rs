@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
+pub mod doctor;
 pub mod error;
 pub mod formats;
 pub mod kernels;

@@ -150,6 +150,18 @@ pub enum Request {
     },
     /// Command a live run.
     Ctl(CtlArgs),
+    /// List the adapters.
+    Devices {
+        /// As JSON.
+        json: bool,
+    },
+    /// Test the kernels.
+    Doctor {
+        /// The device.
+        device: String,
+        /// As JSON.
+        json: bool,
+    },
     /// A completion script.
     Completions(Shell),
 }
@@ -199,6 +211,8 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
             },
             wait: !matches.get_flag("no-wait"),
         }),
+        "devices" => Request::Devices { json: matches.get_flag("json") },
+        "doctor" => Request::Doctor { device: device(matches), json: matches.get_flag("json") },
         _ => {
             Request::Completions(matches.get_one::<Shell>("shell").copied().unwrap_or(Shell::Bash))
         }
@@ -274,6 +288,10 @@ fn text(matches: &ArgMatches, name: &str) -> String {
 
 fn count(matches: &ArgMatches, name: &str) -> u64 {
     matches.get_one::<u64>(name).copied().unwrap_or_default()
+}
+
+fn device(matches: &ArgMatches) -> String {
+    matches.get_one::<String>("device").cloned().unwrap_or_else(|| "auto".into())
 }
 
 fn out(matches: &ArgMatches) -> PathBuf {

@@ -66,6 +66,21 @@ pub fn command() -> Command {
         )
         .subcommand(ctl_command())
         .subcommand(
+            Command::new("devices")
+                .about("Lists the GPUs of this machine and which one a run takes")
+                .arg(json_arg()),
+        )
+        .subcommand(
+            Command::new("doctor")
+                .about("Tests every kernel on a device, in at most a minute")
+                .long_about(
+                    "Tests every kernel on a device at real width, depth and length against slow exact \
+                     loops, a model of 12 layers against the CPU, and the largest buffer; in at most a \
+                     minute. Exits with 4 if a result is wrong.",
+                )
+                .args([device_arg(), json_arg()]),
+        )
+        .subcommand(
             Command::new("completions")
                 .about("Prints a completion script for a shell")
                 .long_about(

@@ -13,6 +13,8 @@ use crate::error::Result;
 pub mod args;
 pub mod commands;
 pub mod ctl;
+pub mod devices;
+pub mod doctor;
 pub mod eval;
 pub mod generate;
 pub mod line;
@@ -74,6 +76,8 @@ pub fn run(request: Request) -> Result<()> {
             let wait = args.wait.then_some(ctl::WAIT);
             ctl::ctl(&args.out, &args.run, args.action, wait, stdout)
         }
+        Request::Devices { json } => devices::devices(json, stdout),
+        Request::Doctor { device, json } => doctor::doctor(&device, json, stdout),
         Request::Completions(shell) => completions(shell, stdout),
     }
 }

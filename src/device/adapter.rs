@@ -109,6 +109,39 @@ impl Adapter {
         self.adapter.features().difference(left_out)
     }
 
+    /// Bytes of one storage binding at most.
+    pub fn max_binding(&self) -> u64 {
+        let limits = self.limits();
+        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+    }
+
+    /// Bytes of memory that a workgroup shares.
+    pub fn workgroup_memory(&self) -> u32 {
+        self.limits().max_compute_workgroup_storage_size
+    }
+
+    /// Whether shaders can compute with 16-bit floats.
+    pub fn has_f16(&self) -> bool {
+        self.adapter.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// Whether shaders have subgroup operations.
+    pub fn has_subgroups(&self) -> bool {
+        self.adapter.features().contains(wgpu::Features::SUBGROUP)
+    }
+
+    /// Whether the device can say when a kernel began and ended.
+    pub fn has_timestamps(&self) -> bool {
+        self.adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
+    /// The adapter that `auto` takes of these: the first GPU that can be used. None: the CPU.
+    pub fn auto(all: &[Self]) -> Option<usize> {
+        all.iter().position(|adapter| {
+            adapter.kind != Kind::Software && adapter.unusable_because().is_none()
+        })
+    }
+
     /// Sizes of a subgroup, smallest and largest.
     pub fn subgroup_sizes(&self) -> [u32; 2] {
         let info = self.adapter.get_info();

@@ -71,6 +71,11 @@ impl Gpu {
         found.map_or_else(|| unreachable!(), Arc::clone)
     }
 
+    /// The id by which burn knows it.
+    pub(crate) fn id(&self) -> &WgpuDevice {
+        &self.id
+    }
+
     /// Ends the device as a driver reset would. For tests.
     #[doc(hidden)]
     pub fn destroy(&self) {

@@ -14,6 +14,7 @@ pub mod gpu;
 pub mod memory;
 
 use adapter::{Adapter, HOW_TO_GET_A_DRIVER, Kind};
+use fault::Fault;
 use gpu::{Gpu, Tiling};
 use memory::Ledger;
 
@@ -46,8 +47,8 @@ impl Device {
         let is_gpu = |adapter: &&Adapter| adapter.kind != Kind::Software;
         let none = |what: String| Error::Device { what, remedy: HOW_TO_GET_A_DRIVER.into() };
         match choice {
-            "auto" => match all.iter().find(|a| is_gpu(a) && a.unusable_because().is_none()) {
-                Some(adapter) => adapter.open(tiling),
+            "auto" => match Adapter::auto(&all) {
+                Some(number) => all[number].open(tiling),
                 None => Ok(Self::cpu()),
             },
             "gpu" => match all.iter().find(is_gpu) {
@@ -92,6 +93,13 @@ impl Device {
     /// Errors if something went wrong on the device since it was opened.
     pub fn check(&self) -> Result<()> {
         self.ledger.faults().check()
+    }
+
+    /// Waits until everything that was asked of the device is done. A failure is found by [`Device::check`].
+    pub fn wait(&self) {
+        if let Err(error) = self.tensor.sync() {
+            self.ledger.faults().record(Fault::of_read(&error.to_string()));
+        }
     }
 
     /// burn's device. Outside `kernels` only for measurements beside burn.

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use burn::backend::TensorMetadata;
 use burn::backend::wgpu::CubeTensor;
 use burn::tensor::{DType, Shape};
+use cubecl::MemoryScope;
+use cubecl::client::Client;
 use cubecl::ir::metadata::Info;
 use cubecl::prelude::{
     AddressType, CubeCount, ExecutionMode, KernelDefinition, KernelId, KernelMetadata,
@@ -181,6 +183,37 @@ pub(super) fn empty_shaped(like: &CubeTensor, shape: Shape) -> CubeTensor {
         super::gpu::fill::fill(&new, f32::NAN);
     }
     new
+}
+
+/// An f32 tensor of these sizes on a GPU, with any values in it.
+pub(super) fn fresh<const D: usize>(gpu: &Gpu, sizes: [usize; D]) -> CubeTensor {
+    let elements: usize = sizes.iter().product();
+    let client = client(gpu);
+    let handle = client.empty(elements * 4);
+    let device = cubecl::Device::Wgpu(gpu.id().clone());
+    CubeTensor::new_contiguous(client, device, Shape::from(sizes), handle, DType::F32)
+}
+
+fn client(gpu: &Gpu) -> Client {
+    cubecl::Device::Wgpu(gpu.id().clone()).client()
+}
+
+/// Runs `run` and says how many seconds the GPU took for what this thread asked of it meanwhile: by its timestamps
+/// where it has them. None if it cannot say.
+pub(super) fn seconds_of<R>(gpu: &Gpu, run: impl FnOnce() -> R) -> (R, Option<f64>) {
+    let client = client(gpu);
+    let window = client.profile_start().ok();
+    let result = run();
+    let seconds = window
+        .and_then(|window| client.profile_end(window).ok())
+        .and_then(|profile| cubecl::future::block_on(profile.resolve()))
+        .map(|ticks| ticks.duration().as_secs_f64());
+    (result, seconds.filter(|seconds| *seconds > 0.0))
+}
+
+/// Bytes that the pools of a GPU hold, in use or waiting for the next use.
+pub(super) fn pool_bytes(gpu: &Gpu) -> u64 {
+    client(gpu).memory_report(MemoryScope::Device).usage().bytes_reserved
 }
 
 /// Takes a tensor for an operation in place. Panics if its storage is shared: the caller's mistake, which a
