@@ -55,7 +55,8 @@ const TN: [(usize, usize, usize); 8] = [
 ];
 
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let choice = arguments.iter().find(|a| *a == "software" || a.starts_with("gpu"));
     let filter = arguments.iter().find(|a| Some(*a) != choice).cloned().unwrap_or_default();
     let device = match choice {
