@@ -85,9 +85,11 @@ impl Found {
             None if self.devices.is_empty() => {
                 format!("no adapter was found; {HOW_TO_GET_A_DRIVER}")
             }
-            None => "no GPU was found, only a driver that computes on the CPU (--device software takes \
+            None => {
+                "no GPU was found, only a driver that computes on the CPU (--device software takes \
                      it, for trying out the kernels)"
-                .into(),
+                    .into()
+            }
         }
     }
 }
@@ -175,13 +177,16 @@ mod tests {
     #[test]
     fn without_a_gpu_it_says_why_and_how_to_get_one() {
         let none = Found { auto: "cpu".into(), devices: Vec::new() };
-        assert!(none.text().starts_with("--device auto takes the CPU: no adapter was found; install"));
-        let software =
-            Found { auto: "cpu".into(), devices: vec![gpu("gpu:0", Kind::Software)] };
+        assert!(
+            none.text().starts_with("--device auto takes the CPU: no adapter was found; install")
+        );
+        let software = Found { auto: "cpu".into(), devices: vec![gpu("gpu:0", Kind::Software)] };
         assert!(software.text().contains("only a driver that computes on the CPU"));
         let mut old = gpu("gpu:0", Kind::Integrated);
         old.unusable_because = Some("4 storage buffers in a kernel, needs 8".into());
         let old = Found { auto: "cpu".into(), devices: vec![old] };
-        assert!(old.text().ends_with("the CPU: gpu:0 has 4 storage buffers in a kernel, needs 8\n"));
+        assert!(
+            old.text().ends_with("the CPU: gpu:0 has 4 storage buffers in a kernel, needs 8\n")
+        );
     }
 }

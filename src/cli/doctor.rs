@@ -29,7 +29,9 @@ pub fn doctor(choice: &str, is_json: bool, stdout: &mut dyn Write) -> Result<()>
                 notice("no usable GPU was found; testing the software adapter as well");
                 reports.push(one(&adapter.open(None)?, deadline, is_json, stdout)?);
             }
-            None => notice("no usable GPU was found, and no software adapter; tested the CPU alone"),
+            None => {
+                notice("no usable GPU was found, and no software adapter; tested the CPU alone")
+            }
         }
     }
     let outcome = verdict(&reports);
@@ -69,7 +71,9 @@ fn one(
 fn line(finding: &Finding, device: &str) -> String {
     let Finding { name, shape, worst, ms, trouble } = finding;
     match trouble {
-        None => format!("ok    {name:<19} {shape:<53} worst {worst:.1e} {ms:>8.1} ms  on {device}\n"),
+        None => {
+            format!("ok    {name:<19} {shape:<53} worst {worst:.1e} {ms:>8.1} ms  on {device}\n")
+        }
         Some(trouble) => format!("WRONG {name:<19} {shape:<53} on {device}\n      {trouble}\n"),
     }
 }
@@ -99,14 +103,18 @@ mod tests {
         };
         let good = line(&finding, "llvmpipe (vulkan, software)");
         assert!(good.starts_with("ok    rope "), "{good}");
-        assert!(good.ends_with("worst 3.1e-7     12.3 ms  on llvmpipe (vulkan, software)\n"), "{good}");
+        assert!(
+            good.ends_with("worst 3.1e-7     12.3 ms  on llvmpipe (vulkan, software)\n"),
+            "{good}"
+        );
         finding.trouble = Some("row 3: expected 1, got 2".into());
         assert!(line(&finding, "x").ends_with("on x\n      row 3: expected 1, got 2\n"));
     }
 
     #[test]
     fn what_was_left_out_is_said() {
-        let report = Report { device: "cpu".into(), findings: vec![], left_out: vec!["rope", "scale"] };
+        let report =
+            Report { device: "cpu".into(), findings: vec![], left_out: vec!["rope", "scale"] };
         assert_eq!(
             ending(&report, 50.2),
             "0 of 0 right in 50 s on cpu\nnot tested, as the time was over: rope, scale\n"

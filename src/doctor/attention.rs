@@ -40,7 +40,13 @@ impl Case {
             head_dim: DIM,
         };
         let new = |seed, heads: usize| Operand::new(seed, [TOKENS, heads * DIM], 2.0);
-        Self { shape, q: new(1, heads), k: new(2, kv_heads), v: new(3, kv_heads), d_out: new(4, heads) }
+        Self {
+            shape,
+            q: new(1, heads),
+            k: new(2, kv_heads),
+            v: new(3, kv_heads),
+            d_out: new(4, heads),
+        }
     }
 
     /// The rows of one head, one after another.
@@ -61,8 +67,7 @@ fn row(values: &[f64], row: usize) -> &[f64] {
 /// What query `at` sees of the keys up to its own place.
 fn weights(q: &[f64], keys: &[f64], at: usize) -> Weights {
     let scale = (DIM as f64).sqrt();
-    let scores: Vec<f64> =
-        (0..=at).map(|key| dot(row(q, at), row(keys, key)) / scale).collect();
+    let scores: Vec<f64> = (0..=at).map(|key| dot(row(q, at), row(keys, key)) / scale).collect();
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
     let lse = largest + sum.ln();
@@ -155,8 +160,8 @@ pub fn attention_backward(probe: &mut Probe<'_>) {
     let [q, k, v, d_out] =
         [case.q, case.k, case.v, case.d_out].map(|operand| operand.on(probe.device));
     let (out, lse) = kernel::attention(&q, &k, &v, case.shape);
-    let (dq, dk, dv) = probe
-        .timed(|| kernel::attention_backward(&d_out, &q, &k, &v, &out, &lse, case.shape));
+    let (dq, dk, dv) =
+        probe.timed(|| kernel::attention_backward(&d_out, &q, &k, &v, &out, &lse, case.shape));
     let sampled = sample(TOKENS);
     let pick = |values: &[f32], heads: usize, head: usize| -> Vec<f32> {
         let row = |&at: &usize| &values[(at * heads + head) * DIM..][..DIM];
@@ -172,8 +177,7 @@ pub fn attention_backward(probe: &mut Probe<'_>) {
         let grads = head_grads(&case, head, &sampled);
         add(&mut right_dk, 1.0, &grads.dk);
         add(&mut right_dv, 1.0, &grads.dv);
-        let right: Vec<f64> =
-            sampled.iter().flat_map(|&at| row(&grads.dq, at)).copied().collect();
+        let right: Vec<f64> = sampled.iter().flat_map(|&at| row(&grads.dq, at)).copied().collect();
         probe.compare(&format!("dq of head {head}"), &pick(&dq, case.shape.heads, head), &right);
     }
     probe.compare("dk", &pick(&dk, case.shape.kv_heads, kv_head), &right_dk);

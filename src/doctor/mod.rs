@@ -142,9 +142,10 @@ pub fn verdict(reports: &[Report]) -> Result<()> {
     }
     Err(Error::Device {
         what: format!("wrong results: {}", failed.join("; ")),
-        remedy: "do not train on this device; update its driver and run `fullrank doctor` again, or \
+        remedy:
+            "do not train on this device; update its driver and run `fullrank doctor` again, or \
                  use --device cpu; the failing lines above belong in a report"
-            .into(),
+                .into(),
     })
 }
 
@@ -153,13 +154,22 @@ mod tests {
     use super::*;
 
     fn finding(name: &'static str, trouble: Option<&str>) -> Finding {
-        Finding { name, shape: String::new(), worst: 0.0, ms: 1.0, trouble: trouble.map(Into::into) }
+        Finding {
+            name,
+            shape: String::new(),
+            worst: 0.0,
+            ms: 1.0,
+            trouble: trouble.map(Into::into),
+        }
     }
 
     #[test]
     fn the_verdict_names_what_failed_and_where() {
-        let good =
-            Report { device: "cpu".into(), findings: vec![finding("rope", None)], left_out: vec![] };
+        let good = Report {
+            device: "cpu".into(),
+            findings: vec![finding("rope", None)],
+            left_out: vec![],
+        };
         assert!(verdict(std::slice::from_ref(&good)).is_ok());
         let findings =
             vec![finding("rope", None), finding("swiglu", Some("x")), finding("adamw", Some("y"))];

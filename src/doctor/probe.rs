@@ -113,14 +113,7 @@ pub struct Probe<'a> {
 
 impl<'a> Probe<'a> {
     pub fn new(device: &'a Device, is_planted: bool) -> Self {
-        Self {
-            device,
-            shape: String::new(),
-            seconds: 0.0,
-            worst: 0.0,
-            trouble: None,
-            is_planted,
-        }
+        Self { device, shape: String::new(), seconds: 0.0, worst: 0.0, trouble: None, is_planted }
     }
 
     /// Whether the device is a software adapter, which gets smaller sizes.
@@ -158,7 +151,8 @@ impl<'a> Probe<'a> {
             return;
         }
         if got.len() != right.len() {
-            self.trouble = Some(format!("{what}: expected {} values, got {}", right.len(), got.len()));
+            self.trouble =
+                Some(format!("{what}: expected {} values, got {}", right.len(), got.len()));
             return;
         }
         let largest = right.iter().fold(1e-30f64, |m, x| m.max(x.abs()));
@@ -193,8 +187,11 @@ impl<'a> Probe<'a> {
         let host = got.to_host();
         let rows = sample(rows);
         let right: Vec<f64> = rows.par_iter().flat_map_iter(|&row| right(row)).collect();
-        let got: Vec<f32> =
-            rows.iter().flat_map(|row| &host[row * columns..(row + 1) * columns]).copied().collect();
+        let got: Vec<f32> = rows
+            .iter()
+            .flat_map(|row| &host[row * columns..(row + 1) * columns])
+            .copied()
+            .collect();
         self.compare(what, &got, &right);
     }
 

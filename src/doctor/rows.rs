@@ -81,8 +81,8 @@ pub fn rms_norm_backward(probe: &mut Probe<'_>) {
     let gain_on = gain().on(probe.device);
     let (_, rstd) = norm::rms_norm(&on, &gain_on, EPS);
     let acc = Matrix::zeros([1, WIDE], probe.device, Activations);
-    let (dx, d_gain) = probe
-        .timed(|| norm::rms_norm_backward(bypass_on, &dy_on, &on, &gain_on, &rstd, Some(acc)));
+    let (dx, d_gain) =
+        probe.timed(|| norm::rms_norm_backward(bypass_on, &dy_on, &on, &gain_on, &rstd, Some(acc)));
     let gain = gain().wide();
     probe.compare_rows("dx", &dx, |row| {
         let (x, dy) = (x.row(row), dy.row(row));
@@ -119,16 +119,14 @@ pub fn rope(probe: &mut Probe<'_>) {
     // From the last position to the first, so that a row and its position differ.
     let positions: Vec<i32> = (0..TOKENS as i32).rev().collect();
     let positions = probe.indices(&positions);
-    let y =
-        probe.timed(|| rotation::rope(x_on, &positions, &cos_on, &sin_on, Rotation::Forward));
+    let y = probe.timed(|| rotation::rope(x_on, &positions, &cos_on, &sin_on, Rotation::Forward));
     let wide = |values: &[f32]| -> Vec<f64> { values.iter().copied().map(f64::from).collect() };
     let (cos, sin) = (wide(&cos), wide(&sin));
     probe.compare_rows("forward", &y, |row| {
         let position = [(TOKENS - 1 - row) as i32];
         reference::rope(&x.row(row), WIDTH, &position, &cos, &sin, HALF, 1.0)
     });
-    let back =
-        probe.timed(|| rotation::rope(y, &positions, &cos_on, &sin_on, Rotation::Backward));
+    let back = probe.timed(|| rotation::rope(y, &positions, &cos_on, &sin_on, Rotation::Backward));
     probe.compare_rows("there and back", &back, |row| x.row(row));
 }
 

@@ -14,7 +14,8 @@ const VECTORS: [usize; 4] = [0, 3, 17, 63];
 const FROM: [usize; 4] = [5, 6, 1023, 0];
 const TO: [usize; 4] = [9, 5, 4, 700];
 
-const EXCHANGE: Exchange<'static> = Exchange { vectors: &VECTORS, from: &FROM, to: &TO, scale: 0.5 };
+const EXCHANGE: Exchange<'static> =
+    Exchange { vectors: &VECTORS, from: &FROM, to: &TO, scale: 0.5 };
 
 /// The vectors of one side of a layer after the exchange, each `width` long.
 struct Side {

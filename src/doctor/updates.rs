@@ -1,9 +1,7 @@
 //! Optimizer updates of 16 million parameters, norms and clipping.
 
 use crate::device::memory::Category::Activations;
-use crate::kernels::update::{
-    self as kernel, AdamForm, AdamW, Axis, VectorCounters,
-};
+use crate::kernels::update::{self as kernel, AdamForm, AdamW, Axis, VectorCounters};
 use crate::kernels::{Matrix, Vector, reference};
 
 use super::probe::{Operand, Probe};
@@ -84,8 +82,7 @@ pub fn adamw(probe: &mut Probe<'_>) {
     let state = State::new([SIDE, SIDE]);
     let [param, grad, exp_avg, exp_avg_sq] = state.on(probe);
     let clip = probe.vector(vec![CLIP]);
-    let got = probe
-        .timed(|| kernel::adamw(param, &grad, &clip, exp_avg, exp_avg_sq, HYPER, 10));
+    let got = probe.timed(|| kernel::adamw(param, &grad, &clip, exp_avg, exp_avg_sq, HYPER, 10));
     compare(probe, &got, |place| state.right(place, 10, false));
 }
 
@@ -103,16 +100,10 @@ pub fn adamw_vectors(probe: &mut Probe<'_>) {
     for (axis, shape) in [(Axis::Rows, [VECTORS, LONG]), (Axis::Columns, [LONG, VECTORS])] {
         let state = State::new(shape);
         let [param, grad, exp_avg, exp_avg_sq] = state.on(probe);
-        let counters = VectorCounters {
-            axis,
-            since: &since_on,
-            frozen_until: &until_on,
-            decay_frozen: false,
-        };
+        let counters =
+            VectorCounters { axis, since: &since_on, frozen_until: &until_on, decay_frozen: false };
         let got = probe.timed(|| {
-            kernel::adamw_vectors(
-                param, &grad, &clip, exp_avg, exp_avg_sq, HYPER, NOW, &counters,
-            )
+            kernel::adamw_vectors(param, &grad, &clip, exp_avg, exp_avg_sq, HYPER, NOW, &counters)
         });
         compare(probe, &got, |place| {
             let vector = if axis == Axis::Rows { place / LONG } else { place % VECTORS };
@@ -132,7 +123,8 @@ pub fn add_sum_squares(probe: &mut Probe<'_>) {
 
 pub fn clip_factor(probe: &mut Probe<'_>) {
     probe.shape("below the limit, above it, no limit");
-    for (squares, limit, right) in [(0.25f32, 1.0, 1.0), (9.0, 1.0, 1.0 / 3.000_001), (9.0, 0.0, 1.0)]
+    for (squares, limit, right) in
+        [(0.25f32, 1.0, 1.0), (9.0, 1.0, 1.0 / 3.000_001), (9.0, 0.0, 1.0)]
     {
         let squares: Vector = probe.vector(vec![squares]);
         let factor = probe.timed(|| kernel::clip_factor(&squares, limit));
