@@ -245,7 +245,9 @@ impl Method for Fira {
         let numbers: Vec<f64> =
             Vector::all_to_host(&numbers).into_iter().flatten().map(f64::from).collect();
         let fired = pending.iter().zip(numbers.as_chunks().0).filter_map(
-            |(&(index, ..), &[ratio, factor])| (factor < 1.0).then_some((index as u64, ratio, factor)),
+            |(&(index, ..), &[ratio, factor])| {
+                (factor < 1.0).then_some((index as u64, ratio, factor))
+            },
         );
         let l: Vec<_> = fired.collect();
         if !l.is_empty() {

@@ -1,10 +1,10 @@
 //! Switches of candidate vectors, zeroed rows and columns.
 
 use fullrank::device::memory::Category::Activations;
-use fullrank::kernels::{Indices, Matrix};
 use fullrank::kernels::lowrank::{Exchange, switch_columns, switch_rows, zero_columns, zero_rows};
 use fullrank::kernels::matmul::Layout;
 use fullrank::kernels::reference;
+use fullrank::kernels::{Indices, Matrix};
 
 use crate::forms::{Values, assert_close, assert_near, in_every_form, wide};
 
@@ -100,15 +100,20 @@ fn long_lists_of_rows_and_columns_are_zeroed() {
 #[test]
 fn switches_of_many_vectors_and_of_any_shape_match_the_reference_with_the_same_bits_twice() {
     in_every_form(|device| {
-        for (m, n, r, c, k) in [(1, 1, 2, 3, 1), (40, 24, 8, 20, 8), (9, 132, 80, 200, 70), (3, 515, 4, 9, 2)] {
+        for (m, n, r, c, k) in
+            [(1, 1, 2, 3, 1), (40, 24, 8, 20, 8), (9, 132, 80, 200, 70), (3, 515, 4, 9, 2)]
+        {
             let mut values = Values(24);
             // Vectors from the end; the rows they leave to overlap with those that come in.
             let vectors: Vec<usize> = (0..k).map(|j| r - 1 - j).collect();
             let from: Vec<usize> = (0..k).collect();
             let to: Vec<usize> = (0..k).map(|j| (j + k / 2 + 1) % c).collect();
             let exchange = Exchange { vectors: &vectors, from: &from, to: &to, scale: 0.25 };
-            let (w, a, b) =
-                (values.matrix(device, [m, n]), values.matrix(device, [r, n]), values.matrix(device, [m, r]));
+            let (w, a, b) = (
+                values.matrix(device, [m, n]),
+                values.matrix(device, [r, n]),
+                values.matrix(device, [m, r]),
+            );
             let (pool_a, pool_b) = (values.matrix(device, [c, n]), values.matrix(device, [c, m]));
             let copy = |x: &Matrix| x.duplicate(device, Activations);
 

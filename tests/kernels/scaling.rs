@@ -9,7 +9,9 @@ use crate::forms::{TOLERANCE, Values, assert_near, in_every_form, vector, wide};
 fn scaling_and_norm_ratios_agree_with_plain_loops() {
     in_every_form(|device| {
         let mut values = Values(77);
-        for [m, n] in [[1, 1], [3, 5], [130, 257], [1, 20_001], [7, 20_000], [20_000, 4], [700, 512]] {
+        for [m, n] in
+            [[1, 1], [3, 5], [130, 257], [1, 20_001], [7, 20_000], [20_000, 4], [700, 512]]
+        {
             let (x, y) = (values.matrix(device, [m, n]), values.matrix(device, [m, n]));
             let (wx, wy) = (wide(&x), wide(&y));
             for along in [Along::All, Along::Rows, Along::Columns] {

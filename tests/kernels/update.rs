@@ -3,7 +3,8 @@
 use fullrank::device::memory::Category::Activations;
 use fullrank::kernels::reference;
 use fullrank::kernels::update::{
-    AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares, clip_factor, read_back,
+    AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares, clip_factor,
+    read_back,
 };
 use fullrank::kernels::{Array, Indices, Matrix, Vector};
 
@@ -204,7 +205,14 @@ fn bias_corrections_hold_for_counters_of_any_age() {
             let one = vector(vec![1.0], device);
             let grad = fill(0.5);
             let got = adamw_vectors(
-                fill(0.0), &grad, &one, fill(0.25), fill(0.125), hyper, t as u32, &counters,
+                fill(0.0),
+                &grad,
+                &one,
+                fill(0.25),
+                fill(0.125),
+                hyper,
+                t as u32,
+                &counters,
             );
             for (&age, got) in ages.iter().zip(wide(&got.0)) {
                 let (right, ..) = reference::adamw((0.0, 0.25, 0.125), 0.5, hyper, age as u32);

@@ -8,7 +8,7 @@ use fullrank::formats::safetensors::SafetensorsFile;
 use fullrank::kernels::update::{AdamForm, AdamW};
 use fullrank::kernels::{Matrix, Vector};
 use fullrank::methods::factors::switchlora_bounds;
-use fullrank::methods::switchlora::layer::{Layer, Rules};
+use fullrank::methods::switchlora::layer::{Layer, Pending, Rules};
 use fullrank::methods::switchlora::{Rate, Selection};
 use fullrank::methods::{Context, StateReader};
 use fullrank::model::Gradients;
@@ -120,7 +120,8 @@ pub fn check(path: &Path) {
             total: requested.len() as u64,
             events: &mut events,
         };
-        let done = layer.switch(&mut cx, wanted as usize, &rules).finish();
+        let pending = layer.switch(&mut cx, wanted as usize, &rules);
+        let done = Pending::finish(&[pending]).remove(0);
         assert_eq!(done.k as i32, replaced[step], "vectors replaced in step {step}");
         let mut grads = Gradients::default();
         grads.put(adapter.a, upload(step_of("grad_A", step), [rank, n]));

@@ -31,7 +31,11 @@ fn capacity(count: usize) -> usize {
 }
 
 /// The list as parameters, padded to the array's size.
-fn listed<'a>(launch: Launch<'a>, entries: impl Iterator<Item = [usize; 4]>, size: usize) -> Launch<'a> {
+fn listed(
+    launch: Launch<'_>,
+    entries: impl Iterator<Item = [usize; 4]>,
+    size: usize,
+) -> Launch<'_> {
     let padding = std::iter::repeat([0; 4]);
     entries.chain(padding).take(size).flatten().fold(launch, Launch::uint)
 }
@@ -185,7 +189,8 @@ pub(super) fn switch_columns(
         let vectors = Vectors::columns(&b);
         let difference = exchange_vectors(&b, &pool, vectors, exchange);
         let [_, inputs] = sizes(&w);
-        let places = exchange.vectors.iter().enumerate().map(|(j, &i)| [j * vectors.length, i * inputs]);
+        let places =
+            exchange.vectors.iter().enumerate().map(|(j, &i)| [j * vectors.length, i * inputs]);
         correct(&w, [&difference, &a], places, 1, exchange.scale)
     };
     (w, b, pool, norm)
