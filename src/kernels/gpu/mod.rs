@@ -16,6 +16,7 @@ use super::scaling::Along;
 use super::update::{AdamW, Axis};
 use super::{embedding, launch, lora, loss, norm, swiglu};
 
+pub(super) mod canary;
 mod clip;
 pub(super) mod fill;
 mod grid;
