@@ -46,9 +46,7 @@ pub fn read_back(loss_sum: &Vector, sum_squares: &Vector) -> (f64, f64) {
         sum_squares.tensor().into_dispatch(),
     )));
     match both.to_host()[..] {
-        [loss_sum, sum_squares, missing] if missing == 0.0 => {
-            (f64::from(loss_sum), f64::from(sum_squares))
-        }
+        [loss_sum, sum_squares, 0.0] => (f64::from(loss_sum), f64::from(sum_squares)),
         [_, _, missing] => {
             // If it is NaN the read failed, and why is recorded.
             if !missing.is_nan() {
