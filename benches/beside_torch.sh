@@ -24,7 +24,7 @@ round=0
 while [ "$round" -lt "$rounds" ]; do
     round=$((round + 1))
     for method in full lora switchlora; do
-        "$ours" --contestants "$method" --rounds "$steps" --threads "$threads" --json >>"$results"
+        "$ours" --method "$method" --rounds "$steps" --threads "$threads" >>"$results"
         if [ "$method" != switchlora ]; then
             "$python" benches/torch_step.py --method "$method" --steps "$steps" --threads "$threads" >>"$results"
         fi
@@ -41,7 +41,7 @@ for line in open(sys.argv[1]):
     record = json.loads(line)
     side = "torch" if "torch" in record else "ours"
     if side == "ours":
-        tokens = record["shape"]["batch"] * record["shape"]["seq"]
+        tokens = record["tokens"]
     for step in record.get("steps", [record]):
         key = (side, step["method"])
         wall.setdefault(key, []).extend(step["step_s"])

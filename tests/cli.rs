@@ -77,7 +77,19 @@ fn the_long_help_of_train_stays_as_it_is() {
 
 #[test]
 fn the_flags_of_the_other_commands_stay_as_they_are() {
-    let commands = ["resume", "eval", "generate", "ls", "show", "rm", "ctl", "completions"];
+    let commands = [
+        "resume",
+        "eval",
+        "generate",
+        "ls",
+        "show",
+        "rm",
+        "ctl",
+        "devices",
+        "doctor",
+        "bench",
+        "completions",
+    ];
     let texts = commands.map(|command| stdout(&fullrank(&format!("{command} --help"))));
     insta::assert_snapshot!("other_help", texts.join("\n--------\n\n"));
 }

@@ -6,13 +6,10 @@
 #![allow(clippy::unwrap_used)] // helpers of tests may unwrap
 
 mod oracle;
-#[path = "../benches/stock/mod.rs"]
-#[allow(dead_code, reason = "its optimizer is for the benchmark")]
-mod stock;
 
 use std::collections::BTreeMap;
 
-use burn::tensor::Device as BurnDevice;
+use fullrank::bench::stock::{NamedGradients, StockBatch, StockLlama};
 use fullrank::device::Device;
 use fullrank::device::memory::Category;
 use fullrank::kernels::Vector;
@@ -23,7 +20,6 @@ use fullrank::model::config::{Rope, RopeKind};
 use fullrank::model::{Batch, Gradients, LinearId, Model, ModelConfig};
 use fullrank::random::stream;
 use oracle::Oracle;
-use stock::{NamedGradients, StockBatch, StockLlama};
 
 const SEED: u64 = 7;
 const SEQ_LEN: usize = 13;
@@ -124,7 +120,7 @@ fn explicit(
 
 /// The same from burn's autodiff, averaged over micro-batches here.
 fn autodiff(model: &Model, micro_batches: &[(Vec<i32>, Vec<i32>)]) -> (f64, NamedGradients) {
-    let device = BurnDevice::flex().autodiff();
+    let device = Device::cpu();
     let stock = StockLlama::from_model(model, &device);
     let share = 1.0 / micro_batches.len() as f32;
     let (mut loss, mut mean) = (0.0, NamedGradients::new());

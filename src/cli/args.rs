@@ -9,6 +9,7 @@ use clap::ArgMatches;
 use clap_complete::Shell;
 
 use super::settings;
+use crate::bench::{Options, Shape};
 use crate::config::settings::METHODS;
 use crate::config::{FlagValue, RunConfig};
 use crate::error::{Error, Result};
@@ -114,6 +115,17 @@ pub struct CtlArgs {
     pub wait: bool,
 }
 
+/// What `bench` is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BenchArgs {
+    /// What is measured.
+    pub options: Options,
+    /// Worker threads; 0 means all cores.
+    pub threads: usize,
+    /// Result as JSON.
+    pub json: bool,
+}
+
 /// A command with everything it needs.
 #[derive(Debug)]
 pub enum Request {
@@ -162,6 +174,8 @@ pub enum Request {
         /// As JSON.
         json: bool,
     },
+    /// Measure kernels and steps.
+    Bench(BenchArgs),
     /// A completion script.
     Completions(Shell),
 }
@@ -213,6 +227,7 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
         }),
         "devices" => Request::Devices { json: matches.get_flag("json") },
         "doctor" => Request::Doctor { device: device(matches), json: matches.get_flag("json") },
+        "bench" => Request::Bench(bench_args(matches)?),
         _ => {
             Request::Completions(matches.get_one::<Shell>("shell").copied().unwrap_or(Shell::Bash))
         }
@@ -280,6 +295,41 @@ fn generate_args(matches: &ArgMatches) -> Result<GenerateArgs> {
         ));
     }
     Ok(args)
+}
+
+fn bench_args(matches: &ArgMatches) -> Result<BenchArgs> {
+    let size = |name: &str| count(matches, name) as usize;
+    let shape = Shape {
+        dim: size("dim"),
+        layers: size("layers"),
+        heads: size("heads"),
+        ffn: size("ffn"),
+        vocab: size("vocab"),
+        seq: size("seq"),
+        batch: size("batch"),
+        rank: size("rank"),
+    };
+    if !shape.dim.is_multiple_of(2 * shape.heads) {
+        return Err(Error::config(
+            format!("--dim {} is not {} heads of an even size", shape.dim, shape.heads),
+            "change --dim or --heads",
+        ));
+    }
+    let methods: Vec<String> =
+        matches.get_many::<String>("methods").unwrap_or_default().cloned().collect();
+    Ok(BenchArgs {
+        options: Options {
+            device: device(matches),
+            methods,
+            rounds: matches.get_one::<u64>("rounds").map(|rounds| *rounds as usize),
+            with_kernels: !matches.get_flag("steps-only"),
+            with_steps: !matches.get_flag("kernels-only"),
+            with_stock: !matches.get_flag("no-stock"),
+            shape,
+        },
+        threads: size("threads"),
+        json: matches.get_flag("json"),
+    })
 }
 
 fn text(matches: &ArgMatches, name: &str) -> String {

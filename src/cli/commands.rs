@@ -16,6 +16,8 @@ Examples:
   fullrank train --config runs/NAME/run.toml        the settings of an earlier run
   fullrank ls                                       what has been trained
   fullrank resume latest                            go on after an interruption
+  fullrank devices                                  which GPUs there are
+  fullrank doctor                                   whether they compute right
   fullrank generate latest --prompt \"It was\"        let the model write
 
 Exit codes: 0 finished or stopped with a checkpoint, 1 failure, 2 wrong usage or configuration,
@@ -80,6 +82,7 @@ pub fn command() -> Command {
                 )
                 .args([device_arg(), json_arg()]),
         )
+        .subcommand(bench_command())
         .subcommand(
             Command::new("completions")
                 .about("Prints a completion script for a shell")
@@ -297,6 +300,67 @@ fn ctl_command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Do not wait for the run's answer"),
         )
+}
+
+fn bench_command() -> Command {
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
+    let size = |name: &'static str, default: &'static str, help: &'static str| {
+        Arg::new(name)
+            .long(name)
+            .value_name("N")
+            .default_value(default)
+            .value_parser(value_parser!(u64).range(1..=1 << 24))
+            .help(help)
+    };
+    Command::new("bench")
+        .about("Measures kernels and training steps beside stock burn")
+        .long_about(
+            "Measures every kernel and whole training steps, turn by turn with the same in the stock \
+             operations of the tensor library burn. Other jobs on the machine only slow things down: \
+             compare the best times. On a slow device it makes fewer turns and takes about 5 minutes.",
+        )
+        .args_override_self(true)
+        .arg(device_arg())
+        .arg(
+            Arg::new("methods")
+                .long("methods")
+                .value_name("NAME,...")
+                .value_delimiter(',')
+                .default_value("full,lora,switchlora")
+                .help("Whose steps are timed"),
+        )
+        .arg(
+            Arg::new("rounds")
+                .long("rounds")
+                .value_name("N")
+                .value_parser(value_parser!(u64).range(1..))
+                .help("Timed turns of each [default: as many as there is time for]"),
+        )
+        .arg(flag("kernels-only", "Kernels, no steps").conflicts_with("steps-only"))
+        .arg(flag("steps-only", "Steps, no kernels"))
+        .arg(flag("no-stock", "Ours alone"))
+        .arg(
+            Arg::new("threads")
+                .long("threads")
+                .value_name("N")
+                .default_value("0")
+                .value_parser(value_parser!(u64).range(..=1024))
+                .help("Worker threads; 0 means all cores"),
+        )
+        .arg(json_arg())
+        .next_help_heading("Sizes")
+        .args([
+            size("dim", "256", "Width of the network"),
+            size("layers", "6", "Blocks"),
+            size("heads", "4", "Attention heads"),
+            size("ffn", "688", "Width of the MLP"),
+            size("vocab", "4096", "Vocabulary"),
+            size("seq", "256", "Tokens of a sequence"),
+            size("batch", "8", "Sequences of a batch"),
+            size("rank", "64", "Rank of the adapters"),
+        ])
 }
 
 fn run_arg() -> Arg {

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use crate::error::Result;
 
 pub mod args;
+pub mod bench;
 pub mod commands;
 pub mod ctl;
 pub mod devices;
@@ -78,6 +79,7 @@ pub fn run(request: Request) -> Result<()> {
         }
         Request::Devices { json } => devices::devices(json, stdout),
         Request::Doctor { device, json } => doctor::doctor(&device, json, stdout),
+        Request::Bench(args) => bench::bench(&args, stdout),
         Request::Completions(shell) => completions(shell, stdout),
     }
 }

@@ -5,7 +5,6 @@ use crate::kernels::matmul::{self, Layout};
 
 use super::probe::{Operand, Probe, dot};
 
-const TOKENS: usize = 2048;
 const INPUTS: usize = 1024;
 const OUTPUTS: usize = 1024;
 const RANK: usize = 64;
@@ -53,9 +52,15 @@ fn sum(a: Vec<f64>, b: &[f64], scale: f64) -> Vec<f64> {
 const LAYOUTS: [(Layout, &str); 3] =
     [(Layout::Nn, "A·B"), (Layout::Nt, "A·Bᵀ"), (Layout::Tn, "Aᵀ·B")];
 
+/// Rows of the tall operand.
+fn tokens(probe: &Probe<'_>) -> usize {
+    if probe.is_slow() { 512 } else { 2048 }
+}
+
 pub fn matmul(probe: &mut Probe<'_>) {
-    probe.shape(format!("{TOKENS} x {OUTPUTS} x {INPUTS} and 5461 x 63 x 333, three layouts"));
-    for sizes in [[TOKENS, OUTPUTS, INPUTS], [5461, 63, 333]] {
+    let tokens = tokens(probe);
+    probe.shape(format!("{tokens} x {OUTPUTS} x {INPUTS} and 5461 x 63 x 333, three layouts"));
+    for sizes in [[tokens, OUTPUTS, INPUTS], [5461, 63, 333]] {
         for (layout, name) in LAYOUTS {
             let product = Product::new(layout, sizes);
             let (a, b) = (product.a.on(probe.device), product.b.on(probe.device));
@@ -67,8 +72,9 @@ pub fn matmul(probe: &mut Probe<'_>) {
 }
 
 pub fn matmul_add(probe: &mut Probe<'_>) {
-    let sizes = [INPUTS, OUTPUTS, TOKENS];
-    probe.shape(format!("{INPUTS} x {OUTPUTS} x {TOKENS}, three layouts"));
+    let tokens = tokens(probe);
+    let sizes = [INPUTS, OUTPUTS, tokens];
+    probe.shape(format!("{INPUTS} x {OUTPUTS} x {tokens}, three layouts"));
     for (layout, name) in LAYOUTS {
         let product = Product::new(layout, sizes);
         let c = Operand::new(3, [INPUTS, OUTPUTS], 5.0);
@@ -90,10 +96,11 @@ struct Layer {
 
 impl Layer {
     fn new(probe: &mut Probe<'_>) -> Self {
-        probe.shape(format!("{TOKENS} tokens, {INPUTS} to {OUTPUTS}, rank {RANK}"));
+        let tokens = tokens(probe);
+        probe.shape(format!("{tokens} tokens, {INPUTS} to {OUTPUTS}, rank {RANK}"));
         Self {
-            x: Operand::new(1, [TOKENS, INPUTS], 1.0),
-            dy: Operand::new(2, [TOKENS, OUTPUTS], 1.0),
+            x: Operand::new(1, [tokens, INPUTS], 1.0),
+            dy: Operand::new(2, [tokens, OUTPUTS], 1.0),
             w: Operand::new(3, [OUTPUTS, INPUTS], 1.0),
             a: Operand::new(4, [RANK, INPUTS], 1.0),
             b: Operand::new(5, [OUTPUTS, RANK], 1.0),

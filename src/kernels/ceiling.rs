@@ -48,13 +48,11 @@ pub struct Ceilings {
 impl Ceilings {
     /// Measures a device; takes about a second.
     pub fn measure(device: &Device) -> Self {
-        match device.gpu() {
-            Some(gpu) => Self {
-                bytes_per_s: best_of(|| gpu_copy(device, gpu)),
-                flop_per_s: best_of(|| gpu_products(device, gpu)),
-            },
-            None => Self { bytes_per_s: best_of(cpu_copy), flop_per_s: best_of(cpu_products) },
-        }
+        let (bytes_per_s, flop_per_s) = match device.gpu() {
+            Some(gpu) => (gpu_copy(device, gpu), gpu_products(device, gpu)),
+            None => (cpu_copy(device), cpu_products(device)),
+        };
+        Self { bytes_per_s, flop_per_s }
     }
 
     /// The shortest time in which `flop` operations on `bytes` bytes can be done.
@@ -63,17 +61,18 @@ impl Ceilings {
     }
 }
 
-fn best_of(rate: impl Fn() -> f64) -> f64 {
-    (0..5).map(|_| rate()).fold(0.0, f64::max)
+/// The shortest of some runs, after one that warms up.
+fn shortest(device: &Device, mut run: impl FnMut()) -> f64 {
+    run();
+    (0..5).map(|_| timed(device, &mut run).1).fold(f64::INFINITY, f64::min)
 }
 
 fn gpu_copy(device: &Device, gpu: &Gpu) -> f64 {
-    // Larger than any cache of a GPU; a software adapter copies a tenth of that in as long.
+    // Larger than any cache of a GPU; a software adapter copies an eighth of that in as long.
     let most: u64 = if gpu.tiling == Tiling::Workgroup { 256 << 20 } else { 32 << 20 };
     let quads = most.min(gpu.max_binding) as usize / 16;
     let (from, to) = (launch::fresh(gpu, [4 * quads]), launch::fresh(gpu, [4 * quads]));
-    let ((), seconds) = timed(device, || ceiling::copy(&from, &to));
-    32.0 * quads as f64 / seconds
+    32.0 * quads as f64 / shortest(device, || ceiling::copy(&from, &to))
 }
 
 fn gpu_products(device: &Device, gpu: &Gpu) -> f64 {
@@ -82,48 +81,45 @@ fn gpu_products(device: &Device, gpu: &Gpu) -> f64 {
         Tiling::Direct => (1 << 14, 256),
     };
     let sums = launch::fresh(gpu, [invocations]);
-    let ((), seconds) = timed(device, || ceiling::multiply_and_add(&sums, turns));
+    let seconds = shortest(device, || ceiling::multiply_and_add(&sums, turns));
     (2 * ceiling::FUSED_A_TURN * turns * invocations) as f64 / seconds
 }
 
-fn cpu_copy() -> f64 {
+fn cpu_copy(device: &Device) -> f64 {
     const LEN: usize = 16 << 20;
     const PART: usize = 1 << 16;
     let from = vec![1.0f32; LEN];
     let mut to = vec![0.0f32; LEN];
-    let begin = Instant::now();
-    to.par_chunks_mut(PART).zip(from.par_chunks(PART)).for_each(|(to, from)| {
-        to.copy_from_slice(from);
+    let seconds = shortest(device, || {
+        to.par_chunks_mut(PART).zip(from.par_chunks(PART)).for_each(|(to, from)| {
+            to.copy_from_slice(from);
+        });
+        std::hint::black_box(&to);
     });
-    let seconds = begin.elapsed().as_secs_f64();
-    std::hint::black_box(&to);
     8.0 * LEN as f64 / seconds
 }
 
-fn cpu_products() -> f64 {
+fn cpu_products(device: &Device) -> f64 {
     const TURNS: usize = 100_000;
     const CHAINS: usize = 192;
     let tasks = 4 * rayon::current_num_threads();
-    let begin = Instant::now();
-    let sum: f32 = (0..tasks)
-        .into_par_iter()
-        .map(|task| {
-            vectorised(
-                #[inline(always)]
-                || {
-                    let mut chains = [task as f32; CHAINS];
-                    for _ in 0..TURNS {
-                        for chain in &mut chains {
-                            *chain = chain.mul_add(0.999, 0.001);
-                        }
+    let task = |task: usize| {
+        vectorised(
+            #[inline(always)]
+            || {
+                let mut chains = [task as f32; CHAINS];
+                for _ in 0..TURNS {
+                    for chain in &mut chains {
+                        *chain = chain.mul_add(0.999, 0.001);
                     }
-                    chains.iter().sum::<f32>()
-                },
-            )
-        })
-        .sum();
-    let seconds = begin.elapsed().as_secs_f64();
-    std::hint::black_box(sum);
+                }
+                chains.iter().sum::<f32>()
+            },
+        )
+    };
+    let seconds = shortest(device, || {
+        std::hint::black_box((0..tasks).into_par_iter().map(task).sum::<f32>());
+    });
     (2 * CHAINS * TURNS * tasks) as f64 / seconds
 }
 

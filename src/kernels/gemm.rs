@@ -1,7 +1,7 @@
 //! Matrix products on host slices: views, the cut of the output into tiles, and the sequential product.
 //!
 //! The products themselves are faer's: safe to call, and near the peak of AVX-512 in every layout (95 to
-//! 112 of 112 GFLOP/s a core on Zen 4, `cargo bench --bench kernels`; the gemm crate is as fast where
+//! 112 of 112 GFLOP/s a core on Zen 4, `fullrank bench --kernels-only`; the gemm crate is as fast where
 //! its operands suit it, but falls to 30 to 70 in layout NT with a long inner dimension).
 //! Every tile is one sequential product over the whole inner dimension, and the tiles depend on the
 //! sizes only: the bits do not depend on the number of threads.

@@ -2,16 +2,16 @@
 //!
 //! It is the baseline of the step benchmark and the oracle of the explicit backward pass. It is not tuned
 //! and shares no code with the crate: parameters come in by name, results go out by name.
-#![allow(clippy::panic, reason = "an oracle that cannot answer must stop the test")]
-
 use std::collections::BTreeMap;
 
 use burn::module::{LoraAdapter, Module, Param, Reparameterizer};
 use burn::nn::{Embedding, Linear, RmsNorm};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::{log_softmax, silu, softmax};
-use burn::tensor::{Bool, Device, Gradients, Int, Tensor, TensorData};
-use fullrank::model::{Model, ModelConfig};
+use burn::tensor::{Bool, Device as BurnDevice, Gradients, Int, Tensor, TensorData};
+
+use crate::device::Device;
+use crate::model::{Model, ModelConfig};
 
 /// Gradients by the crate's parameter names, row-major in the crate's shapes.
 pub type NamedGradients = BTreeMap<String, Vec<f32>>;
@@ -60,6 +60,7 @@ pub struct StockBatch {
 impl StockBatch {
     /// Uploads ids; a negative target is ignored.
     pub fn new(inputs: &[i32], targets: &[i32], seq_len: usize, device: &Device) -> Self {
+        let device = &with_autodiff(device);
         let shape = [inputs.len() / seq_len, seq_len];
         let counted = targets.iter().filter(|&&target| target >= 0).count();
         let weights: Vec<f32> = targets.iter().map(|&t| if t >= 0 { 1.0 } else { 0.0 }).collect();
@@ -72,6 +73,11 @@ impl StockBatch {
             counted,
         }
     }
+}
+
+/// The device with burn's tape.
+fn with_autodiff(device: &Device) -> BurnDevice {
+    device.tensor_device().clone().autodiff()
 }
 
 /// Attaches one given adapter to the weight of a linear layer and freezes the weight.
@@ -92,7 +98,7 @@ impl Reparameterizer for Attach {
 /// Reads parameters of the crate's model into burn's layouts.
 struct Source<'a> {
     model: &'a Model,
-    device: &'a Device,
+    device: &'a BurnDevice,
 }
 
 impl Source<'_> {
@@ -103,7 +109,7 @@ impl Source<'_> {
     }
 
     fn required(&self, name: &str) -> Tensor<2> {
-        self.matrix(name).unwrap_or_else(|| panic!("the model has no parameter {name}"))
+        self.matrix(name).unwrap_or_else(|| unreachable!("the model has no parameter {name}"))
     }
 
     /// burn keeps a weight as `[inputs, outputs]`.
@@ -133,8 +139,9 @@ impl Source<'_> {
 }
 
 impl StockLlama {
-    /// A copy of a model with all its adapters; `device` is an autodiff device.
+    /// A copy of a model with all its adapters on a device.
     pub fn from_model(model: &Model, device: &Device) -> Self {
+        let device = &with_autodiff(device);
         let source = Source { model, device };
         let config = &model.config;
         let block = |layer: usize| {
@@ -292,11 +299,11 @@ fn insert_norm(named: &mut NamedGradients, name: String, norm: &RmsNorm, grads: 
 
 fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     let values = tensor.into_data().try_to_vec();
-    values.unwrap_or_else(|error| panic!("the oracle computes in f32: {error:?}"))
+    values.unwrap_or_else(|error| unreachable!("the oracle computes in f32: {error:?}"))
 }
 
 /// Cosines and sines of the plain rotary embedding, in f64 until the end.
-fn rope_tables(config: &ModelConfig, device: &Device) -> (Tensor<4>, Tensor<4>) {
+fn rope_tables(config: &ModelConfig, device: &BurnDevice) -> (Tensor<4>, Tensor<4>) {
     let half = config.head_dim / 2;
     let positions = config.max_position_embeddings;
     let angles: Vec<f64> = (0..positions * half)

@@ -1,0 +1,155 @@
+//! `fullrank bench`: kernels and whole steps beside stock burn, as a table or as JSON.
+
+use std::io::Write;
+
+use super::args::BenchArgs;
+use super::print::notice;
+use super::text::{self, Table, or_absent};
+use crate::bench::kernels::KernelRow;
+use crate::bench::steps::StepRow;
+use crate::bench::{Report, run};
+use crate::error::Result;
+use crate::kernels::ceiling::Ceilings;
+use crate::run::session::with_threads;
+
+/// Measures and prints.
+///
+/// Errors: no such device, its failure, an unknown method, or a stdout that refuses.
+pub fn bench(args: &BenchArgs, stdout: &mut dyn Write) -> Result<()> {
+    let report = with_threads(args.threads, || run(&args.options, &mut notice))?;
+    if args.json {
+        return text::print_json(stdout, &report.json());
+    }
+    text::print(stdout, &page(&report))
+}
+
+fn page(report: &Report) -> String {
+    let mut page = format!("device  {}\n", report.device);
+    if let Some(ceilings) = report.ceilings {
+        page += &format!(
+            "at most {:.1} GB/s copied, {:.0} GFLOP/s multiplied and added\n\n",
+            ceilings.bytes_per_s / 1e9,
+            ceilings.flop_per_s / 1e9
+        );
+        page += &kernels(&report.kernels, ceilings);
+    }
+    if !report.steps.is_empty() {
+        page += "\n";
+        page += &steps(&report.steps);
+    }
+    page
+}
+
+fn kernels(rows: &[KernelRow], ceilings: Ceilings) -> String {
+    let mut table = Table::new(&[
+        "kernel",
+        "shape",
+        ">ms",
+        ">GFLOP/s",
+        ">GB/s",
+        ">of the most",
+        ">stock ms",
+        ">x stock",
+    ]);
+    for row in rows {
+        // Operands that stay in a cache move faster than a copy of large buffers.
+        let share = ceilings.least_seconds(row.flop, row.bytes) / row.seconds;
+        table.row(&[
+            row.name.into(),
+            row.shape.clone(),
+            format!("{:.3}", row.seconds * 1e3),
+            format!("{:.1}", row.gflops()),
+            format!("{:.1}", row.bytes / row.seconds / 1e9),
+            if share > 1.0 { "cached".into() } else { format!("{:.0} %", share * 100.0) },
+            or_absent(row.stock_seconds, |seconds| format!("{:.3}", seconds * 1e3)),
+            or_absent(row.stock_seconds, |seconds| format!("{:.2}", seconds / row.seconds)),
+        ]);
+    }
+    table.render(0)
+}
+
+fn steps(rows: &[StepRow]) -> String {
+    let mut table = Table::new(&[
+        "method",
+        ">tokens/s",
+        ">best",
+        "stock",
+        ">tokens/s",
+        ">best",
+        ">x stock",
+        ">x best",
+        ">ledger",
+        ">predicted",
+        ">pools",
+        ">resident",
+        ">steps",
+    ]);
+    for row in rows {
+        let ratio = |ratio: f64| format!("{ratio:.2}");
+        table.row(&[
+            row.method.clone(),
+            text::rate(row.tokens_per_s),
+            text::rate(row.best_tokens_per_s),
+            or_absent(row.stock.clone(), |stock| stock),
+            or_absent(row.stock_tokens_per_s, text::rate),
+            or_absent(row.best_stock_tokens_per_s, text::rate),
+            or_absent(row.ratio(), ratio),
+            or_absent(row.best_ratio(), ratio),
+            or_absent(row.ledger_peak_bytes, text::bytes),
+            or_absent(row.predicted_bytes, text::bytes),
+            or_absent(row.pool_bytes, text::bytes),
+            or_absent(row.rss_bytes, text::bytes),
+            row.rounds.to_string(),
+        ]);
+    }
+    table.render(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_shows_speed_share_and_ratio() {
+        let kernel = KernelRow {
+            name: "matmul",
+            shape: "8 x 8 -> 8".into(),
+            flop: 1e9,
+            bytes: 1e6,
+            seconds: 0.1,
+            stock_seconds: Some(0.2),
+        };
+        let step = StepRow {
+            method: "full".into(),
+            tokens_per_s: 4000.0,
+            best_tokens_per_s: 4100.0,
+            stock: Some("full".into()),
+            stock_tokens_per_s: Some(2000.0),
+            best_stock_tokens_per_s: Some(2050.0),
+            ledger_peak_bytes: Some(1 << 20),
+            predicted_bytes: Some(1 << 20),
+            pool_bytes: None,
+            rss_bytes: None,
+            rounds: 7,
+        };
+        let report = Report {
+            device: "cpu".into(),
+            ceilings: Some(Ceilings { bytes_per_s: 2e10, flop_per_s: 4e10 }),
+            kernels: vec![kernel],
+            steps: vec![step],
+        };
+        assert_eq!(
+            page(&report),
+            "\
+device  cpu
+at most 20.0 GB/s copied, 40 GFLOP/s multiplied and added
+
+kernel  shape            ms  GFLOP/s  GB/s  of the most  stock ms  x stock
+matmul  8 x 8 -> 8  100.000     10.0   0.0         25 %   200.000     2.00
+
+method  tokens/s   best  stock  tokens/s   best  x stock  x best   ledger  predicted  pools  resident  steps
+full       4,000  4,100  full      2,000  2,050     2.00    2.00  1.0 MiB    1.0 MiB      -         -      7
+"
+        );
+    }
+}
