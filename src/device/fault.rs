@@ -44,7 +44,7 @@ impl Faults {
 impl Fault {
     /// The fault behind a failed read-back. The message is all that comes through burn.
     pub fn of_read(message: &str) -> Self {
-        let why = message.lines().next().unwrap_or(message).trim().to_owned();
+        let why = cause(message);
         if message.contains("poison") || message.contains("Poison") || message.contains("lost") {
             Self::Lost(why)
         } else if message.contains("OutOfMemory") || message.contains("out of memory") {
@@ -53,6 +53,15 @@ impl Fault {
             Self::Refused(why)
         }
     }
+}
+
+/// The telling lines of a nested message.
+fn cause(message: &str) -> String {
+    const FRAMES: [&str; 3] = ["An error happened during execution", "Caused by:", "Backtrace:"];
+    let message = message.replace("\\n", "\n");
+    let lines = message.lines().map(str::trim);
+    let telling = lines.filter(|line| !line.is_empty() && !FRAMES.contains(line));
+    telling.take(2).collect::<Vec<_>>().join(" ")
 }
 
 impl From<Fault> for Error {
@@ -81,6 +90,17 @@ impl From<Fault> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_cut_down_to_its_cause() {
+        let message = "An error happened during execution\nCaused by:\n  WGSL compilation failed for \
+                       kernel `swiglu`: expected\n  ┌─ wgsl:1:1\n  │ more";
+        let Fault::Refused(why) = Fault::of_read(message) else { unreachable!() };
+        assert_eq!(why, "WGSL compilation failed for kernel `swiglu`: expected ┌─ wgsl:1:1");
+        let lost =
+            Fault::of_read("Read(\"The device is poisoned\\nCaused by:\\n  Destroyed: \\n\")");
+        assert_eq!(lost, Fault::Lost("Read(\"The device is poisoned Destroyed:".into()));
+    }
 
     #[test]
     fn the_first_fault_stays_but_a_loss_explains_refusals() {

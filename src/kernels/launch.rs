@@ -289,7 +289,8 @@ fn render(shader: &Shader, constants: &[(&'static str, u32)]) -> String {
     environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
     let context: std::collections::BTreeMap<_, _> = constants.iter().copied().collect();
     match environment.render_str(shader.source, context) {
-        Ok(source) => source,
+        // The driver's messages and tools name a kernel by its entry point.
+        Ok(source) => source.replacen("fn main(", &format!("fn {}(", shader.name), 1),
         Err(error) => unreachable!("shader {}: {error:#}", shader.name),
     }
 }
@@ -323,7 +324,7 @@ impl CubeKernel for Program {
 
     fn source(&self) -> Option<PrecompiledSource> {
         let source = if self.is_broken { "broken".into() } else { self.render() };
-        Some(PrecompiledSource { source, entrypoint_name: "main".into(), lang: "wgsl" })
+        Some(PrecompiledSource { source, entrypoint_name: self.shader.name.into(), lang: "wgsl" })
     }
 }
 

@@ -82,6 +82,14 @@ pub fn on_gpus(check: impl Fn(&Device)) {
     }
 }
 
+/// Runs `check` on the GPU in both tilings and leaves it at that: for tensors near the limits.
+pub fn on_gpus_once(check: impl Fn(&Device)) {
+    for (device, _) in gpus().lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        check(device);
+        device.check().unwrap();
+    }
+}
+
 /// Runs a check with the CPU kernels, once more in storage full of NaN, with the default bodies, and on the
 /// GPU.
 pub fn in_every_form(check: impl Fn(&Device)) {

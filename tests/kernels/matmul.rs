@@ -4,9 +4,13 @@ use fullrank::kernels::lora::{lora_factor_grads, lora_input_grad, lora_linear};
 use fullrank::kernels::matmul::{Layout, matmul, matmul_add};
 use fullrank::kernels::reference;
 
-use crate::forms::{Values, assert_close, in_every_form, wide};
+use crate::forms::{
+    TOLERANCE, Values, assert_close, assert_near, in_every_form, on_gpus_once, wide,
+};
 
-const MATMUL_SIZES: [(usize, usize, usize); 9] = [
+/// Around the tiles of every form, which have 8 to 128 rows; even ones for pairs and odd ones; long rows and a
+/// long inner size, which is cut into parts.
+const MATMUL_SIZES: [(usize, usize, usize); 20] = [
     (1, 1, 1),
     (1, 7, 5),
     (5, 1, 300),
@@ -16,6 +20,17 @@ const MATMUL_SIZES: [(usize, usize, usize); 9] = [
     (128, 128, 64),
     (257, 130, 70),
     (1100, 33, 9),
+    (2, 2, 2),
+    (16, 64, 6),
+    (18, 66, 20),
+    (34, 62, 7),
+    (63, 65, 64),
+    (64, 63, 33),
+    (65, 64, 129),
+    (127, 130, 34),
+    (1, 20_000, 3),
+    (32_770, 2, 4),
+    (2, 4, 70_000),
 ];
 
 #[test]
@@ -39,11 +54,42 @@ fn products_match_the_reference_in_every_layout() {
     });
 }
 
+/// A target of nearly 128 MiB, the largest binding that every device has.
+#[test]
+fn a_product_may_be_as_large_as_a_binding() {
+    on_gpus_once(|device| {
+        for (m, n, k) in [(8191, 4095, 3), (8190, 4096, 4)] {
+            let mut values = Values(3);
+            let (a, b) = (values.matrix(device, [m, k]), values.matrix(device, [k, n]));
+            let product = matmul(Layout::Nn, &a, &b).to_host();
+            let (a, b) = (wide(&a), wide(&b));
+            let corners = [(0, 0), (0, n - 1), (m - 1, 0), (m - 1, n - 1)];
+            let samples = (0..10_000).map(|_| (values.below(m), values.below(n)));
+            let places: Vec<(usize, usize)> = corners.into_iter().chain(samples).collect();
+            let got: Vec<f64> =
+                places.iter().map(|(row, column)| f64::from(product[row * n + column])).collect();
+            let right: Vec<f64> = places
+                .iter()
+                .map(|(row, column)| (0..k).map(|i| a[row * k + i] * b[i * n + column]).sum())
+                .collect();
+            assert_near(&format!("{m}x{n}x{k}"), &got, &right, TOLERANCE);
+        }
+    });
+}
+
 #[test]
 fn a_lora_linear_layer_matches_the_reference_forward_and_backward() {
     in_every_form(|device| {
         let mut values = Values(2);
-        let sizes = [(1, 5, 3, 1), (7, 33, 17, 4), (130, 40, 65, 8), (300, 64, 48, 16)];
+        let sizes = [
+            (1, 5, 3, 1),
+            (7, 33, 17, 4),
+            (10, 34, 18, 2),
+            (130, 40, 65, 8),
+            (65, 66, 130, 6),
+            (300, 64, 48, 16),
+            (2, 6, 32_770, 2),
+        ];
         for (t, n, m, r) in sizes {
             for dense in [true, false] {
                 let x = values.matrix(device, [t, n]);

@@ -39,7 +39,7 @@ impl Replay {
                 label: Some(launch.name),
                 layout: None,
                 module: &module,
-                entry_point: Some("main"),
+                entry_point: None,
                 compilation_options: wgpu::PipelineCompilationOptions::default(),
                 cache: None,
             })

@@ -278,12 +278,141 @@ enum Form {
     Pairs,
 }
 
-/// llvmpipe leaves every loop of an invocation for good after 65,535 turns of all its loops together; a turn is
-/// two steps of K here.
-const LONGEST_K: usize = 120_000;
+/// Longer sums go in parts, for accuracy, and because llvmpipe ends the loops of an invocation for good after
+/// 65,535 turns of all of them together; a turn is two steps of K.
+const LONGEST_K: usize = 32_768;
 
 /// Workgroups that keep a GPU busy.
 const ENOUGH_TILES: usize = 256;
 
 /// Least part of K for which a part of its own is worth its sums.
 const LEAST_CHUNK: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::wgpu::CubeBackend;
+
+    use super::*;
+    use crate::device::Device;
+    use crate::device::adapter::{Adapter, Kind};
+    use crate::device::memory::Category::Activations;
+    use crate::kernels::{Matrix, reference};
+
+    /// A software adapter in the given tiling, where there is one.
+    fn software(tiling: Tiling) -> Option<Device> {
+        let adapter = Adapter::all().into_iter().find(|adapter| adapter.kind == Kind::Software)?;
+        Some(adapter.open(Some(tiling)).unwrap())
+    }
+
+    fn values([rows, columns]: [usize; 2], seed: usize) -> Vec<f32> {
+        (0..rows * columns)
+            .map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 500.0 - 1.0)
+            .collect()
+    }
+
+    fn tensor(device: &Device, shape: [usize; 2], seed: usize) -> CubeTensor {
+        let matrix = Matrix::from_host(values(shape, seed), shape, device, Activations);
+        matrix.tensor().try_into_primitive::<CubeBackend>().unwrap()
+    }
+
+    fn wide(x: &CubeTensor) -> Vec<f64> {
+        let bytes = x.client.read_one(x.handle.clone()).unwrap();
+        let float = |b: &[u8]| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        bytes.chunks_exact(4).map(float).collect()
+    }
+
+    #[track_caller]
+    fn assert_near(what: &str, got: &[f64], right: &[f64]) {
+        assert_eq!(got.len(), right.len());
+        for (i, (got, right)) in got.iter().zip(right).enumerate() {
+            assert!((got - right).abs() < 1e-4, "{what}: value {i} is {got}, not {right}");
+        }
+    }
+
+    const LAYOUTS: [Layout; 3] = [Layout::Nn, Layout::Nt, Layout::Tn];
+
+    fn stored(layout: Layout, m: usize, n: usize, k: usize) -> [[usize; 2]; 2] {
+        let a = if layout == Layout::Tn { [k, m] } else { [m, k] };
+        let b = if layout == Layout::Nt { [n, k] } else { [k, n] };
+        [a, b]
+    }
+
+    #[test]
+    fn products_of_some_rows_leave_the_others_alone() {
+        for tiling in [Tiling::Direct, Tiling::Workgroup] {
+            let Some(device) = software(tiling) else { return };
+            for (m, n, k) in [(20, 34, 18), (33, 5, 9), (4, 8, 600)] {
+                for layout in LAYOUTS {
+                    let [a_shape, b_shape] = stored(layout, m, n, k);
+                    let more = |[rows, columns]: [usize; 2]| [rows + 7, columns];
+                    let (a, b) =
+                        (tensor(&device, more(a_shape), 1), tensor(&device, more(b_shape), 2));
+                    let c = tensor(&device, [m + 5, n], 3);
+                    let part = |x: &CubeTensor, first: usize, [rows, columns]: [usize; 2]| {
+                        wide(x)[first * columns..(first + rows) * columns].to_vec()
+                    };
+                    let sums = reference::matmul(
+                        layout,
+                        &part(&a, 3, a_shape),
+                        &part(&b, 6, b_shape),
+                        (m, n, k),
+                    );
+                    let mut right = wide(&c);
+                    for (c, sum) in right[2 * n..(2 + m) * n].iter_mut().zip(&sums) {
+                        *c += 0.5 * sum;
+                    }
+                    matmul_into(
+                        Rows::new(&c, 2, m),
+                        Write::Add,
+                        0.5,
+                        layout,
+                        Rows::new(&a, 3, a_shape[0]),
+                        Rows::new(&b, 6, b_shape[0]),
+                    );
+                    assert_near(&format!("{tiling:?} {layout:?} {m}x{n}x{k}"), &wide(&c), &right);
+                }
+            }
+            device.check().unwrap();
+        }
+    }
+
+    #[test]
+    fn every_form_of_the_direct_program_gives_the_same() {
+        let Some(device) = software(Tiling::Direct) else { return };
+        for layout in LAYOUTS {
+            let (m, n, k, r) = (36, 70, 10, 4);
+            let [a_shape, b_shape] = stored(layout, m, n, k);
+            let [p_shape, q_shape] = stored(layout, m, n, r);
+            let (a, b) = (tensor(&device, a_shape, 1), tensor(&device, b_shape, 2));
+            let (p, q) = (tensor(&device, p_shape, 3), tensor(&device, q_shape, 4));
+            let dense = reference::matmul(layout, &wide(&a), &wide(&b), (m, n, k));
+            let thin = reference::matmul(layout, &wide(&p), &wide(&q), (m, n, r));
+            let right: Vec<f64> =
+                dense.iter().zip(&thin).map(|(dense, thin)| 2.0 * (dense + 0.5 * thin)).collect();
+            for form in [Form::Plain, Form::Shared, Form::Pairs] {
+                let gpu = gpu(&a);
+                let is_possible = match form {
+                    Form::Plain => true,
+                    Form::Shared => gpu.subgroup == Some(8),
+                    Form::Pairs => gpu.subgroup == Some(8) && gpu.has_int64,
+                };
+                if !is_possible {
+                    continue;
+                }
+                let c = empty(&a, [m, n]);
+                Product {
+                    c: Rows::from(&c),
+                    write: Write::Replace,
+                    scale: 2.0,
+                    layout,
+                    a: Rows::from(&a),
+                    b: Rows::from(&b),
+                    low: Some(Low { p: &p, q: &q, scale: 0.5 }),
+                }
+                .run_direct(form);
+                assert_near(&format!("{form:?} {layout:?}"), &wide(&c), &right);
+            }
+        }
+        device.check().unwrap();
+    }
+}
