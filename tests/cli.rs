@@ -159,12 +159,15 @@ fn a_flag_out_of_range_fails_like_the_file() {
         "error: train.rank is 0, expected 1 or more\n  \
            try: set --rank N, or rank under [train]\n",
     );
-    assert_fails(
-        "train --device gpu:99",
-        4,
-        "error: device gpu:0: this build has no GPU backend yet\n  \
-           try: train on the CPU with --device cpu (or auto)\n",
-    );
+}
+
+#[test]
+fn a_device_that_is_not_there_says_how_to_get_one() {
+    let output = fullrank("train --device gpu:99");
+    assert_eq!(output.status.code(), Some(4));
+    let text = stderr(&output);
+    assert!(text.starts_with("error: there is no adapter 99, only "), "{text}");
+    assert!(text.contains("\n  try: install a Vulkan driver"), "{text}");
 }
 
 #[test]

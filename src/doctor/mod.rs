@@ -60,8 +60,11 @@ type Check = (&'static str, fn(&mut Probe<'_>));
 
 /// Every check, short ones and those that others rest on first. The name of one that checks a single
 /// operation is the operation's.
-const CHECKS: [Check; 34] = [
+const CHECKS: [Check; 38] = [
     ("zero", updates::zero),
+    ("fill", updates::fill),
+    ("copy", updates::copy),
+    ("set_entries", updates::set_entries),
     ("matmul", products::matmul),
     ("matmul_add", products::matmul_add),
     ("lora_linear", products::lora_linear),
@@ -89,6 +92,7 @@ const CHECKS: [Check; 34] = [
     ("adamw_vectors", updates::adamw_vectors),
     ("add_sum_squares", updates::add_sum_squares),
     ("clip_factor", updates::clip_factor),
+    ("pair", updates::pair),
     ("scale", scaling::scale),
     ("add_scaled", scaling::add_scaled),
     ("norm_ratios", scaling::norm_ratios),

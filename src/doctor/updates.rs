@@ -28,6 +28,45 @@ pub fn zero(probe: &mut Probe<'_>) {
     probe.compare("1 + x", &shifted, &vec![1.0; shifted.len()]);
 }
 
+pub fn fill(probe: &mut Probe<'_>) {
+    probe.shape(format!("{SIDE} x {SIDE}"));
+    let device = probe.device;
+    let got = probe.timed(|| Matrix::filled(0.3, [SIDE, SIDE], device, Activations));
+    let right = vec![f64::from(0.3f32); SIDE * SIDE];
+    probe.compare("x", &got.to_host(), &right);
+}
+
+pub fn copy(probe: &mut Probe<'_>) {
+    probe.shape(format!("{SIDE} x {SIDE}"));
+    let (x, device) = (Operand::new(1, [SIDE, SIDE], 1.0), probe.device);
+    let on = x.on(device);
+    let got = probe.timed(|| on.duplicate(device, Activations));
+    drop(on);
+    probe.compare("x", &got.to_host(), &x.wide());
+}
+
+pub fn set_entries(probe: &mut Probe<'_>) {
+    const LEN: usize = 5461;
+    probe.shape(format!("every third of {LEN}"));
+    let device = probe.device;
+    let start: Vec<i32> = (0..LEN as i32).collect();
+    let entries: Vec<usize> = (0..LEN).step_by(3).collect();
+    let mut list = probe.indices(&start);
+    probe.timed(|| list.set_entries(&entries, -7, device));
+    // These are small enough for f32.
+    let got: Vec<f32> = list.to_host().into_iter().map(|value| value as f32).collect();
+    let right: Vec<f64> =
+        (0..LEN).map(|at| if at.is_multiple_of(3) { -7.0 } else { at as f64 }).collect();
+    probe.compare("entries", &got, &right);
+}
+
+pub fn pair(probe: &mut Probe<'_>) {
+    probe.shape("two numbers, read at once");
+    let (a, b) = (probe.vector(vec![2.5]), probe.vector(vec![-7.0]));
+    let (a, b) = probe.timed(|| kernel::read_back(&a, &b));
+    probe.compare("pair", &[a as f32, b as f32], &[2.5, -7.0]);
+}
+
 /// Parameter, gradient, and moments: the second is a square, so never negative.
 struct State {
     param: Operand,

@@ -41,7 +41,7 @@ pub fn pool_bytes(device: &Device) -> Option<u64> {
 pub struct Ceilings {
     /// Bytes read and written in a second by a copy of large buffers.
     pub bytes_per_s: f64,
-    /// Fused multiplications and additions in a second, each counted as two operations, f32.
+    /// Multiplications and additions in a second, f32.
     pub flop_per_s: f64,
 }
 
@@ -82,7 +82,7 @@ fn gpu_products(device: &Device, gpu: &Gpu) -> f64 {
     };
     let sums = launch::fresh(gpu, [invocations]);
     let seconds = shortest(device, || ceiling::multiply_and_add(&sums, turns));
-    (2 * ceiling::FUSED_A_TURN * turns * invocations) as f64 / seconds
+    (2 * ceiling::STEPS_A_TURN * turns * invocations) as f64 / seconds
 }
 
 fn cpu_copy(device: &Device) -> f64 {

@@ -8,8 +8,8 @@ use super::elementwise_groups;
 static CEILING: Shader = Shader::new("ceiling", include_str!("../../../shaders/ceiling.wgsl"));
 static COPY: Shader = Shader::new("bandwidth", include_str!("../../../shaders/bandwidth.wgsl"));
 
-/// Fused multiplications and additions of one invocation in one turn.
-pub(in crate::kernels) const FUSED_A_TURN: usize = 64;
+/// Steps of an invocation in one turn, each a multiplication and an addition.
+pub(in crate::kernels) const STEPS_A_TURN: usize = 64;
 
 /// `turns` turns of an invocation to each element of `sums`.
 pub(in crate::kernels) fn multiply_and_add(sums: &CubeTensor, turns: usize) {
@@ -23,7 +23,7 @@ pub(in crate::kernels) fn multiply_and_add(sums: &CubeTensor, turns: usize) {
         .uint(turns)
         .float(0.999)
         .float(0.001)
-        .work(2 * FUSED_A_TURN * turns * n)
+        .work(2 * STEPS_A_TURN * turns * n)
         .over(groups);
 }
 
