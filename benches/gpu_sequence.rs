@@ -58,7 +58,11 @@ impl Bench {
             best_cpu = best_cpu.min((cpu_seconds() - cpu) / RUNS as f64);
         }
         let rate = bytes / best / 1e9;
-        println!("{name:<24} {:9.3} ms  {rate:7.2} GB/s {:9.3} ms of CPU", best * 1e3, best_cpu * 1e3);
+        println!(
+            "{name:<24} {:9.3} ms  {rate:7.2} GB/s {:9.3} ms of CPU",
+            best * 1e3,
+            best_cpu * 1e3
+        );
     }
 }
 
@@ -122,14 +126,8 @@ fn rows(bench: &Bench) {
 }
 
 fn attentions(bench: &Bench) {
-    let shape = AttentionShape {
-        batch: 8,
-        queries: 256,
-        keys: 256,
-        heads: 4,
-        kv_heads: 4,
-        head_dim: 64,
-    };
+    let shape =
+        AttentionShape { batch: 8, queries: 256, keys: 256, heads: 4, kv_heads: 4, head_dim: 64 };
     let bytes = (TOKENS * WIDTH * 4) as f64;
     let [q, k, v, d_out] = [(); 4].map(|()| bench.matrix([TOKENS, WIDTH]));
     let (out, lse) = attention(&q, &k, &v, shape);

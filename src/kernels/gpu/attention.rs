@@ -23,10 +23,8 @@ static FORWARD_DIRECT: Shader = Shader::new(
         include_str!("../../../shaders/attention_direct.wgsl")
     ),
 );
-static STATISTICS: Shader = Shader::new(
-    "attention_statistics",
-    include_str!("../../../shaders/attention_statistics.wgsl"),
-);
+static STATISTICS: Shader =
+    Shader::new("attention_statistics", include_str!("../../../shaders/attention_statistics.wgsl"));
 static DQ: Shader = Shader::new(
     "attention_dq",
     concat!(
@@ -191,19 +189,24 @@ pub(super) fn attention_backward(
     match gpu(q).tiling {
         Tiling::Workgroup => {
             let tiles = s.queries.div_ceil(TILE);
-            let launch = |shader: &'static Shader, outputs: &[&CubeTensor], heads: usize, products| {
-                let groups = s.batch * heads * tiles;
-                let launch = with_sizes(shader.launch(), s)
-                    .constant("CHUNKS", s.head_dim.div_ceil(TILE));
-                let launch = bind(launch, &inputs, outputs);
-                let launch = launch.uint(groups).uint(tiles).uint(s.queries);
-                launch.float(s.score_scale()).work(work(s, products)).over(groups);
-            };
+            let launch =
+                |shader: &'static Shader, outputs: &[&CubeTensor], heads: usize, products| {
+                    let groups = s.batch * heads * tiles;
+                    let launch = with_sizes(shader.launch(), s)
+                        .constant("CHUNKS", s.head_dim.div_ceil(TILE));
+                    let launch = bind(launch, &inputs, outputs);
+                    let launch = launch.uint(groups).uint(tiles).uint(s.queries);
+                    launch.float(s.score_scale()).work(work(s, products)).over(groups);
+                };
             launch(&DQ, &[&dq], s.heads, 3);
             launch(&DKV, &[&dk, &dv], s.kv_heads, 4);
         }
         Tiling::Direct => {
-            let launch = |shader: &'static Shader, outputs: &[&CubeTensor], heads: usize, block: Block, products| {
+            let launch = |shader: &'static Shader,
+                          outputs: &[&CubeTensor],
+                          heads: usize,
+                          block: Block,
+                          products| {
                 let items = s.batch * heads * block.items(s.queries);
                 let launch = with_block(with_sizes(shader.launch(), s), s, block);
                 let launch = bind(launch, &inputs, outputs);

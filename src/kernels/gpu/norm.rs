@@ -93,8 +93,7 @@ pub(super) fn rms_norm_backward(
 ) -> (CubeTensor, Option<CubeTensor>) {
     assert_unique(&residual_grad, "rms_norm_backward");
     let [rows, width] = sizes(x);
-    let launch =
-        RMS_NORM_BACKWARD.launch().constant("WIDTH", width).constant("VEC", vector(width));
+    let launch = RMS_NORM_BACKWARD.launch().constant("WIDTH", width).constant("VEC", vector(width));
     let launch = launch.tensor(&residual_grad).tensor(dy).tensor(x).tensor(gain).tensor(rstd);
     over_rows(launch.uint(rows).work(rows * width * 28), x, rows);
     let gain_grad = gain_grad.map(|acc| add_gain_grad(acc, dy, x, rstd));
@@ -102,7 +101,12 @@ pub(super) fn rms_norm_backward(
 }
 
 /// In two stages: sums over chunks of rows, then their sum in order.
-fn add_gain_grad(acc: CubeTensor, dy: &CubeTensor, x: &CubeTensor, rstd: &CubeTensor) -> CubeTensor {
+fn add_gain_grad(
+    acc: CubeTensor,
+    dy: &CubeTensor,
+    x: &CubeTensor,
+    rstd: &CubeTensor,
+) -> CubeTensor {
     assert_unique(&acc, "rms_norm_backward");
     let [rows, width] = sizes(x);
     let vec = vector(width);
