@@ -4,9 +4,12 @@
 // keys up to `keys - queries + i`. An invocation takes ROWS consecutive queries of a head, holds them and their
 // outputs in registers, and goes over the keys in blocks of KEYS: what it loads of a key serves every row, and
 // loads are what costs. The running maximum of the softmax moves once per block. Sums in f32.
+// BROADCAST 1 needs subgroups of 8: neighbours take rows of the same head, and each loads a part of one of the keys
+// of a block, a SHARES-th, for all. KEYS·SHARES is 8.
 // After exponential.wgsl.
 {% set value = "vec4<f32>" if VEC == 4 else "f32" %}
 {% set parts = D // VEC %}
+{% set share = parts // SHARES %}
 {% set rows = range(ROWS) %}
 {% set block = range(KEYS) %}
 @group(0) @binding(0) var<storage, read_write> q: array<{{ value }}>;
@@ -22,23 +25,28 @@ fma({{ a }}.x, {{ b }}.x, fma({{ a }}.y, {{ b }}.y, fma({{ a }}.z, {{ b }}.z, fm
 {%- else %}fma({{ a }}, {{ b }}, {{ sum }}){% endif %}{% endmacro %}
 const HIDDEN = -3e38;
 
-@compute @workgroup_size({{ WORKGROUP }})
+@compute @workgroup_size(8)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
+{% if BROADCAST %}
+    @builtin(subgroup_invocation_id) lane: u32,
+{% else %}
     @builtin(local_invocation_index) lane: u32,
+{% endif %}
 ) {
-    // Neighbours take the same rows of different heads, so they run equally long.
-    let item = (group.x + group.y * groups.x) * {{ WORKGROUP }}u + lane;
+    // Without subgroups neighbours take the same rows of different heads, so they run equally long.
+    let item = {{ "group.x + group.y * groups.x" if BROADCAST else "(group.x + group.y * groups.x) * 8u + lane" }};
     if item >= params.items {
         return;
     }
     let head = item % {{ HEADS }}u;
     let sequence = item / {{ HEADS }}u % params.batch;
-    let first = item / {{ HEADS }}u / params.batch * {{ ROWS }}u;
+    let first = item / {{ HEADS }}u / params.batch * {{ 8 * ROWS if BROADCAST else ROWS }}u;
+    let begin = first{% if BROADCAST %} + lane * {{ ROWS }}u{% endif %};
     let offset = params.keys - params.queries;
 {% for r in rows %}
-    let row_{{ r }} = min(first + {{ r }}u, params.queries - 1u);
+    let row_{{ r }} = min(begin + {{ r }}u, params.queries - 1u);
     let q_{{ r }} = ((sequence * params.queries + row_{{ r }}) * {{ HEADS }}u + head) * {{ parts }}u;
     let seen_{{ r }} = offset + row_{{ r }} + 1u;
     var top_{{ r }} = HIDDEN;
@@ -49,16 +57,26 @@ fn main(
 {% endfor %}
 {% endfor %}
     let kv = (sequence * params.keys * {{ HEADS // GROUP }}u + head / {{ GROUP }}u) * {{ parts }}u;
-    for (var key = 0u; key < seen_{{ ROWS - 1 }}; key += {{ KEYS }}u) {
+    let seen = offset + min(first + {{ 8 * ROWS if BROADCAST else ROWS }}u, params.queries);
+    for (var key = 0u; key < seen; key += {{ KEYS }}u) {
+{% if BROADCAST %}
+        let at = kv + min(key + lane % {{ KEYS }}u, params.keys - 1u) * {{ HEADS // GROUP * parts }}u
+            + lane / {{ KEYS }}u * {{ share }}u;
+{% for c in range(share) %}
+        let k_{{ c }} = k[at + {{ c }}u];
+{% endfor %}
+{% endif %}
 {% for j in block %}
+{% if not BROADCAST %}
         let at_{{ j }} = kv + min(key + {{ j }}u, params.keys - 1u) * {{ HEADS // GROUP * parts }}u;
+{% endif %}
 {% for r in rows %}
         var s_{{ r }}_{{ j }} = 0.0;
 {% endfor %}
 {% endfor %}
 {% for c in range(parts) %}
 {% for j in block %}
-        let k_{{ j }}_{{ c }} = k[at_{{ j }} + {{ c }}u];
+        let k_{{ j }}_{{ c }} = {{ "subgroupBroadcast(k_" ~ c % share ~ ", " ~ (j + c // share * KEYS) ~ "u)" if BROADCAST else "k[at_" ~ j ~ " + " ~ c ~ "u]" }};
 {% for r in rows %}
         s_{{ r }}_{{ j }} = {{ dot("q_" ~ r ~ "_" ~ c, "k_" ~ j ~ "_" ~ c, "s_" ~ r ~ "_" ~ j) }};
 {% endfor %}
@@ -77,9 +95,14 @@ fn main(
         sum_{{ r }} += p_{{ r }}_{{ j }};
 {% endfor %}
 {% endfor %}
+{% if BROADCAST %}
+{% for c in range(share) %}
+        let v_{{ c }} = v[at + {{ c }}u];
+{% endfor %}
+{% endif %}
 {% for c in range(parts) %}
 {% for j in block %}
-        let v_{{ j }}_{{ c }} = v[at_{{ j }} + {{ c }}u];
+        let v_{{ j }}_{{ c }} = {{ "subgroupBroadcast(v_" ~ c % share ~ ", " ~ (j + c // share * KEYS) ~ "u)" if BROADCAST else "v[at_" ~ j ~ " + " ~ c ~ "u]" }};
 {% endfor %}
 {% for r in rows %}
         o_{{ r }}_{{ c }} *= keep_{{ r }};
@@ -90,12 +113,12 @@ fn main(
 {% endfor %}
     }
 {% for r in rows %}
-    if first + {{ r }}u < params.queries {
+    if begin + {{ r }}u < params.queries {
         let share = 1.0 / sum_{{ r }};
 {% for c in range(parts) %}
         o[q_{{ r }} + {{ c }}u] = o_{{ r }}_{{ c }} * share;
 {% endfor %}
-        lse[(sequence * {{ HEADS }}u + head) * params.queries + first + {{ r }}u] =
+        lse[(sequence * {{ HEADS }}u + head) * params.queries + begin + {{ r }}u] =
             top_{{ r }} + logarithm(sum_{{ r }});
     }
 {% endfor %}

@@ -2,9 +2,13 @@
 // that share it, with p = exp(scale·q·k - lse); for software adapters.
 //
 // Shapes and statistics as in attention_dq_direct. An invocation takes ROWS consecutive keys of a key head and
-// goes over the queries in blocks of KEYS, head by head. Sums in f32. After exponential.wgsl.
+// goes over the queries in blocks of KEYS, head by head. Sums in f32.
+// BROADCAST 1 needs subgroups of 8: neighbours take rows of the same head, and each loads a part of one of the queries
+// of a block, a SHARES-th, for all. KEYS·SHARES is 8.
+// After exponential.wgsl.
 {% set value = "vec4<f32>" if VEC == 4 else "f32" %}
 {% set parts = D // VEC %}
+{% set share = parts // SHARES %}
 {% set rows = range(ROWS) %}
 {% set block = range(KEYS) %}
 @group(0) @binding(0) var<storage, read_write> d_out: array<{{ value }}>;
@@ -21,21 +25,26 @@ struct Params { items: u32, batch: u32, tokens: u32, scale: f32 }
 fma({{ a }}.x, {{ b }}.x, fma({{ a }}.y, {{ b }}.y, fma({{ a }}.z, {{ b }}.z, fma({{ a }}.w, {{ b }}.w, {{ sum }}))))
 {%- else %}fma({{ a }}, {{ b }}, {{ sum }}){% endif %}{% endmacro %}
 
-@compute @workgroup_size({{ WORKGROUP }})
+@compute @workgroup_size(8)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
+{% if BROADCAST %}
+    @builtin(subgroup_invocation_id) lane: u32,
+{% else %}
     @builtin(local_invocation_index) lane: u32,
+{% endif %}
 ) {
-    let item = (group.x + group.y * groups.x) * {{ WORKGROUP }}u + lane;
+    let item = {{ "group.x + group.y * groups.x" if BROADCAST else "(group.x + group.y * groups.x) * 8u + lane" }};
     if item >= params.items {
         return;
     }
     let key_head = item % {{ HEADS // GROUP }}u;
     let sequence = item / {{ HEADS // GROUP }}u % params.batch;
-    let first = item / {{ HEADS // GROUP }}u / params.batch * {{ ROWS }}u;
+    let first = item / {{ HEADS // GROUP }}u / params.batch * {{ 8 * ROWS if BROADCAST else ROWS }}u;
+    let begin = first{% if BROADCAST %} + lane * {{ ROWS }}u{% endif %};
 {% for r in rows %}
-    let row_{{ r }} = min(first + {{ r }}u, params.tokens - 1u);
+    let row_{{ r }} = min(begin + {{ r }}u, params.tokens - 1u);
     let kv_{{ r }} =
         ((sequence * params.tokens + row_{{ r }}) * {{ HEADS // GROUP }}u + key_head) * {{ parts }}u;
 {% for c in range(parts) %}
@@ -49,10 +58,23 @@ fn main(
         let statistics_at = (sequence * {{ HEADS }}u + head) * params.tokens;
         let queries = (sequence * params.tokens * {{ HEADS }}u + head) * {{ parts }}u;
         for (var query = first; query < params.tokens; query += {{ KEYS }}u) {
+{% if BROADCAST %}
+            let row_q = min(query + lane % {{ KEYS }}u, params.tokens - 1u);
+            let at = queries + row_q * {{ HEADS * parts }}u + lane / {{ KEYS }}u * {{ share }}u;
+{% for c in range(share) %}
+            let q_{{ c }} = q[at + {{ c }}u];
+            let g_{{ c }} = d_out[at + {{ c }}u];
+{% endfor %}
+            let own_statistics = statistics[statistics_at + row_q];
+{% endif %}
 {% for j in block %}
+{% if BROADCAST %}
+            let statistics_{{ j }} = subgroupBroadcast(own_statistics, {{ j }}u);
+{% else %}
             let row_q_{{ j }} = min(query + {{ j }}u, params.tokens - 1u);
             let at_{{ j }} = queries + row_q_{{ j }} * {{ HEADS * parts }}u;
             let statistics_{{ j }} = statistics[statistics_at + row_q_{{ j }}];
+{% endif %}
 {% for r in rows %}
             var s_{{ r }}_{{ j }} = 0.0;
             var d_{{ r }}_{{ j }} = 0.0;
@@ -60,8 +82,8 @@ fn main(
 {% endfor %}
 {% for c in range(parts) %}
 {% for j in block %}
-            let q_{{ j }}_{{ c }} = q[at_{{ j }} + {{ c }}u];
-            let g_{{ j }}_{{ c }} = d_out[at_{{ j }} + {{ c }}u];
+            let q_{{ j }}_{{ c }} = {{ "subgroupBroadcast(q_" ~ c % share ~ ", " ~ (j + c // share * KEYS) ~ "u)" if BROADCAST else "q[at_" ~ j ~ " + " ~ c ~ "u]" }};
+            let g_{{ j }}_{{ c }} = {{ "subgroupBroadcast(g_" ~ c % share ~ ", " ~ (j + c // share * KEYS) ~ "u)" if BROADCAST else "d_out[at_" ~ j ~ " + " ~ c ~ "u]" }};
 {% for r in rows %}
             s_{{ r }}_{{ j }} = {{ dot("k_" ~ r ~ "_" ~ c, "q_" ~ j ~ "_" ~ c, "s_" ~ r ~ "_" ~ j) }};
             d_{{ r }}_{{ j }} = {{ dot("v_" ~ r ~ "_" ~ c, "g_" ~ j ~ "_" ~ c, "d_" ~ r ~ "_" ~ j) }};
@@ -87,7 +109,7 @@ fn main(
         }
     }
 {% for r in rows %}
-    if first + {{ r }}u < params.tokens {
+    if begin + {{ r }}u < params.tokens {
 {% for c in range(parts) %}
         dk[kv_{{ r }} + {{ c }}u] = dk_{{ r }}_{{ c }} * params.scale;
         dv[kv_{{ r }} + {{ c }}u] = dv_{{ r }}_{{ c }};

@@ -19,6 +19,7 @@ fn cross_entropy_matches_the_reference_and_skips_ignored_targets() {
             (64, 5, 8),
             (65, 4096, 12),
             (130, 70_000, 4),
+            (3, 50_257, 2),
         ];
         for (tokens, vocabulary, width) in sizes {
             let hidden = values.matrix(device, [tokens, width]);

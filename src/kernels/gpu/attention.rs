@@ -63,19 +63,39 @@ const TILE: usize = 32;
 /// Invocations of a workgroup on software adapters: the lanes of a vector.
 const LANES: usize = 8;
 
-/// Rows and columns that an invocation holds on software adapters.
+/// What an invocation holds on software adapters.
 #[derive(Clone, Copy)]
 struct Block {
+    /// Its own queries, or keys.
     rows: usize,
+    /// Keys, or queries, that it goes over at once.
     keys: usize,
+    /// Lanes that share the loads of one of them.
+    shares: usize,
+    /// Whether the lanes of a vector load for each other.
+    is_broadcast: bool,
 }
 
-/// Longer heads leave room for fewer rows, and unrolled programs grow with all three.
-fn block(head_dim: usize, rows: usize, keys: usize) -> Block {
-    match head_dim {
-        0..=64 => Block { rows, keys },
-        65..=128 => Block { rows: rows.div_ceil(2), keys: keys.div_ceil(2) },
-        _ => Block { rows: 1, keys: 1 },
+impl Block {
+    /// Longer heads leave room for fewer rows, and unrolled programs grow with all three.
+    fn new(like: &CubeTensor, head_dim: usize, rows: usize, keys: usize) -> Self {
+        let share = head_dim.div_ceil(64).next_power_of_two();
+        let rows = (rows / share).max(1);
+        if gpu(like).subgroup == Some(LANES as u32) {
+            let parts = head_dim / vector(head_dim);
+            let shares = if parts.is_multiple_of(2) { 2 } else { 1 };
+            return Self { rows, keys: LANES / shares, shares, is_broadcast: true };
+        }
+        Self { rows, keys: (keys / share).max(1), shares: 1, is_broadcast: false }
+    }
+
+    /// Items of work for `rows` rows of a head: invocations, or workgroups.
+    fn items(self, rows: usize) -> usize {
+        rows.div_ceil(if self.is_broadcast { LANES * self.rows } else { self.rows })
+    }
+
+    fn groups(self, items: usize) -> usize {
+        if self.is_broadcast { items } else { items.div_ceil(LANES) }
     }
 }
 
@@ -113,13 +133,13 @@ pub(super) fn attention(
             launch.float(s.score_scale()).work(work(s, 2)).over(groups);
         }
         Tiling::Direct => {
-            let block = block(s.head_dim, 4, 4);
-            let items = s.batch * s.heads * s.queries.div_ceil(block.rows);
+            let block = Block::new(q, s.head_dim, 4, 4);
+            let items = s.batch * s.heads * block.items(s.queries);
             let launch = with_sizes(FORWARD_DIRECT.launch(), s);
             let launch = with_block(launch, s, block).tensor(q).tensor(k).tensor(v).tensor(&o);
             let launch = launch.tensor(&lse).uint(items).uint(s.batch);
             let launch = launch.uint(s.queries).uint(s.keys).float(s.score_scale());
-            launch.work(work(s, 2)).over(items.div_ceil(LANES));
+            launch.work(work(s, 2)).over(block.groups(items));
         }
     }
     (o, lse)
@@ -130,7 +150,8 @@ fn with_block(launch: Launch<'_>, s: AttentionShape, block: Block) -> Launch<'_>
         .constant("VEC", vector(s.head_dim))
         .constant("ROWS", block.rows)
         .constant("KEYS", block.keys)
-        .constant("WORKGROUP", LANES)
+        .constant("SHARES", block.shares)
+        .constant("BROADCAST", u32::from(block.is_broadcast))
 }
 
 /// `(lse, Σ d_out·out)` of each query and head.
@@ -186,15 +207,15 @@ pub(super) fn attention_backward(
                           heads: usize,
                           block: Block,
                           products| {
-                let items = s.batch * heads * s.queries.div_ceil(block.rows);
+                let items = s.batch * heads * block.items(s.queries);
                 let launch = with_block(with_sizes(shader.launch(), s), s, block);
                 let launch = bind(launch, &inputs, outputs);
                 let launch = launch.uint(items).uint(s.batch).uint(s.queries);
                 let launch = launch.float(s.score_scale()).work(work(s, products));
-                launch.over(items.div_ceil(LANES));
+                launch.over(block.groups(items));
             };
-            launch(&DQ_DIRECT, &[&dq], s.heads, block(s.head_dim, 4, 2), 3);
-            launch(&DKV_DIRECT, &[&dk, &dv], s.kv_heads, block(s.head_dim, 2, 2), 4);
+            launch(&DQ_DIRECT, &[&dq], s.heads, Block::new(q, s.head_dim, 4, 2), 3);
+            launch(&DKV_DIRECT, &[&dk, &dv], s.kv_heads, Block::new(q, s.head_dim, 2, 2), 4);
         }
     }
     (dq, dk, dv)
