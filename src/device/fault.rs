@@ -55,13 +55,16 @@ impl Fault {
     }
 }
 
-/// The telling lines of a nested message.
+/// The telling lines of a nested message: from the line that names a cause on, or the first ones.
 fn cause(message: &str) -> String {
     const FRAMES: [&str; 3] = ["An error happened during execution", "Caused by:", "Backtrace:"];
+    const CAUSES: [&str; 3] = ["compilation failed", "refused", "poisoned"];
     let message = message.replace("\\n", "\n");
     let lines = message.lines().map(str::trim);
-    let telling = lines.filter(|line| !line.is_empty() && !FRAMES.contains(line));
-    telling.take(2).collect::<Vec<_>>().join(" ")
+    let lines: Vec<_> = lines.filter(|line| !line.is_empty() && !FRAMES.contains(line)).collect();
+    let names_cause = |line: &&str| CAUSES.iter().any(|cause| line.contains(cause));
+    let first = lines.iter().position(names_cause).unwrap_or(0);
+    lines[first.min(lines.len())..].iter().take(2).copied().collect::<Vec<_>>().join(" ")
 }
 
 impl From<Fault> for Error {

@@ -7,7 +7,7 @@ use burn::backend::{Dispatch, ExecutionError};
 use burn::tensor::{DType, Element, Int, Tensor, TensorData, Transaction};
 
 use crate::device::Device;
-use crate::device::fault::Fault;
+use crate::device::fault::{Fault, Faults};
 use crate::device::memory::{Category, Ledger, Ticket};
 
 use super::ops::TrainOps;
@@ -153,6 +153,11 @@ impl<const D: usize> Array<D> {
     /// Accounts for scratch memory of an operation on this array, until the ticket is dropped.
     pub(super) fn hold(&self, bytes: u64) -> Arc<Ticket> {
         Ticket::new(self.ticket.ledger(), Category::Activations, bytes)
+    }
+
+    /// What went wrong on the device.
+    pub(super) fn faults(&self) -> &Faults {
+        self.ticket.ledger().faults()
     }
 
     /// Wraps the result of an operation, accounted as an activation in this array's ledger.

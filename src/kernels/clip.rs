@@ -5,6 +5,8 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
+use crate::device::fault::Fault;
+
 use super::fallback::{Float, add, constant, mul, reshape, scaled, shifted};
 use super::flex::{self, CHUNK};
 use super::math::{sum_squares, vectorised};
@@ -35,8 +37,8 @@ pub fn clip_factor(sum_squares: &Vector, max_norm: f64) -> Vector {
     )))
 }
 
-/// The one read-back of an update: the loss sum and the squared gradient norm, both `[1]`, 8 bytes. Waits
-/// for the device; everything else is read later or never.
+/// The one read-back of an update: the loss sum and the squared gradient norm, both `[1]`, and whether
+/// the device did all that was queued: 12 bytes. Waits for the device; everything else is read later or never.
 pub fn read_back(loss_sum: &Vector, sum_squares: &Vector) -> (f64, f64) {
     assert_eq!((loss_sum.len(), sum_squares.len()), (1, 1), "numbers of an update");
     let both: Vector = loss_sum.like(Tensor::from_dispatch(<Dispatch as TrainOps>::pair(
@@ -44,8 +46,16 @@ pub fn read_back(loss_sum: &Vector, sum_squares: &Vector) -> (f64, f64) {
         sum_squares.tensor().into_dispatch(),
     )));
     match both.to_host()[..] {
-        [loss_sum, sum_squares] => (f64::from(loss_sum), f64::from(sum_squares)),
-        _ => unreachable!("a pair is read as two values"),
+        [loss_sum, sum_squares, 0.0] => (f64::from(loss_sum), f64::from(sum_squares)),
+        [_, _, missing] => {
+            // If it is NaN the read failed, and why is recorded.
+            if !missing.is_nan() {
+                let what = format!("the driver dropped queued work ({} hand-overs)", -missing);
+                loss_sum.faults().record(Fault::Lost(what));
+            }
+            (f64::NAN, f64::NAN)
+        }
+        _ => unreachable!("a pair and the canary are three values"),
     }
 }
 

@@ -405,6 +405,7 @@ impl TrainOps for Flex {
     }
 
     fn pair(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        flex::vector([a, b].map(|x| flex::values(&x)[0]).to_vec())
+        let [a, b] = [a, b].map(|x| flex::values(&x)[0]);
+        flex::vector(vec![a, b, 0.0])
     }
 }

@@ -337,6 +337,7 @@ static QUEUED: AtomicU64 = AtomicU64::new(0);
 fn count_work(tensor: &CubeTensor, work: u64) {
     if QUEUED.fetch_add(work, Ordering::Relaxed) + work >= MAX_QUEUED_WORK {
         QUEUED.store(0, Ordering::Relaxed);
+        super::gpu::canary::count(tensor);
         flush(tensor);
     }
 }
@@ -357,6 +358,18 @@ pub struct Recorded {
     pub words: Vec<u32>,
     /// The grid.
     pub groups: [u32; 3],
+}
+
+/// Makes the next launch that counts as work be handed over. For tests.
+#[doc(hidden)]
+pub fn fill_queue() {
+    QUEUED.store(MAX_QUEUED_WORK - 1, Ordering::Relaxed);
+}
+
+/// Lets the host count one hand-over more than the devices of this thread saw. For tests.
+#[doc(hidden)]
+pub fn miscount() {
+    super::gpu::canary::miscount();
 }
 
 thread_local! {

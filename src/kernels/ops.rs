@@ -385,9 +385,10 @@ pub trait TrainOps: Backend {
         clip::default_clip_factor::<Self>(sum_squares, max_norm)
     }
 
-    /// `[a, b]` of two `[1]`.
+    /// `[a, b, missing]` of two `[1]`; `missing` is not 0 if the device did not do all that was queued.
     fn pair(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_cat(vec![a, b], 0)
+        let none = super::fallback::zeroed::<Self>(&a);
+        Self::float_cat(vec![a, b, none], 0)
     }
 
     /// A copy in storage of its own.

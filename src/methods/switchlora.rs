@@ -213,7 +213,7 @@ impl Method for SwitchLora {
 
     fn monitor(&mut self, cx: &mut Context<'_>) {
         if !self.pending.is_empty() {
-            let l = Pending::finish(std::mem::take(&mut self.pending));
+            let l = Pending::finish(&std::mem::take(&mut self.pending));
             cx.events.push(Body::Switch(Switch { l }));
         }
     }

@@ -9,6 +9,7 @@ mod attention;
 #[path = "../devices/mod.rs"]
 mod devices;
 mod forms;
+mod limits;
 mod loss;
 mod lowrank;
 mod matmul;

@@ -1,6 +1,9 @@
 //! AdamW, norms of gradients, clipping.
 
+use fullrank::device::adapter::{Adapter, Kind};
+use fullrank::device::gpu::Tiling;
 use fullrank::device::memory::Category::Activations;
+use fullrank::kernels::launch;
 use fullrank::kernels::reference;
 use fullrank::kernels::update::{
     AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares, clip_factor,
@@ -174,6 +177,37 @@ fn several_vectors_are_read_at_once() {
         assert_eq!(all, [vec![1.0, 2.0], vec![3.0], vec![-0.5; 3], vec![1.0, 2.0]]);
         assert!(Vector::all_to_host(&[]).is_empty());
     });
+}
+
+#[test]
+fn work_that_the_driver_dropped_is_a_lost_device() {
+    let all = Adapter::all();
+    let Some(adapter) = all.iter().find(|a| a.kind == Kind::Software).or(all.first()) else {
+        return;
+    };
+    let device = &adapter.open(Some(Tiling::Direct)).unwrap();
+    let ones = vector(vec![1.0; 10], device);
+    let mut sum = vector(vec![0.0], device);
+    for round in 1..=3 {
+        launch::fill_queue();
+        sum = add_sum_squares(sum, &ones);
+        assert_eq!(read_back(&sum, &sum), (f64::from(10 * round), f64::from(10 * round)));
+    }
+    // Another test's thread may take the full queue over, so more than one try.
+    let is_counted = (0..20).any(|_| {
+        let hand_over = || {
+            launch::fill_queue();
+            drop(add_sum_squares(vector(vec![0.0], device), &ones));
+        };
+        launch::recorded(hand_over).iter().any(|launch| launch.name == "count")
+    });
+    assert!(is_counted);
+    assert_eq!(read_back(&sum, &sum), (30.0, 30.0));
+    device.check().unwrap();
+    launch::miscount();
+    assert!(read_back(&sum, &sum).0.is_nan(), "nothing is trained on what may be half done");
+    let error = device.check().unwrap_err().to_string();
+    assert!(error.contains("dropped queued work (1 hand-overs)"), "{error}");
 }
 
 fn bits<const D: usize>(x: &Array<D>) -> Vec<u32> {

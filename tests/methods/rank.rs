@@ -81,10 +81,12 @@ fn the_event_of_a_switch_tells_the_size_of_the_correction() {
     let mut compared = 0;
     for _ in 0..20 {
         let before = weights(&engine);
-        engine.events.clear();
         train(&mut engine, 1);
+        // Else the next update would read it.
+        engine.read_late_events();
         let after = weights(&engine);
-        for event in &engine.events {
+        for (t, event) in std::mem::take(&mut engine.late_events) {
+            assert_eq!(t, engine.t, "the update that switched");
             let Body::Switch(switch) = event else { continue };
             for layer in &switch.l {
                 let place = layer.layer as usize;

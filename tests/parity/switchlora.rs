@@ -128,7 +128,7 @@ fn check_with(path: &Path, device: &Device, pools_on_host: bool) {
             events: &mut events,
         };
         let pending = layer.switch(&mut cx, wanted as usize, &rules);
-        let done = Pending::finish(vec![pending]).remove(0);
+        let done = Pending::finish(&[pending]).remove(0);
         assert_eq!(done.k as i32, replaced[step], "vectors replaced in step {step}");
         let mut grads = Gradients::default();
         grads.put(adapter.a, upload(step_of("grad_A", step), [rank, n]));

@@ -1,10 +1,11 @@
-//! Norms of gradients, the clip factor, and what the host reads.
+//! Norms of gradients, the clip factor, and what the host reads of an update.
 
 use burn::backend::TensorMetadata;
 use burn::backend::wgpu::CubeTensor;
 
 use super::super::clip::CLIP_EPS;
 use super::super::launch::{self, Shader, assert_unique, elements};
+use super::canary;
 use super::fill::fill;
 use super::grid::{rowwise, wide};
 use super::sums::{Terms, add_total};
@@ -38,10 +39,12 @@ pub(super) fn clip_factor(sum_squares: &CubeTensor, max_norm: f64) -> CubeTensor
     out
 }
 
-/// Two numbers side by side, to be read at once.
+/// Two numbers and the canary side by side, to be read at once.
 pub(super) fn pair(a: &CubeTensor, b: &CubeTensor) -> CubeTensor {
-    let out = launch::empty(a, [2]);
-    PAIR.launch().tensor(a).tensor(b).tensor(&out).over(1);
+    let out = launch::empty(a, [3]);
+    canary::state(a, |counter, counted| {
+        PAIR.launch().tensor(a).tensor(b).tensor(counter).tensor(&out).float(counted).over(1);
+    });
     out
 }
 

@@ -38,15 +38,12 @@ pub(super) fn lora_input_grad(
     scale: f32,
 ) -> (CubeTensor, CubeTensor) {
     let g = matmul(scale, Layout::Nn, dy, b);
-    let (dx, write) = match acc {
-        Some(acc) => {
-            assert_unique(&acc, "lora_input_grad");
-            (acc, Write::Add)
-        }
-        None => {
-            let ([tokens, _], [_, inputs]) = (sizes(dy), sizes(a));
-            (empty(dy, [tokens, inputs]), Write::Replace)
-        }
+    let (dx, write) = if let Some(acc) = acc {
+        assert_unique(&acc, "lora_input_grad");
+        (acc, Write::Add)
+    } else {
+        let ([tokens, _], [_, inputs]) = (sizes(dy), sizes(a));
+        (empty(dy, [tokens, inputs]), Write::Replace)
     };
     match w {
         Some(w) => both(&dx, write, Layout::Nn, dy, w, Low { p: &g, q: a, scale: 1.0 }),

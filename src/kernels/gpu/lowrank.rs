@@ -31,11 +31,11 @@ fn capacity(count: usize) -> usize {
 }
 
 /// The list as parameters, padded to the array's size.
-fn listed<'a>(
-    launch: Launch<'a>,
+fn listed(
+    launch: Launch<'_>,
     entries: impl Iterator<Item = [usize; 4]>,
     size: usize,
-) -> Launch<'a> {
+) -> Launch<'_> {
     let padding = std::iter::repeat([0; 4]);
     entries.chain(padding).take(size).flatten().fold(launch, Launch::uint)
 }

@@ -17,6 +17,7 @@ use super::scaling::Along;
 use super::update::{AdamW, Axis};
 
 mod attention;
+pub(super) mod canary;
 pub(super) mod ceiling;
 mod clip;
 mod embedding;

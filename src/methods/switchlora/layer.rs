@@ -39,7 +39,7 @@ pub struct Pending {
 
 impl Pending {
     /// The events of these switches with their norms, read back together.
-    pub fn finish(all: Vec<Self>) -> Vec<SwitchLayer> {
+    pub fn finish(all: &[Self]) -> Vec<SwitchLayer> {
         let norms: Vec<&Vector> = all.iter().flat_map(|pending| &pending.squared_norms).collect();
         let mut squares = Vector::all_to_host(&norms).into_iter().flatten().map(f64::from);
         let finished = all.iter().map(|Self { event, squared_norms }| {
