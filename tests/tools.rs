@@ -1,6 +1,6 @@
 //! `devices`, `doctor` and `bench`: what they print, and that a wrong kernel is found. Nothing here
 //! depends on how long something took.
-#![allow(clippy::unwrap_used)] // helpers of tests may unwrap
+#![allow(clippy::unwrap_used, clippy::print_stderr)] // helpers of tests may unwrap; a skip is said
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output, Stdio};

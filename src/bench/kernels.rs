@@ -61,6 +61,9 @@ impl KernelRow {
     }
 }
 
+/// Times some operations.
+type Part<'a> = fn(&mut Table<'a>);
+
 /// Times every operation.
 pub(super) fn measure<'a>(
     device: &'a Device,
@@ -75,7 +78,7 @@ pub(super) fn measure<'a>(
         with_stock: options.with_stock,
         rows: Vec::new(),
     };
-    let parts: [(&str, fn(&mut Table<'a>)); 6] = [
+    let parts: [(&str, Part<'a>); 6] = [
         ("products", Table::products),
         ("LoRA", Table::lora),
         ("rows", Table::rows),
@@ -100,6 +103,7 @@ struct Table<'a> {
 }
 
 /// Operations and bytes of a call.
+#[derive(Clone, Copy)]
 struct Cost {
     flop: f64,
     bytes: f64,

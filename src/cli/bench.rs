@@ -1,5 +1,8 @@
 //! `fullrank bench`: kernels and whole steps beside stock burn, as a table or as JSON.
 
+// A page is put together from formatted lines; `write!` to a string would add an error to ignore.
+#![allow(clippy::format_push_string)]
+
 use std::io::Write;
 
 use super::args::BenchArgs;

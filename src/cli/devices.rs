@@ -1,5 +1,8 @@
 //! `fullrank devices`: the adapters of this machine, what they can do, and which one `auto` takes.
 
+// A page is put together from formatted lines; `write!` to a string would add an error to ignore.
+#![allow(clippy::format_push_string)]
+
 use std::io::Write;
 
 use serde::Serialize;

@@ -1,5 +1,8 @@
 //! `fullrank doctor`: the self-test of the kernels, a line for each as it ends.
 
+// A page is put together from formatted lines; `write!` to a string would add an error to ignore.
+#![allow(clippy::format_push_string)]
+
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -30,7 +33,7 @@ pub fn doctor(choice: &str, is_json: bool, stdout: &mut dyn Write) -> Result<()>
                 reports.push(one(&adapter.open(None)?, deadline, is_json, stdout)?);
             }
             None => {
-                notice("no usable GPU was found, and no software adapter; tested the CPU alone")
+                notice("no usable GPU was found, and no software adapter; tested the CPU alone");
             }
         }
     }

@@ -165,8 +165,7 @@ impl<'a> Probe<'a> {
         for (place, (&got, &right)) in got.iter().zip(right).enumerate() {
             let error = (f64::from(got) - right).abs() / largest;
             self.worst = self.worst.max(error);
-            // NaN is not within anything.
-            if !(error <= tolerance) {
+            if error.is_nan() || error > tolerance {
                 self.worst = error;
                 self.trouble = Some(format!(
                     "{what}, value {place} of those compared: expected {right:e}, got {got:e}"

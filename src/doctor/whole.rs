@@ -100,7 +100,7 @@ pub fn largest_buffer(probe: &mut Probe<'_>) {
     // In the machine's own memory a quarter of what is free must be enough.
     let room = if is_on_host { free_bytes().map_or(most, |free| free / 4) } else { most };
     let rows = (most.min(room) / (4 * WIDTH as u64)) as usize;
-    probe.shape(format!("{} MiB, both ends", rows * WIDTH * 4 >> 20));
+    probe.shape(format!("{} MiB, both ends", (rows * WIDTH * 4) >> 20));
     let ends = Operand::new(1, [2, WIDTH], 1.0);
     let end = |row: usize| {
         let values = ends.host()[row * WIDTH..(row + 1) * WIDTH].to_vec();
