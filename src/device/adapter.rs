@@ -57,7 +57,7 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub struct Adapter {
     instance: wgpu::Instance,
-    adapter: wgpu::Adapter,
+    handle: wgpu::Adapter,
     /// The product's name.
     pub name: String,
     /// The kind.
@@ -94,19 +94,19 @@ impl Adapter {
         };
         let driver = format!("{} {}", info.driver, info.driver_info).trim().to_owned();
         let api = info.backend.to_string();
-        Self { instance: instance.clone(), adapter, name: info.name, kind, api, driver }
+        Self { instance: instance.clone(), handle: adapter, name: info.name, kind, api, driver }
     }
 
     /// What the adapter can do at most; a device is opened with exactly this.
     pub fn limits(&self) -> wgpu::Limits {
-        self.adapter.limits()
+        self.handle.limits()
     }
 
     /// The features a device is opened with.
     pub fn features(&self) -> wgpu::Features {
         let left_out =
             wgpu::Features::MAPPABLE_PRIMARY_BUFFERS | wgpu::Features::all_experimental_mask();
-        self.adapter.features().difference(left_out)
+        self.handle.features().difference(left_out)
     }
 
     /// Bytes of one storage binding at most.
@@ -122,17 +122,17 @@ impl Adapter {
 
     /// Whether shaders can compute with 16-bit floats.
     pub fn has_f16(&self) -> bool {
-        self.adapter.features().contains(wgpu::Features::SHADER_F16)
+        self.handle.features().contains(wgpu::Features::SHADER_F16)
     }
 
     /// Whether shaders have subgroup operations.
     pub fn has_subgroups(&self) -> bool {
-        self.adapter.features().contains(wgpu::Features::SUBGROUP)
+        self.handle.features().contains(wgpu::Features::SUBGROUP)
     }
 
     /// Whether the device can say when a kernel began and ended.
     pub fn has_timestamps(&self) -> bool {
-        self.adapter.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+        self.handle.features().contains(wgpu::Features::TIMESTAMP_QUERY)
     }
 
     /// The adapter that `auto` takes of these: the first GPU that can be used. None: the CPU.
@@ -144,7 +144,7 @@ impl Adapter {
 
     /// Sizes of a subgroup, smallest and largest.
     pub fn subgroup_sizes(&self) -> [u32; 2] {
-        let info = self.adapter.get_info();
+        let info = self.handle.get_info();
         [info.subgroup_min_size, info.subgroup_max_size]
     }
 
@@ -177,7 +177,7 @@ impl Adapter {
         limits: wgpu::Limits,
         features: wgpu::Features,
     ) -> Result<(wgpu::Device, wgpu::Queue)> {
-        let request = self.adapter.request_device(&wgpu::DeviceDescriptor {
+        let request = self.handle.request_device(&wgpu::DeviceDescriptor {
             label: Some("fullrank"),
             required_features: features,
             required_limits: limits,
@@ -206,10 +206,10 @@ impl Adapter {
         let (device, queue) = self.request(self.limits(), self.features())?;
         let setup = WgpuSetup {
             instance: self.instance.clone(),
-            adapter: self.adapter.clone(),
+            adapter: self.handle.clone(),
             device: device.clone(),
             queue,
-            backend: self.adapter.get_info().backend,
+            backend: self.handle.get_info().backend,
         };
         let options =
             RuntimeOptions { tasks_max: 32, memory_config: MemoryConfiguration::default() };

@@ -143,7 +143,7 @@ impl<'a> Launch<'a> {
         if let (Some(before), Some(source)) = (before, source) {
             let after = tensors.iter().map(|x| read_bytes(x)).collect();
             let name = shader.name;
-            record(Recorded { name, source, before, after, words, groups: grid });
+            record(&Recorded { name, source, before, after, words, groups: grid });
         }
         count_work(first, work);
     }
@@ -380,7 +380,7 @@ fn recording() -> bool {
     RECORD.with_borrow(Option::is_some)
 }
 
-fn record(launch: Recorded) {
+fn record(launch: &Recorded) {
     RECORD.with_borrow_mut(|launches| launches.iter_mut().for_each(|all| all.push(launch.clone())));
 }
 

@@ -84,7 +84,7 @@ fn open_directory(path: &Path, device: Option<&str>) -> Result<Opened> {
 
 fn set_device(config: &mut RunConfig, device: Option<&str>) -> Result<()> {
     if let Some(device) = device {
-        config.train.device = device.to_owned();
+        device.clone_into(&mut config.train.device);
         config.check()?;
     }
     Ok(())

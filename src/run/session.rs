@@ -123,7 +123,7 @@ impl Session {
             prepared.config.train.threads = threads;
         }
         if let Some(device) = device {
-            prepared.config.train.device = device.to_owned();
+            device.clone_into(&mut prepared.config.train.device);
             prepared.config.check()?;
         }
         let device = open_device(&prepared.config)?;

@@ -1,5 +1,5 @@
 //! The devices that tests run on: the CPU backend and, where there is a driver, a wgpu adapter in both tilings.
-#![allow(clippy::unwrap_used, dead_code)] // helpers of tests may stop; each test binary uses a part of these
+#![allow(clippy::unwrap_used, clippy::print_stderr, dead_code)] // helpers of tests may stop; each binary uses a part
 
 use std::sync::OnceLock;
 

@@ -1,4 +1,4 @@
-//! RoPE, attention and its cache.
+//! Rotary embedding, attention and its cache.
 
 use fullrank::device::memory::Category::Activations;
 use fullrank::kernels::attention::{AttentionShape, attention, attention_backward, copy_rows};
