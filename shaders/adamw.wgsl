@@ -36,7 +36,7 @@ struct Params {
     root_divisor: f32,
     stays: f32,
 }
-@group(0) @binding(5) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> params: Params;
 
 fn update(i: u32, scale: {{ T }}, rate: {{ T }}, root_divisor: {{ T }}, stays: {{ T }}) {
     let zero = {{ T }}(0.0);

@@ -4,7 +4,7 @@
 @group(0) @binding(1) var<storage, read_write> delta: array<{{ "vec4<f32>" if VEC == 4 else "f32" }}>;
 
 struct Params { vectors: u32 }
-@group(0) @binding(2) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

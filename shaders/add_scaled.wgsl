@@ -7,7 +7,7 @@
 @group(0) @binding(2) var<storage, read_write> x: array<{{ T }}>;
 
 struct Params { elements: u32, rate: f32 }
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

@@ -11,7 +11,7 @@
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
 
 struct Params { groups: u32, tiles: u32, queries: u32, keys: u32, scale: f32 }
-@group(0) @binding(5) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> params: Params;
 
 const HIDDEN = -3e38;
 /// A number of each row from each of the 8 invocations that share it.

@@ -13,7 +13,7 @@
 @group(0) @binding(6) var<storage, read_write> dv: array<f32>;
 
 struct Params { groups: u32, tiles: u32, tokens: u32, scale: f32 }
-@group(0) @binding(7) var<uniform> params: Params;
+@group(0) @binding(7) var<storage, read> params: Params;
 
 @compute @workgroup_size(64)
 fn main(

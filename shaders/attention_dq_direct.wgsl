@@ -20,7 +20,7 @@
 @group(0) @binding(5) var<storage, read_write> dq: array<{{ value }}>;
 
 struct Params { items: u32, batch: u32, tokens: u32, scale: f32 }
-@group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(6) var<storage, read> params: Params;
 {% macro dot(a, b, sum) %}{% if VEC == 4 -%}
 fma({{ a }}.x, {{ b }}.x, fma({{ a }}.y, {{ b }}.y, fma({{ a }}.z, {{ b }}.z, fma({{ a }}.w, {{ b }}.w, {{ sum }}))))
 {%- else %}fma({{ a }}, {{ b }}, {{ sum }}){% endif %}{% endmacro %}

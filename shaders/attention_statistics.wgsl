@@ -9,7 +9,7 @@
 @group(0) @binding(3) var<storage, read_write> statistics: array<vec2<f32>>;
 
 struct Params { items: u32, queries: u32 }
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

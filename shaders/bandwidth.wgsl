@@ -5,7 +5,7 @@
 @group(0) @binding(1) var<storage, read_write> to: array<vec4<f32>>;
 
 struct Params { quads: u32 }
-@group(0) @binding(2) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

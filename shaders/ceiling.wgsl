@@ -6,7 +6,7 @@
 @group(0) @binding(0) var<storage, read_write> sums: array<f32>;
 
 struct Params { invocations: u32, turns: u32, x: f32, y: f32 }
-@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

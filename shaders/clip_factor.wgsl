@@ -4,7 +4,7 @@
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;
 
 struct Params { max_norm: f32, eps: f32 }
-@group(0) @binding(2) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> params: Params;
 
 @compute @workgroup_size(1)
 fn main() {

@@ -20,7 +20,7 @@ struct Params {
     zero3: u32,
     place: array<vec4<u32>, {{ CAPACITY }}>,
 }
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

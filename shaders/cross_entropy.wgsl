@@ -9,7 +9,7 @@
 @group(0) @binding(2) var<storage, read_write> losses: array<f32>;
 
 struct Params { rows: u32, first: u32, ignored: i32, scale: f32, stranger: f32 }
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read> params: Params;
 {% set width = VOCABULARY // VEC %}
 
 {% if VEC == 4 %}

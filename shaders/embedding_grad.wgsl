@@ -9,7 +9,7 @@
 @group(0) @binding(3) var<storage, read_write> order: array<i32>;
 
 struct Params { vectors: u32, tokens: u32, rows: i32 }
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> params: Params;
 
 /// The position at a place of the order, kept inside `dx`.
 fn position(place: u32) -> u32 {

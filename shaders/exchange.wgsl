@@ -16,7 +16,7 @@ struct Params {
     stride: u32,
     ways: array<vec4<u32>, {{ CAPACITY }}>,
 }
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

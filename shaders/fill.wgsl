@@ -3,7 +3,7 @@
 @group(0) @binding(0) var<storage, read_write> x: array<f32>;
 
 struct Params { elements: u32, value: f32 }
-@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

@@ -8,7 +8,7 @@
 @group(0) @binding(4) var<storage, read_write> out_ratio: array<f32>;
 
 struct Params { gamma: f32, unit: f32, eps: f32, least_norm: f32 }
-@group(0) @binding(5) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> params: Params;
 
 @compute @workgroup_size(1)
 fn main() {

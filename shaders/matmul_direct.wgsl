@@ -27,7 +27,7 @@ struct Params {
     a_pitch: u32, b_pitch: u32, p_pitch: u32, q_pitch: u32,
     scale: f32, low_scale: f32,
 }
-@group(0) @binding({{ 5 if LOW else 3 }}) var<uniform> params: Params;
+@group(0) @binding({{ 5 if LOW else 3 }}) var<storage, read> params: Params;
 {%- if WIDE %}
 
 fn first(pair: u64) -> f32 {

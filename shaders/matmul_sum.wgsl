@@ -5,7 +5,7 @@
 @group(0) @binding(1) var<storage, read_write> parts: array<f32>;
 
 struct Params { elements: u32, c_at: u32, count: u32 }
-@group(0) @binding(2) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> params: Params;
 
 @compute @workgroup_size(256)
 fn main(

@@ -28,7 +28,7 @@ struct Params {
     chunk: u32, parts: u32,
     scale: f32, low_scale: f32,
 }
-@group(0) @binding({{ 5 if LOW else 3 }}) var<uniform> params: Params;
+@group(0) @binding({{ 5 if LOW else 3 }}) var<storage, read> params: Params;
 
 const QUADS = {{ SIDE // 4 }}u; // vectors along a side
 const QUADS_DEEP = {{ DEPTH // 4 }}u; // and in the depth

@@ -6,7 +6,7 @@
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
 struct Params { counted: f32 }
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> params: Params;
 
 @compute @workgroup_size(1)
 fn main() {

@@ -11,7 +11,7 @@
 {% endif %}
 
 struct Params { rows: u32, eps: f32 }
-@group(0) @binding({{ 4 + RESIDUAL }}) var<uniform> params: Params;
+@group(0) @binding({{ 4 + RESIDUAL }}) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

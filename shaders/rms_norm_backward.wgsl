@@ -9,7 +9,7 @@
 @group(0) @binding(4) var<storage, read_write> rstd: array<f32>;
 
 struct Params { rows: u32 }
-@group(0) @binding(5) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

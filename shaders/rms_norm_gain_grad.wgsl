@@ -8,7 +8,7 @@
 @group(0) @binding(3) var<storage, read_write> partials: array<{{ value }}>;
 
 struct Params { rows: u32, vectors: u32 }
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

@@ -6,7 +6,7 @@
 @group(0) @binding(1) var<storage, read_write> factors: array<{{ T if ALONG == 2 else "f32" }}>;
 
 struct Params { rows: u32, width: u32 }
-@group(0) @binding(2) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

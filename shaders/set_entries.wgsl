@@ -10,7 +10,7 @@ struct Params {
     zero2: u32,
     entries: array<vec4<u32>, {{ CAPACITY }}>,
 }
-@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

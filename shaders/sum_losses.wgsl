@@ -7,7 +7,7 @@
 @group(0) @binding(1) var<storage, read_write> losses: array<f32>;
 
 struct Params { tokens: u32 }
-@group(0) @binding(2) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(@builtin(local_invocation_index) lane: u32) {

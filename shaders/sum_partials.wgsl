@@ -4,7 +4,7 @@
 @group(0) @binding(1) var<storage, read_write> partials: array<f32>;
 
 struct Params { columns: u32, partials: u32 }
-@group(0) @binding(2) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

@@ -8,7 +8,7 @@
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;
 
 struct Params { vectors: u32, parts: u32, length: u32, chunk: u32 }
-@group(0) @binding(2) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> params: Params;
 
 var<workgroup> sums: array<f32, 256>;
 

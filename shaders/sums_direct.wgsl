@@ -9,7 +9,7 @@
 @group(0) @binding(1) var<storage, read_write> out: array<{{ "vec4<f32>" if WIDE == 2 else "f32" }}>;
 
 struct Params { vectors: u32, parts: u32, length: u32, chunk: u32, line: u32, stride: u32 }
-@group(0) @binding(2) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(

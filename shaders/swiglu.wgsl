@@ -5,7 +5,7 @@
 @group(0) @binding(2) var<storage, read_write> h: array<{{ value }}>;
 
 struct Params { vectors: u32 }
-@group(0) @binding(3) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read> params: Params;
 
 fn sigmoid(x: f32) -> f32 {
     return 1.0 / (1.0 + exponential(-x));

@@ -20,7 +20,7 @@ struct Params {
     is_torch: u32,
     decay_frozen: u32,
 }
-@group(0) @binding(4) var<uniform> params: Params;
+@group(0) @binding(4) var<storage, read> params: Params;
 
 // 1 - beta^n of rest = 1 - beta. As 1 - x*y = (1 - x) + x*(1 - y), no step cancels, so the relative error stays
 // that of rest and a few roundings; 1 - pow(beta, n) would lose four digits.

@@ -74,7 +74,6 @@ fn assert_survived(run: &RunDir, result: Result<()>, reason: &str, straight: &Ru
     assert!(matches!(error, Error::Device { .. }), "{error}");
     assert_eq!(error.exit_code(), 4);
     assert!(error.to_string().contains(reason), "{error}");
-    eprintln!("{error}");
     assert!(!error.remedy().is_empty());
     assert!(newest_checkpoint(run).ends_with("step-00000006"));
     let ended = |event: &Event| matches!(&event.body, Body::End(end) if end.what.contains(reason));

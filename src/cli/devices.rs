@@ -167,13 +167,15 @@ mod tests {
     fn the_table_marks_what_auto_takes() {
         let devices = vec![gpu("gpu:0", Kind::Discrete), gpu("gpu:1", Kind::Software)];
         let found = Found { auto: "gpu:0".into(), devices };
-        let expected = "\
-   device  name      kind      api     driver      one buffer  workgroup  subgroup  f16  subgroups  timestamps  usable
-*  gpu:0   Some GPU  discrete  vulkan  driver 1.2     2.0 GiB   48.0 KiB        32  yes  yes        no          yes
-   gpu:1   Some GPU  software  vulkan  driver 1.2     2.0 GiB   48.0 KiB        32  yes  yes        no          yes
-
---device auto takes gpu:0 (*); --device cpu is always there
-";
+        let expected = [
+            "   device  name      kind      api     driver      one buffer  workgroup  subgroup  f16  subgroups  timestamps  usable",
+            "*  gpu:0   Some GPU  discrete  vulkan  driver 1.2     2.0 GiB   48.0 KiB        32  yes  yes        no          yes",
+            "   gpu:1   Some GPU  software  vulkan  driver 1.2     2.0 GiB   48.0 KiB        32  yes  yes        no          yes",
+            "",
+            "--device auto takes gpu:0 (*); --device cpu is always there",
+            "",
+        ]
+        .join("\n");
         assert_eq!(found.text(), expected);
     }
 

@@ -27,6 +27,7 @@ fn filled() -> RunConfig {
     train.alpha = Some(1.0);
     train.iters = Some(1000);
     train.max_minutes = Some(2.5);
+    train.memory_budget = Some(2.0);
     train.batch_size = Some(8);
     train.learning_rate = Some(0.02);
     train.lr_schedule = Some("cosine".into());

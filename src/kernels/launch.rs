@@ -3,7 +3,8 @@
 //! The only user of cubecl. What it does to a program: no bounds checks, workgroup memory not zeroed, every
 //! binding `read_write` in group 0, a layout made from the bindings that the program uses. So a
 //! program guards every index, uses every binding, and declares the tensors in the order of
-//! [`Launch::tensor`] and after them its parameters as a uniform struct of u32 and f32.
+//! [`Launch::tensor`] and after them its parameters, a struct of u32 and f32 in read-only storage. Not a uniform:
+//! Mesa's software driver compiles a program anew, and keeps it, for every value of a uniform that decides a branch.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -283,6 +284,11 @@ fn take_sabotage(shader: &str) -> Option<Sabotage> {
     SABOTAGE.with_borrow_mut(|harm| harm.take_if(|(name, _)| *name == shader)).map(|(_, harm)| harm)
 }
 
+/// Name of a program's entry point: no other name in a program begins so.
+fn entry_point(shader: &Shader) -> String {
+    format!("kernel_{}", shader.name)
+}
+
 /// Fills the constants into a template. Panics on a template that does not fit its constants.
 fn render(shader: &Shader, constants: &[(&'static str, u32)]) -> String {
     let mut environment = minijinja::Environment::new();
@@ -290,7 +296,7 @@ fn render(shader: &Shader, constants: &[(&'static str, u32)]) -> String {
     let context: std::collections::BTreeMap<_, _> = constants.iter().copied().collect();
     match environment.render_str(shader.source, context) {
         // The driver's messages and tools name a kernel by its entry point.
-        Ok(source) => source.replacen("fn main(", &format!("fn {}(", shader.name), 1),
+        Ok(source) => source.replacen("fn main(", &format!("fn {}(", entry_point(shader)), 1),
         Err(error) => unreachable!("shader {}: {error:#}", shader.name),
     }
 }
@@ -323,8 +329,9 @@ impl CubeKernel for Program {
     }
 
     fn source(&self) -> Option<PrecompiledSource> {
+        tracing::debug!("shader {} {:?}", self.shader.name, self.constants);
         let source = if self.is_broken { "broken".into() } else { self.render() };
-        Some(PrecompiledSource { source, entrypoint_name: self.shader.name.into(), lang: "wgsl" })
+        Some(PrecompiledSource { source, entrypoint_name: entry_point(self.shader), lang: "wgsl" })
     }
 }
 
@@ -354,7 +361,7 @@ pub struct Recorded {
     pub before: Vec<Vec<u8>>,
     /// The tensors' bytes after.
     pub after: Vec<Vec<u8>>,
-    /// The words of the uniform that follows the tensors.
+    /// The words of the parameters, which follow the tensors.
     pub words: Vec<u32>,
     /// The grid.
     pub groups: [u32; 3],

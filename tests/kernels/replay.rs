@@ -86,7 +86,8 @@ impl Replay {
             .map(|bytes| self.buffer(&guarded(bytes), wgpu::BufferUsages::STORAGE))
             .collect();
         let words: Vec<u8> = launch.words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let uniform = (!words.is_empty()).then(|| self.buffer(&words, wgpu::BufferUsages::UNIFORM));
+        let parameters =
+            (!words.is_empty()).then(|| self.buffer(&words, wgpu::BufferUsages::STORAGE));
         let mut entries: Vec<wgpu::BindGroupEntry> = buffers
             .iter()
             .zip(&launch.before)
@@ -100,9 +101,10 @@ impl Replay {
                 }),
             })
             .collect();
-        if let Some(uniform) = &uniform {
+        if let Some(parameters) = &parameters {
             let binding = entries.len() as u32;
-            entries.push(wgpu::BindGroupEntry { binding, resource: uniform.as_entire_binding() });
+            entries
+                .push(wgpu::BindGroupEntry { binding, resource: parameters.as_entire_binding() });
         }
         let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,

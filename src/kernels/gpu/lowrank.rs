@@ -1,6 +1,6 @@
 //! Switches of vectors between factors and pools, zeroed rows and columns.
 //!
-//! The lists of vectors travel in the uniform, so that a switch uploads no tensor; a list that is too long for it
+//! The lists of vectors travel in the parameters, so that a switch uploads no tensor; a list that is too long for it
 //! takes the default bodies.
 
 use burn::backend::wgpu::{CubeBackend, CubeTensor};
@@ -22,10 +22,10 @@ static ZERO_VECTORS: Shader =
 static SET_ENTRIES: Shader =
     Shader::new("set_entries", include_str!("../../../shaders/set_entries.wgsl"));
 
-/// Vectors that one launch takes: 16 bytes each of the 64 KiB that every device allows a uniform.
+/// Vectors that one launch takes: 16 bytes each.
 const MAX_LISTED: usize = 2048;
 
-/// The array of a uniform that holds `count` entries: few sizes, so few pipelines.
+/// The array of parameters that holds `count` entries: few sizes, so few pipelines.
 fn capacity(count: usize) -> usize {
     [8, 64, 512].into_iter().find(|&size| count <= size).unwrap_or(MAX_LISTED)
 }
@@ -40,7 +40,7 @@ fn listed(
     entries.chain(padding).take(size).flatten().fold(launch, Launch::uint)
 }
 
-/// A list by fours, as the vec4s of a uniform.
+/// A list by fours, as the vec4s of the parameters.
 fn quads(list: &[usize]) -> impl Iterator<Item = [usize; 4]> {
     list.chunks(4).map(|four| std::array::from_fn(|i| four.get(i).copied().unwrap_or(0)))
 }
