@@ -5,12 +5,12 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`cli`] | the commands: parse, check, print |
-//! | [`bench`], [`doctor`] | speed and memory beside stock burn; the self-test of a device |
+//! | [`mod@bench`], [`doctor`] | speed and memory beside stock burn; the self-test of a device |
 //! | [`run`] | a training run without any screen: engine, loop, checkpoints, evaluation, export |
 //! | [`methods`] | full rank, LoRA, SwitchLoRA, ReLoRA, GaLore and Fira behind one trait |
 //! | [`optim`] | AdamW's state, learning-rate schedules |
 //! | [`model`] | the network, forward and backward written out |
-//! | [`kernels`] | the operations of training on a backend; the only room with [`device`] that knows burn (and [`bench`], for comparison) |
+//! | [`kernels`] | the operations of training on a backend; the only room with [`device`] that knows burn (and [`mod@bench`], for comparison) |
 //! | [`device`] | the device as a resource, the memory ledger |
 //!
 //! Leaves that everything may use and that use none of these: [`runlog`] (what a run tells the world),

@@ -1,7 +1,7 @@
 //! The GPUs of this machine: what wgpu finds, which one a run takes, and how it is opened.
 //!
 //! Instance, adapter and device are ours and handed to burn, so that limits and features are chosen here
-//! and errors come to our [`Faults`](super::fault::Faults) instead of a panic.
+//! and errors come to our [`Faults`] instead of a panic.
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 //! The only user of cubecl. What it does to a program: no bounds checks, workgroup memory not zeroed, every
 //! binding `read_write` in group 0, a layout made from the bindings that the program uses. So a
 //! program guards every index, uses every binding, and declares the tensors in the order of
-//! [`Launch::tensor`] and after them its parameters, a struct of u32 and f32 in read-only storage. Not a uniform:
+//! `Launch::tensor` and after them its parameters, a struct of u32 and f32 in read-only storage. Not a uniform:
 //! Mesa's software driver compiles a program anew, and keeps it, for every value of a uniform that decides a branch.
 
 use std::cell::RefCell;
