@@ -139,6 +139,7 @@ fn what_cannot_fit_is_refused_before_anything_is_written() {
         "--device software --batch-size 20000 --intermediate-size 256",
         "an activation of the MLP needs 625 MiB in one buffer",
     );
+    refused("--device software --batch-size 2100", "a micro-batch has 67200 tokens");
     refused("--device software --memory-budget 0.0001", "the budget is 0 MiB");
     refused("--device gpu:99", "there is no adapter 99");
 }

@@ -6,6 +6,7 @@
 
 use crate::config::RunConfig;
 use crate::device::Device;
+use crate::device::gpu::Tiling;
 use crate::device::memory::machine_bytes;
 use crate::error::{Error, Result};
 use crate::kernels::loss;
@@ -189,7 +190,7 @@ pub fn check_fits_device(config: &RunConfig, shape: &ModelConfig, device: &Devic
     let (name, numbers) = largest_tensor(config, shape);
     let (bytes, most) = (4.0 * numbers as f64, gpu.max_binding as f64);
     if bytes <= most {
-        return Ok(());
+        return check_fits_loops(config, device, gpu.tiling);
     }
     Err(Error::Device {
         what: format!(
@@ -205,11 +206,32 @@ pub fn check_fits_device(config: &RunConfig, shape: &ModelConfig, device: &Devic
     })
 }
 
+/// llvmpipe ends all loops of an invocation after 65,535 turns, silently: sums over the tokens, and over the
+/// positions of one id, would stop there.
+const MOST_TOKENS_IN_SOFTWARE: u128 = 65_000;
+
+fn check_fits_loops(config: &RunConfig, device: &Device, tiling: Tiling) -> Result<()> {
+    let tokens = micro_batch_tokens(config);
+    if tiling != Tiling::Direct || tokens <= MOST_TOKENS_IN_SOFTWARE {
+        return Ok(());
+    }
+    Err(Error::Device {
+        what: format!(
+            "a micro-batch has {tokens} tokens, {} computes {MOST_TOKENS_IN_SOFTWARE} at most",
+            device.name()
+        ),
+        remedy: "use a smaller --batch-size with more --grad-accumulation-steps, or --device cpu"
+            .into(),
+    })
+}
+
+fn micro_batch_tokens(config: &RunConfig) -> u128 {
+    config.train.batch_size.unwrap_or(1) as u128 * config.data.max_seq_length.unwrap_or(1) as u128
+}
+
 /// The largest tensor that a run holds in one piece, with its size in numbers. Logits are cut into chunks.
 fn largest_tensor(config: &RunConfig, shape: &ModelConfig) -> (&'static str, u128) {
-    let train = &config.train;
-    let tokens =
-        train.batch_size.unwrap_or(1) as u128 * config.data.max_seq_length.unwrap_or(1) as u128;
+    let tokens = micro_batch_tokens(config);
     let hidden = shape.hidden_size as u128;
     let inner = shape.intermediate_size as u128;
     let queries = (shape.num_attention_heads * shape.head_dim) as u128;
