@@ -8,11 +8,15 @@ use serde::{Deserialize, Serialize};
 
 mod check;
 mod load;
+mod methods;
 pub mod settings;
 #[cfg(test)]
 mod tests;
 
 pub use load::FlagValue;
+pub use methods::{
+    Defaults, FiraTable, GaloreTable, LoraTable, ProjectionSettings, ReloraTable, SwitchLoraTable,
+};
 
 /// Everything that decides a run. Tables of TOML: `[model] [data] [train]` and one per method.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -213,183 +217,5 @@ impl Default for TrainTable {
             sample_tokens: 64,
             sample_prompt: "It was".into(),
         }
-    }
-}
-
-/// `[lora]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LoraTable {
-    /// `standard`, `both_kaiming`, `switchlora` or `gaussian`.
-    pub init: String,
-    /// `dense` keeps the frozen weight; `none` trains the product of the factors alone.
-    pub base: String,
-}
-
-impl Default for LoraTable {
-    fn default() -> Self {
-        Self { init: "standard".into(), base: "dense".into() }
-    }
-}
-
-/// `[switchlora]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SwitchLoraTable {
-    /// Mean updates between two switches of one vector, at the start of the run.
-    pub interval0: f64,
-    /// The rate has fallen to a third at this share of the run.
-    pub ratio: f64,
-    /// Updates for which the counterpart of a switched vector is held.
-    pub freeze: u64,
-    /// `contiguous` or `random`.
-    pub selection: String,
-    /// `paper` or `code`: the form of the rate's decay.
-    pub rate: String,
-    /// Whether weight decay acts on frozen vectors, as in the authors' code.
-    pub decay_frozen: bool,
-    /// Whether Adam's counters advance during a freeze, as in the authors' code.
-    pub count_frozen_steps: bool,
-    /// Full-rank updates before the factors are made.
-    pub warm_start: u64,
-    /// Peak learning rate of those updates.
-    pub warm_start_learning_rate: f64,
-    /// `auto`, `device` or `host`: where the candidate vectors wait.
-    pub pools: String,
-}
-
-impl Default for SwitchLoraTable {
-    fn default() -> Self {
-        Self {
-            interval0: 40.0,
-            ratio: 0.1,
-            freeze: 5,
-            selection: "contiguous".into(),
-            rate: "paper".into(),
-            decay_frozen: false,
-            count_frozen_steps: true,
-            warm_start: 0,
-            warm_start_learning_rate: 1e-3,
-            pools: "auto".into(),
-        }
-    }
-}
-
-/// `[relora]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ReloraTable {
-    /// Full-rank updates before the factors are made. Default: a quarter of the run, and what does not go into
-    /// whole cycles.
-    pub warm_start: Option<u64>,
-    /// Peak learning rate of those updates.
-    pub warm_start_learning_rate: f64,
-    /// Updates from one merge to the next. Default: a quarter of what follows the warm start.
-    pub cycle: Option<u64>,
-    /// Warm-up of the first cycle. Default: a tenth of a cycle, at most 500.
-    pub warmup_steps: Option<u64>,
-    /// Warm-up after each merge. Default: a twentieth of a cycle, 2 to 100.
-    pub rewarm_steps: Option<u64>,
-    /// `magnitude`, `random` or `zero`: which entries of the moments a merge zeroes.
-    pub reset: String,
-    /// Share of the entries that `magnitude` and `random` zero.
-    pub prune_ratio: f64,
-    /// `joint`: a first moment stays only where the second does; `independent`: as in the authors' code.
-    pub masks: String,
-}
-
-impl Default for ReloraTable {
-    fn default() -> Self {
-        Self {
-            warm_start: None,
-            warm_start_learning_rate: 1e-3,
-            cycle: None,
-            warmup_steps: None,
-            rewarm_steps: None,
-            reset: "magnitude".into(),
-            prune_ratio: 0.99,
-            masks: "joint".into(),
-        }
-    }
-}
-
-/// `[galore]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct GaloreTable {
-    /// Updates between two refreshes of the subspaces. Default: 200, less in short runs.
-    pub update_proj_gap: Option<u64>,
-    /// `keep`, `rotate` or `reset`: what becomes of the moments at a refresh.
-    pub carry: String,
-    /// `auto`, `exact` or `randomised`: how subspaces are found.
-    pub decomposition: String,
-    /// Whether each gradient is applied and freed during the backward pass.
-    pub per_layer: bool,
-}
-
-impl Default for GaloreTable {
-    fn default() -> Self {
-        Self {
-            update_proj_gap: None,
-            carry: "keep".into(),
-            decomposition: "auto".into(),
-            per_layer: false,
-        }
-    }
-}
-
-/// `[fira]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FiraTable {
-    /// Updates between two refreshes of the subspaces. Default: 200, less in short runs.
-    pub update_proj_gap: Option<u64>,
-    /// `keep`, `rotate` or `reset`: what becomes of the moments at a refresh.
-    pub carry: String,
-    /// `auto`, `exact` or `randomised`: how subspaces are found.
-    pub decomposition: String,
-    /// `released` or `paper`: the authors' package and their paper differ.
-    pub form: String,
-    /// `column`, `matrix` or `none`: how the residual is scaled.
-    pub scaling: String,
-    /// Most growth of the residual's norm from one update to the next.
-    pub gamma: f64,
-}
-
-impl Default for FiraTable {
-    fn default() -> Self {
-        Self {
-            update_proj_gap: None,
-            carry: "keep".into(),
-            decomposition: "auto".into(),
-            form: "released".into(),
-            scaling: "column".into(),
-            gamma: 1.01,
-        }
-    }
-}
-
-/// The settings that methods with a projected gradient share.
-#[derive(Debug, Clone, Copy)]
-pub struct ProjectionSettings<'a> {
-    /// Updates between two refreshes.
-    pub gap: Option<u64>,
-    /// What becomes of the moments at a refresh.
-    pub carry: &'a str,
-    /// How subspaces are found.
-    pub decomposition: &'a str,
-}
-
-impl<'a> From<&'a GaloreTable> for ProjectionSettings<'a> {
-    fn from(table: &'a GaloreTable) -> Self {
-        let GaloreTable { update_proj_gap, carry, decomposition, .. } = table;
-        Self { gap: *update_proj_gap, carry, decomposition }
-    }
-}
-
-impl<'a> From<&'a FiraTable> for ProjectionSettings<'a> {
-    fn from(table: &'a FiraTable) -> Self {
-        let FiraTable { update_proj_gap, carry, decomposition, .. } = table;
-        Self { gap: *update_proj_gap, carry, decomposition }
     }
 }

@@ -4,10 +4,7 @@ use std::fmt::Display;
 
 use super::load::nearest;
 use super::settings;
-use super::{
-    DataTable, FiraTable, LoraTable, ModelTable, ReloraTable, RunConfig, SwitchLoraTable,
-    TrainTable,
-};
+use super::{DataTable, ModelTable, RunConfig, TrainTable, methods};
 use crate::error::{Error, Result};
 
 /// More threads than this are a slip of the finger; each one costs memory.
@@ -31,12 +28,8 @@ impl RunConfig {
         check_training(&self.train)?;
         check_optimizer(&self.train)?;
         check_output(&self.train)?;
-        check_lora(&self.lora)?;
-        check_switchlora(&self.switchlora)?;
-        check_relora(&self.relora)?;
         check_restarts(&self.train)?;
-        check_galore(self)?;
-        check_fira(&self.fira)?;
+        methods::check(self)?;
         check_warm_start(self)?;
         check_device(&self.train.device)
     }
@@ -138,55 +131,6 @@ fn check_output(train: &TrainTable) -> Result<()> {
     at_least("train.keep_checkpoints", train.keep_checkpoints, 1)
 }
 
-fn check_lora(lora: &LoraTable) -> Result<()> {
-    one_of("lora.init", &lora.init, settings::LORA_INITS)?;
-    one_of("lora.base", &lora.base, settings::LORA_BASES)?;
-    if lora.base == "none" && lora.init != "both_kaiming" {
-        // With one factor at zero and no dense path the gradient is dead (GaLore's "Low-Rank" baseline).
-        return Err(Error::config(
-            format!("lora.base is `none` and lora.init is `{}`, which cannot learn", lora.init),
-            "give --lora-init both_kaiming with it, or keep --lora-base dense",
-        ));
-    }
-    Ok(())
-}
-
-fn check_switchlora(switchlora: &SwitchLoraTable) -> Result<()> {
-    let SwitchLoraTable { interval0, ratio, freeze, selection, rate, .. } = switchlora;
-    number("switchlora.interval0", *interval0, *interval0 > 0.0, "above 0 (`inf` never switches)")?;
-    positive("switchlora.ratio", *ratio)?;
-    not_negative("switchlora.warm_start_learning_rate", switchlora.warm_start_learning_rate)?;
-    one_of("switchlora.selection", selection, settings::SWITCH_SELECTIONS)?;
-    one_of("switchlora.rate", rate, settings::SWITCH_RATES)?;
-    one_of("switchlora.pools", &switchlora.pools, settings::SWITCH_POOLS)?;
-    // Shorter intervals would find most vectors still held (methods.md 2.4).
-    let least = 2.0 * *freeze as f64;
-    if *interval0 < least {
-        return Err(Error::config(
-            format!(
-                "switchlora.interval0 is {interval0}, below {least}, twice switchlora.freeze = {freeze}"
-            ),
-            format!(
-                "give --switchlora-interval0 {least} or more, or --switchlora-freeze {} or less",
-                (interval0 / 2.0).floor()
-            ),
-        ));
-    }
-    Ok(())
-}
-
-fn check_relora(relora: &ReloraTable) -> Result<()> {
-    not_negative("relora.warm_start_learning_rate", relora.warm_start_learning_rate)?;
-    // One update at rate 0, one that learns.
-    at_least_if_set("relora.cycle", relora.cycle, 2)?;
-    // Without a re-warm the rate would not be 0 at a merge.
-    at_least_if_set("relora.rewarm_steps", relora.rewarm_steps, 1)?;
-    one_of("relora.reset", &relora.reset, settings::RELORA_RESETS)?;
-    let share = relora.prune_ratio;
-    number("relora.prune_ratio", share, (0.0..=1.0).contains(&share), "from 0 to 1")?;
-    one_of("relora.masks", &relora.masks, settings::RELORA_MASKS)
-}
-
 /// The schedule with restarts needs cycles, which only one method has.
 fn check_restarts(train: &TrainTable) -> Result<()> {
     if train.lr_schedule.as_deref() == Some("cosine_restarts") && train.method != "relora" {
@@ -199,44 +143,6 @@ fn check_restarts(train: &TrainTable) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-fn check_galore(config: &RunConfig) -> Result<()> {
-    let (galore, train) = (&config.galore, &config.train);
-    at_least_if_set("galore.update_proj_gap", galore.update_proj_gap, 1)?;
-    one_of("galore.carry", &galore.carry, settings::CARRIES)?;
-    one_of("galore.decomposition", &galore.decomposition, settings::DECOMPOSITIONS)?;
-    if train.method != "galore" || !galore.per_layer {
-        return Ok(());
-    }
-    // A gradient that is applied at once can wait neither for the others' norm nor for other micro-batches.
-    if let Some(norm) = train.max_grad_norm.filter(|&norm| norm > 0.0) {
-        return Err(Error::config(
-            format!(
-                "galore.per_layer is true and train.max_grad_norm is {norm}, which needs all gradients at once"
-            ),
-            "give --max-grad-norm 0 with it, or leave out --galore-per-layer",
-        ));
-    }
-    let micro_batches = train.grad_accumulation_steps;
-    if micro_batches > 1 {
-        return Err(Error::config(
-            format!(
-                "galore.per_layer is true and train.grad_accumulation_steps is {micro_batches}, expected 1"
-            ),
-            "give --grad-accumulation-steps 1 with it, or leave out --galore-per-layer",
-        ));
-    }
-    Ok(())
-}
-
-fn check_fira(fira: &FiraTable) -> Result<()> {
-    at_least_if_set("fira.update_proj_gap", fira.update_proj_gap, 1)?;
-    one_of("fira.carry", &fira.carry, settings::CARRIES)?;
-    one_of("fira.decomposition", &fira.decomposition, settings::DECOMPOSITIONS)?;
-    one_of("fira.form", &fira.form, settings::FIRA_FORMS)?;
-    one_of("fira.scaling", &fira.scaling, settings::FIRA_SCALINGS)?;
-    number("fira.gamma", fira.gamma, fira.gamma >= 1.0, "1 or more (`inf` never limits)")
 }
 
 fn check_warm_start(config: &RunConfig) -> Result<()> {
@@ -292,15 +198,19 @@ fn in_words(words: &[&str], last_join: &str) -> String {
     }
 }
 
-fn at_least<T: Copy + PartialOrd + Display>(key: &str, value: T, least: T) -> Result<()> {
+pub(super) fn at_least<T: Copy + PartialOrd + Display>(
+    key: &str,
+    value: T,
+    least: T,
+) -> Result<()> {
     if value >= least { Ok(()) } else { Err(wrong(key, value, &format!("{least} or more"))) }
 }
 
-fn at_most(key: &str, value: usize, most: usize) -> Result<()> {
+pub(super) fn at_most(key: &str, value: usize, most: usize) -> Result<()> {
     if value <= most { Ok(()) } else { Err(wrong(key, value, &format!("at most {most}"))) }
 }
 
-fn at_least_if_set<T: Copy + PartialOrd + Display>(
+pub(super) fn at_least_if_set<T: Copy + PartialOrd + Display>(
     key: &str,
     value: Option<T>,
     least: T,
@@ -308,15 +218,15 @@ fn at_least_if_set<T: Copy + PartialOrd + Display>(
     value.map_or(Ok(()), |value| at_least(key, value, least))
 }
 
-fn number(key: &str, value: f64, is_right: bool, expected: &str) -> Result<()> {
+pub(super) fn number(key: &str, value: f64, is_right: bool, expected: &str) -> Result<()> {
     if is_right { Ok(()) } else { Err(wrong(key, value, expected)) }
 }
 
-fn positive(key: &str, value: f64) -> Result<()> {
+pub(super) fn positive(key: &str, value: f64) -> Result<()> {
     number(key, value, value > 0.0 && value.is_finite(), "above 0 and finite")
 }
 
-fn not_negative(key: &str, value: f64) -> Result<()> {
+pub(super) fn not_negative(key: &str, value: f64) -> Result<()> {
     number(key, value, value >= 0.0 && value.is_finite(), "0 or more and finite")
 }
 
@@ -324,7 +234,7 @@ fn not_empty(key: &str, value: &str) -> Result<()> {
     if value.trim().is_empty() { Err(wrong(key, "empty", "a name or a path")) } else { Ok(()) }
 }
 
-fn one_of(key: &str, value: &str, words: &[&str]) -> Result<()> {
+pub(super) fn one_of(key: &str, value: &str, words: &[&str]) -> Result<()> {
     if words.contains(&value) {
         return Ok(());
     }

@@ -3,9 +3,8 @@
 //! One row per field of [`RunConfig`](super::RunConfig), in the same order; a test compares the two. The
 //! loader takes its key names and types from here, the command line its flags and texts. This file says
 //! what a row is and which words are known; the rows are in `table`
-//! and `methods`. None of them knows TOML or clap.
+//! and, of the methods' own tables, in `config::methods`. None of them knows TOML or clap.
 
-mod methods;
 mod table;
 
 pub use table::GROUPS;
@@ -123,35 +122,8 @@ pub const SCHEDULES: &[&str] =
 /// Forms of Adam's update.
 pub const ADAM_FORMS: &[&str] = &["torch", "reference"];
 
-/// Inits of LoRA's factors.
-pub const LORA_INITS: &[&str] = &["standard", "both_kaiming", "switchlora", "gaussian"];
-
-/// What stands behind LoRA's factors.
-pub const LORA_BASES: &[&str] = &["dense", "none"];
-
-/// How SwitchLoRA selects vectors.
-pub const SWITCH_SELECTIONS: &[&str] = &["contiguous", "random"];
-
-/// Forms of the decay of SwitchLoRA's rate.
-pub const SWITCH_RATES: &[&str] = &["paper", "code"];
-
-/// Where SwitchLoRA's candidate vectors wait.
-pub const SWITCH_POOLS: &[&str] = &["auto", "device", "host"];
-
-/// Which entries of the moments ReLoRA zeroes at a merge.
-pub const RELORA_RESETS: &[&str] = &["magnitude", "random", "zero"];
-
-/// Whether ReLoRA's masks of the two moments regard each other.
-pub const RELORA_MASKS: &[&str] = &["joint", "independent"];
-
 /// What becomes of the moments when a subspace is refreshed.
 pub const CARRIES: &[&str] = &["keep", "rotate", "reset"];
 
 /// How subspaces are found.
 pub const DECOMPOSITIONS: &[&str] = &["auto", "exact", "randomised"];
-
-/// Forms of Fira's residual.
-pub const FIRA_FORMS: &[&str] = &["released", "paper"];
-
-/// Scalings of Fira's residual.
-pub const FIRA_SCALINGS: &[&str] = &["column", "matrix", "none"];

@@ -158,45 +158,27 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         ModelSource::Preset(preset) => (preset.seq_len, preset.batch_size, preset.iters),
         ModelSource::Directory(_) => (shape.max_position_embeddings.min(256), 4, 1_000),
     };
-    let (method, init) = (config.train.method.clone(), config.lora.init.clone());
-    let is_switchlora_scale = method == "switchlora" || (method == "lora" && init == "switchlora");
-    if method == "lora" && config.lora.base == "none" && init == "standard" {
+    let method = config.train.method.clone();
+    if method == "lora" && config.lora.base == "none" && config.lora.init == "standard" {
         config.lora.init = "both_kaiming".into();
     }
-
-    let is_projected = matches!(method.as_str(), "galore" | "fira");
+    let defaults = config.method_defaults();
 
     let data = &mut config.data;
     let seq_len = *data.max_seq_length.get_or_insert(seq_len);
     data.data_seed.get_or_insert(config.train.seed);
     let train = &mut config.train;
-    let rank = (shape.hidden_size / 4).max(1);
-    let rank = *train.rank.get_or_insert(if method == "relora" { rank.min(128) } else { rank });
-    train.alpha.get_or_insert(match is_switchlora_scale {
-        _ if is_projected => 0.25,
-        true => 1.0,
-        false => 32.0,
-    });
+    let rank = (shape.hidden_size / 4).clamp(1, defaults.most_rank);
+    let rank = *train.rank.get_or_insert(rank);
+    train.alpha.get_or_insert(defaults.alpha);
     let iters = *train.iters.get_or_insert(iters);
     train.batch_size.get_or_insert(batch_size);
     let is_fine_tuning = matches!(source, ModelSource::Directory(_));
     train.train_non_targets.get_or_insert(!is_fine_tuning || method == "full");
-    train.learning_rate.get_or_insert(match (method.as_str(), is_switchlora_scale) {
-        ("full", _) => 1e-3,
-        ("switchlora", _) => 2e-2,
-        ("galore" | "fira", _) | (_, true) => 1e-2,
-        _ => 2e-3,
-    });
-    let schedule = match method.as_str() {
-        "switchlora" if config.switchlora.warm_start > 0 => "cosine_floor",
-        "relora" => "cosine_restarts",
-        _ if is_projected => "cosine_min",
-        _ => "cosine",
-    };
-    train.lr_schedule.get_or_insert_with(|| schedule.into());
-    let longest_warmup = if is_projected { u64::MAX } else { 100 };
-    train.warmup_steps.get_or_insert((iters / 10).min(longest_warmup));
-    train.max_grad_norm.get_or_insert(if is_projected { 0.0 } else { 1.0 });
+    train.learning_rate.get_or_insert(defaults.learning_rate);
+    train.lr_schedule.get_or_insert_with(|| defaults.schedule.into());
+    train.warmup_steps.get_or_insert((iters / 10).min(defaults.most_warmup));
+    train.max_grad_norm.get_or_insert(defaults.max_grad_norm);
     // 200 updates, or a fiftieth of a shorter run.
     let gap = (iters / 50).clamp(10, 200);
     config.galore.update_proj_gap.get_or_insert(gap);

@@ -1,8 +1,8 @@
 //! The rows: one per field of the configuration, by heading of the help, in the order of the structs; those of
 //! the methods' own tables are in `methods`.
 
-use super::methods::{FIRA, GALORE, LORA, RELORA, SWITCHLORA};
 use super::{ADAM_FORMS, Group, Kind, METHODS, SCHEDULES, Setting};
+use crate::config::methods::{fira, galore, lora, relora, switchlora};
 
 /// The table, by heading.
 pub const GROUPS: &[Group] = &[
@@ -12,11 +12,11 @@ pub const GROUPS: &[Group] = &[
     Group { heading: "Learning rate and optimizer", settings: OPTIMIZER },
     Group { heading: "Seed and device", settings: DEVICE },
     Group { heading: "Reports, evaluations, checkpoints, samples", settings: OUTPUT },
-    Group { heading: "LoRA", settings: LORA },
-    Group { heading: "SwitchLoRA", settings: SWITCHLORA },
-    Group { heading: "ReLoRA", settings: RELORA },
-    Group { heading: "GaLore", settings: GALORE },
-    Group { heading: "Fira", settings: FIRA },
+    Group { heading: "LoRA", settings: lora::SETTINGS },
+    Group { heading: "SwitchLoRA", settings: switchlora::SETTINGS },
+    Group { heading: "ReLoRA", settings: relora::SETTINGS },
+    Group { heading: "GaLore", settings: galore::SETTINGS },
+    Group { heading: "Fira", settings: fira::SETTINGS },
 ];
 
 const MODEL: &[Setting] = &[

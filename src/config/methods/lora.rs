@@ -1,0 +1,78 @@
+//! LoRA's settings.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::RunConfig;
+use crate::config::check::one_of;
+use crate::config::settings::{Kind, Setting};
+use crate::error::{Error, Result};
+
+use super::Defaults;
+
+/// Inits of LoRA's factors.
+const LORA_INITS: &[&str] = &["standard", "both_kaiming", "switchlora", "gaussian"];
+
+/// What stands behind LoRA's factors.
+const LORA_BASES: &[&str] = &["dense", "none"];
+
+/// `[lora]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraTable {
+    /// `standard`, `both_kaiming`, `switchlora` or `gaussian`.
+    pub init: String,
+    /// `dense` keeps the frozen weight; `none` trains the product of the factors alone.
+    pub base: String,
+}
+
+impl Default for LoraTable {
+    fn default() -> Self {
+        Self { init: "standard".into(), base: "dense".into() }
+    }
+}
+
+/// The rows of the table of settings.
+pub(in crate::config) const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "lora.init",
+        flag: "lora-init",
+        value: "NAME",
+        kind: Kind::Choice(LORA_INITS),
+        short: "standard, both_kaiming, switchlora or gaussian factors",
+        more: "All but `standard` and `gaussian` start with a product that is not zero and take it off the \
+               frozen weight, so the model's output is unchanged.",
+        aliases: &["init-lora-weights"],
+    },
+    Setting {
+        key: "lora.base",
+        flag: "lora-base",
+        value: "NAME",
+        kind: Kind::Choice(LORA_BASES),
+        short: "dense: the frozen weight stays; none: only the product of the factors",
+        more: "`none` needs --lora-init both_kaiming.",
+        aliases: &[],
+    },
+];
+
+/// The values that this method can work with.
+pub(in crate::config) fn check(config: &RunConfig) -> Result<()> {
+    let lora = &config.lora;
+    one_of("lora.init", &lora.init, LORA_INITS)?;
+    one_of("lora.base", &lora.base, LORA_BASES)?;
+    if lora.base == "none" && lora.init != "both_kaiming" {
+        // With one factor at zero and no dense path the gradient is dead (GaLore's "Low-Rank" baseline).
+        return Err(Error::config(
+            format!("lora.base is `none` and lora.init is `{}`, which cannot learn", lora.init),
+            "give --lora-init both_kaiming with it, or keep --lora-base dense",
+        ));
+    }
+    Ok(())
+}
+
+/// What its runs have where nothing else is said.
+pub(super) fn defaults(config: &RunConfig) -> Defaults {
+    if config.lora.init == "switchlora" {
+        return Defaults { alpha: 1.0, learning_rate: 1e-2, ..Defaults::ADAPTER };
+    }
+    Defaults::ADAPTER
+}

@@ -1,0 +1,81 @@
+//! The methods' own tables: a file each with its struct, its rows of the table of settings, what values can work, and
+//! the defaults of the common settings.
+
+use super::RunConfig;
+use crate::error::Result;
+
+pub(super) mod fira;
+pub(super) mod galore;
+pub(super) mod lora;
+mod projection;
+pub(super) mod relora;
+pub(super) mod switchlora;
+
+pub use fira::FiraTable;
+pub use galore::GaloreTable;
+pub use lora::LoraTable;
+pub use projection::ProjectionSettings;
+pub use relora::ReloraTable;
+pub use switchlora::SwitchLoraTable;
+
+/// What a method's runs have where nothing else is said.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Defaults {
+    /// The rank is a quarter of the hidden size, and this at most.
+    pub most_rank: usize,
+    /// Numerator of the adapter scale.
+    pub alpha: f64,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Schedule of the learning rate.
+    pub schedule: &'static str,
+    /// The warm-up is a tenth of the run, and this at most.
+    pub most_warmup: u64,
+    /// Global gradient-norm clip; 0: none.
+    pub max_grad_norm: f64,
+}
+
+impl Defaults {
+    /// Of methods that train factors (`methods.md` 3).
+    const ADAPTER: Self = Self {
+        most_rank: usize::MAX,
+        alpha: 32.0,
+        learning_rate: 2e-3,
+        schedule: "cosine",
+        most_warmup: 100,
+        max_grad_norm: 1.0,
+    };
+    /// Of methods that project gradients (`methods.md` 5.4).
+    const PROJECTED: Self = Self {
+        alpha: 0.25,
+        learning_rate: 1e-2,
+        schedule: "cosine_min",
+        most_warmup: u64::MAX,
+        max_grad_norm: 0.0,
+        ..Self::ADAPTER
+    };
+    const FULL: Self = Self { learning_rate: 1e-3, ..Self::ADAPTER };
+}
+
+impl RunConfig {
+    /// The defaults of the common settings that the method has.
+    pub fn method_defaults(&self) -> Defaults {
+        match self.train.method.as_str() {
+            "lora" => lora::defaults(self),
+            "switchlora" => switchlora::defaults(self),
+            "relora" => relora::defaults(),
+            "galore" => galore::defaults(),
+            "fira" => fira::defaults(),
+            _ => Defaults::FULL,
+        }
+    }
+}
+
+/// Checks the tables of all methods, whichever is used.
+pub(super) fn check(config: &RunConfig) -> Result<()> {
+    lora::check(config)?;
+    switchlora::check(config)?;
+    relora::check(config)?;
+    galore::check(config)?;
+    fira::check(config)
+}

@@ -1,0 +1,34 @@
+//! What methods with a projected gradient share.
+
+use super::{FiraTable, GaloreTable};
+
+/// What becomes of the moments when a subspace is refreshed.
+pub(super) const CARRIES: &[&str] = &["keep", "rotate", "reset"];
+
+/// How subspaces are found.
+pub(super) const DECOMPOSITIONS: &[&str] = &["auto", "exact", "randomised"];
+
+/// The settings that methods with a projected gradient share.
+#[derive(Debug, Clone, Copy)]
+pub struct ProjectionSettings<'a> {
+    /// Updates between two refreshes.
+    pub gap: Option<u64>,
+    /// What becomes of the moments at a refresh.
+    pub carry: &'a str,
+    /// How subspaces are found.
+    pub decomposition: &'a str,
+}
+
+impl<'a> From<&'a GaloreTable> for ProjectionSettings<'a> {
+    fn from(table: &'a GaloreTable) -> Self {
+        let GaloreTable { update_proj_gap, carry, decomposition, .. } = table;
+        Self { gap: *update_proj_gap, carry, decomposition }
+    }
+}
+
+impl<'a> From<&'a FiraTable> for ProjectionSettings<'a> {
+    fn from(table: &'a FiraTable) -> Self {
+        let FiraTable { update_proj_gap, carry, decomposition, .. } = table;
+        Self { gap: *update_proj_gap, carry, decomposition }
+    }
+}
