@@ -15,7 +15,8 @@ mod tests;
 
 pub use load::FlagValue;
 pub use methods::{
-    Defaults, FiraTable, GaloreTable, LoraTable, ProjectionSettings, ReloraTable, SwitchLoraTable,
+    Defaults, FiraTable, GaloreTable, LoraTable, LteTable, ProjectionSettings, ReloraTable,
+    SwitchLoraTable, check_batch,
 };
 
 /// Everything that decides a run. Tables of TOML: `[model] [data] [train]` and one per method.
@@ -38,6 +39,8 @@ pub struct RunConfig {
     pub galore: GaloreTable,
     /// Fira's settings.
     pub fira: FiraTable,
+    /// LTE's settings.
+    pub lte: LteTable,
 }
 
 impl RunConfig {

@@ -9,7 +9,7 @@ mod devices;
 mod parity;
 
 use fullrank::device::Device;
-use parity::{adamw, galore, llama, relora, schedules, switchlora, tokenizer, train};
+use parity::{adamw, galore, llama, lte, relora, schedules, switchlora, tokenizer, train};
 use std::path::{Path, PathBuf};
 
 type Case = fn(&Path, &Device);
@@ -28,7 +28,7 @@ const KINDS: [(&str, Option<Case>); 14] = [
     ("galore_", Some(galore::check)),
     ("fira_", Some(galore::check_fira)),
     ("lora_ga_", None),
-    ("lte_", None),
+    ("lte_", Some(lte::check)),
     ("peft_", None),
 ];
 

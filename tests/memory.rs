@@ -17,7 +17,7 @@ struct Case {
     change: fn(&mut RunConfig),
 }
 
-const CASES: [Case; 18] = [
+const CASES: [Case; 23] = [
     Case { method: "full", change: |_| {} },
     Case { method: "lora", change: |_| {} },
     Case { method: "switchlora", change: |_| {} },
@@ -46,6 +46,18 @@ const CASES: [Case; 18] = [
     Case { method: "galore", change: |c| c.train.rank = Some(64) },
     Case { method: "fira", change: |_| {} },
     Case { method: "fira", change: |c| c.data.max_seq_length = Some(16) },
+    // With what the heads take off, without, and without any merge.
+    Case { method: "lte", change: |c| c.lte.merge_every = 2 },
+    Case { method: "lte", change: |c| (c.lte.merge_every, c.lte.reset) = (2, "clear".into()) },
+    Case {
+        method: "lte",
+        change: |c| (c.lte.heads, c.lte.merge_every, c.data.max_seq_length) = (2, 0, Some(24)),
+    },
+    Case {
+        method: "lte",
+        change: |c| (c.lte.merge_every, c.train.train_non_targets) = (2, Some(false)),
+    },
+    Case { method: "lte", change: |c| c.lte.mhlora = "sum".into() },
 ];
 
 fn config(case: &Case, recompute: bool) -> RunConfig {
@@ -74,10 +86,10 @@ fn measure(config: &RunConfig, shape: &ModelConfig, device: &Device) -> u64 {
     let (rows, seq_len) = (config.train.batch_size.unwrap(), config.data.max_seq_length.unwrap());
     for update in 0..4 {
         let batches: Vec<Batch> = (0..config.train.grad_accumulation_steps)
-            .map(|_| {
+            .flat_map(|_| {
                 let ids: Vec<i32> =
                     (0..rows * seq_len).map(|i| (i as i32 * 7 + update) % 4096).collect();
-                Batch::new(&ids, &ids, seq_len, device)
+                engine.model.batches(&ids, &ids, seq_len)
             })
             .collect();
         assert!(engine.step(&batches).unwrap().is_applied);

@@ -16,6 +16,10 @@ mod freeze;
 mod galore;
 #[path = "methods/lora.rs"]
 mod lora;
+#[path = "methods/lte.rs"]
+mod lte;
+#[path = "methods/lte_heads.rs"]
+mod lte_heads;
 #[path = "methods/rank.rs"]
 mod rank;
 #[path = "methods/relora.rs"]

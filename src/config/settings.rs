@@ -99,12 +99,11 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 }
 
 /// Methods that this version trains.
-pub const METHODS: &[&str] = &["full", "lora", "switchlora", "relora", "galore", "fira"];
+pub const METHODS: &[&str] = &["full", "lora", "switchlora", "relora", "galore", "fira", "lte"];
 
 /// Methods that are planned and known by name.
 pub const LATER_METHODS: &[&str] = &[
     "lora-ga",
-    "lte",
     "rslora",
     "lora-plus",
     "dora",

@@ -159,7 +159,7 @@ pub fn attach(
     let params = &mut model.params;
     let a = params.add(format!("{name}.lora_A"), vec![rank, cols], Role::Factor, a, true);
     let b = params.add(format!("{name}.lora_B"), vec![rows, rank], Role::Factor, b, true);
-    let adapter = Adapter { a, b, scale };
+    let adapter = Adapter { a, b, scale, merged: None };
     model.linear_mut(id).adapter = Some(adapter);
     (adapter, max_change)
 }

@@ -16,6 +16,7 @@ pub mod fira;
 pub mod full;
 pub mod galore;
 pub mod lora;
+pub mod lte;
 pub mod projection;
 pub mod relora;
 pub mod switchlora;
@@ -33,6 +34,8 @@ pub struct Context<'a> {
     pub t: u64,
     /// Updates of the whole run `T`.
     pub total: u64,
+    /// The gradient norm that is clipped to; 0: none. For methods that clip parts of the gradient by themselves.
+    pub max_grad_norm: f64,
     /// What the method tells the world; the trainer writes it to the log.
     pub events: &'a mut Vec<Body>,
 }
@@ -222,7 +225,7 @@ fn resolved<T: Copy>(value: Option<T>, key: &str) -> Result<T> {
 }
 
 /// The names of the methods in this version.
-pub const NAMES: [&str; 6] = ["full", "lora", "switchlora", "relora", "galore", "fira"];
+pub const NAMES: [&str; 7] = ["full", "lora", "switchlora", "relora", "galore", "fira", "lte"];
 
 /// Makes the method that a configuration names, with its settings resolved for the model.
 pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
@@ -233,6 +236,7 @@ pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
         "relora" => Box::new(relora::Relora::new(config)?),
         "galore" => Box::new(galore::GaLore::new(config)?),
         "fira" => Box::new(fira::Fira::new(config)?),
+        "lte" => Box::new(lte::Lte::new(config)?),
         other => {
             return Err(Error::config(
                 format!("method {other} is not in this version"),

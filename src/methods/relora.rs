@@ -111,7 +111,8 @@ impl Relora {
             let rank = cx.model.params.value(adapter.a).shape()[0];
             let new_a = factors::draw_a(&linear, rank, cx.seed, count);
             let (dw_norm, error) = merge(cx.model, &linear, new_a);
-            merged.push(MergeLayer { layer: index as u32, dw_norm, error });
+            let (layer, error) = (index as u32, Some(error));
+            merged.push(MergeLayer { layer, dw_norm, error, ..MergeLayer::default() });
             moments.extend([adapter.a, adapter.b]);
         }
         cx.events.push(Merge { count, l: merged }.into());

@@ -64,7 +64,24 @@ impl Model {
     /// One micro-batch forward and backward. Gradients of `grad_scale · Σ token losses` go to the sink;
     /// the sum of the token losses is added to `loss_acc [1]`, which is given back.
     /// With `recompute` only block inputs are kept and each block runs forward again before its backward.
+    /// A slice of a batch runs with the parameters of its replica.
     pub fn forward_backward(
+        &mut self,
+        batch: &Batch,
+        loss_acc: Vector,
+        grad_scale: f32,
+        recompute: bool,
+        sink: &mut GradientSink<'_>,
+    ) -> Vector {
+        if let Some(index) = batch.replica {
+            return self.as_replica(index, |model| {
+                model.run_both(batch, loss_acc, grad_scale, recompute, sink)
+            });
+        }
+        self.run_both(batch, loss_acc, grad_scale, recompute, sink)
+    }
+
+    fn run_both(
         &mut self,
         batch: &Batch,
         loss_acc: Vector,

@@ -11,7 +11,7 @@ use super::params::{ParamId, Params};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinearId(pub usize);
 
-/// A low-rank pair on a linear layer: `s·B·A`.
+/// A low-rank pair on a linear layer: `s·B·A`, or `s·(B·A − B₀·A₀)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adapter {
     /// `A [r, n]`.
@@ -20,9 +20,12 @@ pub struct Adapter {
     pub b: ParamId,
     /// `s`.
     pub scale: f32,
+    /// `A₀ [r, n]`, `B₀ [m, r]`: the part `s·B₀·A₀` of the product that is in the dense weight already and is taken
+    /// off the adapter; frozen.
+    pub merged: Option<(ParamId, ParamId)>,
 }
 
-/// `y = x·W_effᵀ` with `W_eff = W + s·B·A`, or either part alone.
+/// `y = x·W_effᵀ` with `W_eff = W + s·(B·A − B₀·A₀)`, or either part alone.
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// Module path, as in Hugging Face names: `model.layers.0.self_attn.q_proj`.
@@ -44,13 +47,13 @@ impl Linear {
     }
 
     /// `x [T, n]` → `(y [T, m], h = x·Aᵀ [T, r])`; `h` is what the backward pass needs of an adapter.
-    pub(super) fn forward(&self, params: &Params, x: &Matrix) -> (Matrix, Option<Matrix>) {
+    pub fn forward(&self, params: &Params, x: &Matrix) -> (Matrix, Option<Matrix>) {
         let weight = self.weight.map(|id| params.value(id));
         match (&self.adapter, weight) {
             (Some(adapter), weight) => {
                 let (a, b) = (params.value(adapter.a), params.value(adapter.b));
                 let (y, h) = lora_linear(x, weight, a, b, adapter.scale);
-                (y, Some(h))
+                (take_merged_off(params, adapter, y, x), Some(h))
             }
             (None, Some(weight)) => (matmul(Layout::Nt, x, weight), None),
             (None, None) => unreachable!("layer {} has neither weight nor adapter", self.name),
@@ -59,7 +62,7 @@ impl Linear {
 
     /// Input gradient `dx [T, n]` from `dy [T, m]`, added to `acc` if given; with an adapter also
     /// `g = s·dy·B`, which [`Linear::weight_grad`] needs.
-    pub(super) fn input_grad(
+    pub fn input_grad(
         &self,
         params: &Params,
         acc: Option<Matrix>,
@@ -70,6 +73,13 @@ impl Linear {
             (Some(adapter), weight) => {
                 let (a, b) = (params.value(adapter.a), params.value(adapter.b));
                 let (dx, g) = lora_input_grad(acc, dy, weight, a, b, adapter.scale);
+                let dx = match adapter.merged {
+                    Some((a, b)) => {
+                        let (a, b) = (params.value(a), params.value(b));
+                        lora_input_grad(Some(dx), dy, None, a, b, -adapter.scale).0
+                    }
+                    None => dx,
+                };
                 (dx, Some(g))
             }
             (None, Some(weight)) => {
@@ -85,7 +95,7 @@ impl Linear {
 
     /// Gradients of whatever is trained in this layer, handed to the sink. `x` is the layer's input,
     /// `h` from the forward pass, `g` from [`Linear::input_grad`].
-    pub(super) fn weight_grad(
+    pub fn weight_grad(
         &self,
         params: &mut Params,
         sink: &mut GradientSink<'_>,
@@ -110,4 +120,11 @@ impl Linear {
             sink.deliver(params, adapter.b, db);
         }
     }
+}
+
+/// `y − s·(x·A₀ᵀ)·B₀ᵀ`, in place.
+fn take_merged_off(params: &Params, adapter: &Adapter, y: Matrix, x: &Matrix) -> Matrix {
+    let Some((a, b)) = adapter.merged else { return y };
+    let h = matmul(Layout::Nt, x, params.value(a));
+    matmul_add(y, -adapter.scale, Layout::Nt, &h, params.value(b))
 }

@@ -15,6 +15,7 @@ use crate::random;
 use super::config::{ModelConfig, RopeKind, block_linears};
 use super::linear::{Linear, LinearId};
 use super::params::{ParamId, Params, Role};
+use super::replica::Replica;
 
 /// One block: two norm gains and seven linear layers.
 #[derive(Debug, Clone)]
@@ -51,6 +52,7 @@ pub struct Model {
     pub(super) sin: Matrix,
     /// Names of weights that were taken away.
     removed: Vec<String>,
+    pub(super) replicas: Vec<Replica>,
 }
 
 /// A batch of token sequences on the device.
@@ -62,6 +64,8 @@ pub struct Batch {
     pub seq_len: usize,
     /// Targets that count in the loss.
     pub counted: usize,
+    /// The replica that trains on it; `None`: the network itself.
+    pub replica: Option<usize>,
     pub(super) inputs: Indices,
     pub(super) targets: Indices,
     pub(super) positions: Indices,
@@ -82,6 +86,7 @@ impl Batch {
             batch: inputs.len() / seq_len,
             seq_len,
             counted: targets.iter().filter(|&&target| target >= 0).count(),
+            replica: None,
             inputs: upload(inputs),
             targets: upload(targets),
             positions: upload(&positions),
@@ -161,6 +166,7 @@ impl Model {
             cos,
             sin,
             removed: Vec::new(),
+            replicas: Vec::new(),
         })
     }
 

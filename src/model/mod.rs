@@ -10,8 +10,10 @@ pub mod linear;
 pub mod llama;
 pub mod load;
 pub mod params;
+pub mod replica;
 
 pub use config::ModelConfig;
 pub use linear::{Adapter, Linear, LinearId};
 pub use llama::{Batch, Model};
 pub use params::{Gradients, Param, ParamId, Params, Role};
+pub use replica::Replica;

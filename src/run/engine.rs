@@ -75,6 +75,7 @@ impl Engine {
             seed: self.seed,
             t: self.t,
             total: self.total,
+            max_grad_norm: self.settings.max_grad_norm,
             events: &mut self.events,
         };
         hook(self.method.as_mut(), &mut cx)
@@ -104,7 +105,8 @@ impl Engine {
         index.peak.unwrap_or(learning_rate) * schedule.factor(index.t, span)
     }
 
-    /// One update from its micro-batches; the gradient is the mean over micro-batches of their means.
+    /// One update from its micro-batches; the gradient is the mean over micro-batches of their means. Slices of one
+    /// micro-batch that belong to different replicas are no parts of one mean: each replica has the mean over its own.
     pub fn step(&mut self, micro_batches: &[Batch]) -> crate::error::Result<Outcome> {
         let device = self.model.device().clone();
         let zero = || Vector::zeros([1], &device, Category::Activations);
@@ -115,8 +117,10 @@ impl Engine {
         let Self { model, method, optimizer, events, seed, t, settings, .. } = &mut *self;
         let mut consumed = method.consumes_gradients().then(zero);
         for (index, batch) in micro_batches.iter().enumerate() {
-            let is_last = index + 1 == micro_batches.len();
-            let scale = 1.0 / (batch.counted.max(1) * micro_batches.len()) as f64;
+            let same = |other: &&Batch| other.replica == batch.replica;
+            let is_last = !micro_batches[index + 1..].iter().any(|other| same(&other));
+            let parts = micro_batches.iter().filter(same).count();
+            let scale = 1.0 / (batch.counted.max(1) * parts) as f64;
             let mut hook = |params: &mut Params, id, grad| {
                 let Some(sum) = consumed.take() else { return Some(grad) };
                 let sum = add_sum_squares(sum, &grad);

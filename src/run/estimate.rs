@@ -267,10 +267,15 @@ fn phase(
     on_gpu: bool,
 ) -> Estimate {
     let train = &config.train;
+    // Heads on the same data are one adapter with their factors side by side.
+    let replicas = config.replicas() as u128;
+    let stacked = if train.method == "lte" && replicas == 0 { config.lte.heads } else { 1 };
+    // Sets of whatever is trained, and parts of a batch that are computed one after another.
+    let sets = replicas.max(1);
     let linears: Vec<LinearSize> = block_linears(shape)
         .iter()
         .map(|&(_, m, n)| {
-            let rank = rank.min(m).min(n) as u128;
+            let rank = (stacked * rank.min(m).min(n)) as u128;
             let (m, n) = (m as u128, n as u128);
             LinearSize { weight: m * n, factors: rank * (m + n), rank }
         })
@@ -292,8 +297,7 @@ fn phase(
     let hidden = shape.hidden_size as u128;
 
     let mut sizes = Sizes {
-        tokens: train.batch_size.unwrap_or(1) as u128
-            * config.data.max_seq_length.unwrap_or(1) as u128,
+        tokens: micro_batch_tokens(config) / sets,
         hidden,
         queries: (shape.num_attention_heads * shape.head_dim) as u128,
         keys: (shape.num_key_value_heads * shape.head_dim) as u128,
@@ -329,31 +333,42 @@ fn phase(
     let counters = if is_switching { 4 * ranks } else { 0 };
     let bytes = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
     // What a merge adds to a weight, one layer at a time and not during an update.
-    let merged = merge_entries(&sizes, train.method == "relora" && rank > 0);
+    let merges = match train.method.as_str() {
+        "relora" if rank > 0 => 1,
+        // What a head adds, the mean, and the sum of directions.
+        "lte" if replicas > 0 => 3,
+        _ => 0,
+    };
+    let merged = merges * largest_weight(&sizes);
     let vocab = shape.vocab_size;
     let chunk = if on_gpu { loss::gpu_chunk_tokens(vocab) } else { loss::chunk_tokens(vocab) };
     let logits = (chunk as u128).min(sizes.tokens) * vocab as u128;
-    let walked = walk(&sizes, train.grad_checkpoint, logits).max(merged);
+    // The gradients of the other replicas are there when the last one is computed.
+    let gradients = layers * sizes.block_gradient
+        + if trains_rest { non_targets - 2 * layers * hidden } else { 0 };
+    let others = (sets - 1) * gradients;
+    let walked = (others + walk(&sizes, train.grad_checkpoint, logits)).max(merged);
+    let keeps_merged = replicas > 0
+        && config.lte.reset == "none"
+        && (1..=train.iters.unwrap_or(u64::MAX)).contains(&config.lte.merge_every);
+    let factor_sets = sets * if keeps_merged { 2 } else { 1 };
     Estimate {
         weights: bytes(per_model(dense) + 4 * (non_targets + rope as u128)),
-        adapters: bytes(per_model(factors)),
+        adapters: bytes(factor_sets * per_model(factors) + replicas * 4 * trained_rest),
         pools: bytes(per_model(pools)),
-        optimizer: bytes(8 * trained_rest + per_model(target_moments + counters)),
-        gradients_and_activations: bytes(
-            4 * walked + batch_bytes(&sizes, train.grad_accumulation_steps),
-        ),
+        optimizer: bytes(sets * (8 * trained_rest + per_model(target_moments + counters))),
+        gradients_and_activations: bytes(4 * walked + batch_bytes(config)),
     }
 }
 
-/// Entries of the largest dense weight, where the method merges into it.
-fn merge_entries(sizes: &Sizes, merges: bool) -> u128 {
-    let largest = sizes.linears.iter().map(|linear| linear.weight).max().unwrap_or(0);
-    if merges { largest } else { 0 }
+/// Entries of the largest dense weight.
+fn largest_weight(sizes: &Sizes) -> u128 {
+    sizes.linears.iter().map(|linear| linear.weight).max().unwrap_or(0)
 }
 
 /// Ids, targets, positions and order of every micro-batch of an update.
-fn batch_bytes(sizes: &Sizes, micro_batches: usize) -> u128 {
-    16 * sizes.tokens * micro_batches as u128
+fn batch_bytes(config: &RunConfig) -> u128 {
+    16 * micro_batch_tokens(config) * config.train.grad_accumulation_steps as u128
 }
 
 /// The largest number of gradient and activation entries that live together, walking through the last

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::RunConfig;
+use crate::config::{RunConfig, check_batch};
 use crate::error::{Error, Result};
 use crate::formats::hf_config::HfConfig;
 use crate::formats::tokenizer::Tokenizer;
@@ -168,9 +168,10 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let seq_len = *data.max_seq_length.get_or_insert(seq_len);
     data.data_seed.get_or_insert(config.train.seed);
     let train = &mut config.train;
-    let rank = (shape.hidden_size / 4).clamp(1, defaults.most_rank);
+    let rank = (shape.hidden_size / defaults.rank_divisor).clamp(1, defaults.most_rank);
     let rank = *train.rank.get_or_insert(rank);
-    train.alpha.get_or_insert(defaults.alpha);
+    let alpha = defaults.scale.map_or(defaults.alpha, |scale| scale * rank as f64);
+    train.alpha.get_or_insert(alpha);
     let iters = *train.iters.get_or_insert(iters);
     train.batch_size.get_or_insert(batch_size);
     let is_fine_tuning = matches!(source, ModelSource::Directory(_));
@@ -205,6 +206,7 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
             format!("use --max-seq-length {} or less", shape.max_position_embeddings),
         ));
     }
+    check_batch(config)?;
     if method == "relora" {
         relora::resolve(config, iters)?;
     }

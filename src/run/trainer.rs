@@ -11,7 +11,6 @@ use crate::data::{Loader, ValidationBlocks};
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::formats::tokenizer::Tokenizer;
-use crate::model::Batch;
 use crate::model::generate::Sampling;
 use crate::random::stream;
 use crate::runlog::{
@@ -133,8 +132,8 @@ impl Trainer<'_> {
         let mut micro_batches = Vec::new();
         for _ in 0..train.grad_accumulation_steps {
             let batch = self.loader.next_batch(batch_size)?;
-            let device = self.engine.model.device();
-            micro_batches.push(Batch::new(&batch.inputs, &batch.targets, batch.seq_len, device));
+            let model = &self.engine.model;
+            micro_batches.extend(model.batches(&batch.inputs, &batch.targets, batch.seq_len));
         }
         let tokens: u64 = micro_batches.iter().map(|batch| batch.counted as u64).sum();
         let loaded = Instant::now();

@@ -106,6 +106,7 @@ pub fn now_ms() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::super::body::*;
+    use super::super::number::Number;
     use super::super::restart::{Merge, MergeLayer, Reset};
     use super::super::switch::{Switch, SwitchLayer};
     use super::*;
@@ -148,8 +149,20 @@ mod tests {
         round_trip(Clamp { layer: "q".into(), wanted: 64, rank: 32, reason: String::new() });
         round_trip(Skip { reason: "loss".into(), loss: Some(f64::INFINITY), grad_norm: None });
         round_trip(Eval { loss: 1.0, ppl: 1.0_f64.exp(), tokens: 5 });
-        let layer = MergeLayer { layer: 2, dw_norm: 0.5, error: f64::INFINITY };
-        round_trip(Merge { count: 1, l: vec![layer] });
+        let one = MergeLayer {
+            layer: 2,
+            dw_norm: 0.5,
+            error: Some(f64::INFINITY),
+            ..MergeLayer::default()
+        };
+        let several = MergeLayer {
+            error: None,
+            head_norms: [0.5, f64::INFINITY].map(Number).into(),
+            cosine: Some(0.1),
+            agreement: Some(0.6),
+            ..one.clone()
+        };
+        round_trip(Merge { count: 1, l: vec![one, several] });
         round_trip(Reset { count: 1, mode: "zero".into(), m_zeroed: 1.0, ..Reset::default() });
         round_trip(Mem { bytes: [("weights".into(), 12)].into(), ..Mem::default() });
         round_trip(Time { ms: [("forward".into(), 1.5)].into() });

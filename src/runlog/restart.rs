@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::number;
+use super::number::{self, Number};
 
 /// The product of the factors went into the dense weights.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -24,9 +24,18 @@ pub struct MergeLayer {
     /// Frobenius norm of what was added to W.
     #[serde(with = "number")]
     pub dw_norm: f64,
-    /// `max|W_new − (W + s·B·A)|`: rounding, or what a narrow storage of W loses.
-    #[serde(with = "number")]
-    pub error: f64,
+    /// `max|W_new − (W + s·B·A)|`: rounding, or what a narrow storage of W loses. Not of several heads.
+    #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
+    /// Frobenius norms of what each of several heads has learned since the last merge; W gets their mean.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub head_norms: Vec<Number>,
+    /// Mean cosine of the angles between what two heads have learned.
+    #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
+    pub cosine: Option<f64>,
+    /// Norm of the mean over the mean of the norms: 1 where all heads learned the same.
+    #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f64>,
 }
 
 /// The factors were drawn anew and their moments cut back.

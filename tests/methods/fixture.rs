@@ -91,6 +91,15 @@ pub fn relora(warm: u64, cycle: u64) -> RunConfig {
     config
 }
 
+/// LTE with `heads` and a merge every `merge_every` updates.
+pub fn lte(heads: usize, merge_every: u64) -> RunConfig {
+    let mut config = config("lte");
+    config.train.alpha = Some(8.0);
+    config.lte.heads = heads;
+    config.lte.merge_every = merge_every;
+    config
+}
+
 /// An engine at the start of a run, the method prepared.
 pub fn engine(config: &RunConfig) -> Engine {
     engine_of(config, shape())
@@ -103,12 +112,24 @@ pub fn engine_of(config: &RunConfig, shape: ModelConfig) -> Engine {
     engine
 }
 
-/// Random sequences; `draw` numbers the batch.
-pub fn batch_of(rows: usize, draw: u64, device: &Device) -> Batch {
+/// Inputs and targets of random sequences; `draw` numbers them.
+pub fn tokens(rows: usize, draw: u64) -> (Vec<i32>, Vec<i32>) {
     let mut random = stream(11, "batch", "test", draw);
     let mut ids = || (0..rows * SEQ_LEN).map(|_| random.below(50) as i32).collect::<Vec<_>>();
-    let (inputs, targets) = (ids(), ids());
+    (ids(), ids())
+}
+
+/// Random sequences; `draw` numbers the batch.
+pub fn batch_of(rows: usize, draw: u64, device: &Device) -> Batch {
+    let (inputs, targets) = tokens(rows, draw);
     Batch::new(&inputs, &targets, SEQ_LEN, device)
+}
+
+/// What an engine trains on in one update: a batch, or two sequences for each replica.
+pub fn batches(model: &Model, draw: u64) -> Vec<Batch> {
+    let rows = if model.replicas().is_empty() { 3 } else { 2 * model.replicas().len() };
+    let (inputs, targets) = tokens(rows, draw);
+    model.batches(&inputs, &targets, SEQ_LEN)
 }
 
 pub fn batch(draw: u64) -> Batch {
@@ -117,8 +138,8 @@ pub fn batch(draw: u64) -> Batch {
 
 /// The update that comes next, on the batch that belongs to it.
 pub fn step(engine: &mut Engine) -> Outcome {
-    let batch = batch(engine.t);
-    let outcome = engine.step(&[batch]).unwrap();
+    let batches = batches(&engine.model, engine.t);
+    let outcome = engine.step(&batches).unwrap();
     assert!(outcome.is_applied, "the update is applied");
     outcome
 }
@@ -183,7 +204,7 @@ pub fn assert_same(
     assert!(differing.is_empty(), "{what}: these differ: {differing:?}");
 }
 
-/// `W + s·B·A` of a layer in f64, row-major, from the stored f32 values.
+/// `W + s·(B·A − B₀·A₀)` of a layer in f64, row-major, from the stored f32 values.
 pub fn effective(model: &Model, linear: &Linear) -> Vec<f64> {
     let (m, n) = (linear.rows, linear.cols);
     let mut sum = match linear.weight {
@@ -191,10 +212,15 @@ pub fn effective(model: &Model, linear: &Linear) -> Vec<f64> {
         None => vec![0.0; m * n],
     };
     if let Some(adapter) = linear.adapter {
-        let (a, b) = (wide(model, adapter.a), wide(model, adapter.b));
-        let product = product(&b, &a, m, a.len() / n, n);
-        for (sum, term) in sum.iter_mut().zip(product) {
-            *sum += f64::from(adapter.scale) * term;
+        let mut add = |factor: f64, a, b| {
+            let (a, b) = (wide(model, a), wide(model, b));
+            let product = product(&b, &a, m, a.len() / n, n);
+            sum.iter_mut().zip(product).for_each(|(sum, term)| *sum += factor * term);
+        };
+        let scale = f64::from(adapter.scale);
+        add(scale, adapter.a, adapter.b);
+        if let Some((a, b)) = adapter.merged {
+            add(-scale, a, b);
         }
     }
     sum

@@ -6,7 +6,7 @@ use fullrank::run::engine::Engine;
 use fullrank::run::setup;
 
 use super::fixture::{
-    assert_same, busy_switchlora, config, device, engine, relora, sides, snapshot, train,
+    assert_same, busy_switchlora, config, device, engine, lte, relora, sides, snapshot, train,
 };
 
 /// Writes the engine's state to disk and makes another engine of it.
@@ -125,6 +125,44 @@ fn relora_resumes_to_the_bit_around_its_warm_start_and_its_restarts() {
             assert_resumes(&format!("{reset}, {masks}"), &config, &[stop], 4);
         }
     }
+}
+
+// Before the first merge, right at one, between two, and with heads that begin anew.
+#[test]
+fn lte_resumes_to_the_bit_around_its_merges() {
+    for reset in ["none", "keep", "clear"] {
+        let mut config = lte(3, 4);
+        config.lte.reset = reset.into();
+        config.train.max_grad_norm = Some(0.5);
+        config.train.weight_decay = 0.01;
+        assert_resumes(&format!("lte {reset}"), &config, &[0, 3, 4, 6, 8], 5);
+    }
+    let mut tied = lte(2, 2);
+    tied.train.train_non_targets = Some(false);
+    assert_resumes("lte without replicas of the rest", &tied, &[0, 3], 3);
+    for mhlora in ["mean", "sum"] {
+        let mut config = lte(2, 2);
+        config.lte.mhlora = mhlora.into();
+        assert_resumes(&format!("mhlora {mhlora}"), &config, &[0, 3], 3);
+    }
+}
+
+#[test]
+fn a_checkpoint_of_lte_with_other_merges_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = engine(&lte(2, 3));
+    train(&mut run, 7);
+    let progress = Progress { t: run.t, ..Progress::default() };
+    let path = save(folder.path(), &mut run, &progress).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let restored = |config: &RunConfig| {
+        let model = checkpoint.load_model(&device()).unwrap();
+        checkpoint.restore(&mut setup::engine(config, model).unwrap(), true)
+    };
+    assert!(restored(&lte(2, 3)).is_ok());
+    let error = restored(&lte(2, 5)).unwrap_err().to_string();
+    assert!(error.contains("2 merges") && error.contains("gives 1"), "{error}");
+    assert!(restored(&lte(4, 3)).is_err(), "more heads");
 }
 
 #[test]

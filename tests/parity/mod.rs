@@ -3,6 +3,7 @@
 pub mod adamw;
 pub mod galore;
 pub mod llama;
+pub mod lte;
 pub mod relora;
 pub mod schedules;
 pub mod switchlora;

@@ -125,6 +125,7 @@ fn check_with(path: &Path, device: &Device, pools_on_host: bool) {
             seed: 0,
             t: step as u64,
             total: requested.len() as u64,
+            max_grad_norm: 0.0,
             events: &mut events,
         };
         let pending = layer.switch(&mut cx, wanted as usize, &rules);

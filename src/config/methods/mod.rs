@@ -7,6 +7,7 @@ use crate::error::Result;
 pub(super) mod fira;
 pub(super) mod galore;
 pub(super) mod lora;
+pub(super) mod lte;
 mod projection;
 pub(super) mod relora;
 pub(super) mod switchlora;
@@ -14,6 +15,7 @@ pub(super) mod switchlora;
 pub use fira::FiraTable;
 pub use galore::GaloreTable;
 pub use lora::LoraTable;
+pub use lte::{LteTable, check_batch};
 pub use projection::ProjectionSettings;
 pub use relora::ReloraTable;
 pub use switchlora::SwitchLoraTable;
@@ -21,10 +23,14 @@ pub use switchlora::SwitchLoraTable;
 /// What a method's runs have where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Defaults {
-    /// The rank is a quarter of the hidden size, and this at most.
+    /// The rank is the hidden size divided by this.
+    pub rank_divisor: usize,
+    /// And this at most.
     pub most_rank: usize,
     /// Numerator of the adapter scale.
     pub alpha: f64,
+    /// The adapter scale, where it is what a method fixes: alpha is this times the rank then.
+    pub scale: Option<f64>,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Schedule of the learning rate.
@@ -38,8 +44,10 @@ pub struct Defaults {
 impl Defaults {
     /// Of methods that train factors (`methods.md` 3).
     const ADAPTER: Self = Self {
+        rank_divisor: 4,
         most_rank: usize::MAX,
         alpha: 32.0,
+        scale: None,
         learning_rate: 2e-3,
         schedule: "cosine",
         most_warmup: 100,
@@ -66,6 +74,7 @@ impl RunConfig {
             "relora" => relora::defaults(),
             "galore" => galore::defaults(),
             "fira" => fira::defaults(),
+            "lte" => lte::defaults(self),
             _ => Defaults::FULL,
         }
     }
@@ -77,5 +86,6 @@ pub(super) fn check(config: &RunConfig) -> Result<()> {
     switchlora::check(config)?;
     relora::check(config)?;
     galore::check(config)?;
-    fira::check(config)
+    fira::check(config)?;
+    lte::check(config)
 }

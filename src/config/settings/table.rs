@@ -2,7 +2,7 @@
 //! the methods' own tables are in `methods`.
 
 use super::{ADAM_FORMS, Group, Kind, METHODS, SCHEDULES, Setting};
-use crate::config::methods::{fira, galore, lora, relora, switchlora};
+use crate::config::methods::{fira, galore, lora, lte, relora, switchlora};
 
 /// The table, by heading.
 pub const GROUPS: &[Group] = &[
@@ -17,6 +17,7 @@ pub const GROUPS: &[Group] = &[
     Group { heading: "ReLoRA", settings: relora::SETTINGS },
     Group { heading: "GaLore", settings: galore::SETTINGS },
     Group { heading: "Fira", settings: fira::SETTINGS },
+    Group { heading: "LTE (experimental)", settings: lte::SETTINGS },
 ];
 
 const MODEL: &[Setting] = &[
@@ -142,7 +143,7 @@ const TRAINING: &[Setting] = &[
         flag: "method",
         value: "NAME",
         kind: Kind::Choice(METHODS),
-        short: "Training method: full, lora, switchlora, relora, galore or fira",
+        short: "Training method: full, lora, switchlora, relora, galore, fira or lte",
         more: "",
         aliases: &["fine-tune-type"],
     },

@@ -178,7 +178,7 @@ impl Layer {
 
     /// The factors as parameters.
     pub fn adapter(&self) -> Adapter {
-        Adapter { a: self.a.param, b: self.b.param, scale: self.scale }
+        Adapter { a: self.a.param, b: self.b.param, scale: self.scale, merged: None }
     }
 
     /// Whether the layer can never switch: no spare candidates, or a rank of 1 (both pointers coincide).
