@@ -16,7 +16,7 @@ mod tests;
 pub use load::FlagValue;
 pub use methods::{
     Defaults, FiraTable, GaloreTable, LoraTable, LteTable, ProjectionSettings, ReloraTable,
-    SwitchLoraTable, check_batch,
+    SpamTable, SwitchLoraTable, check_batch, check_warmup,
 };
 
 /// Everything that decides a run. Tables of TOML: `[model] [data] [train]` and one per method.
@@ -41,6 +41,8 @@ pub struct RunConfig {
     pub fira: FiraTable,
     /// LTE's settings.
     pub lte: LteTable,
+    /// SPAM's settings, which count with every method.
+    pub spam: SpamTable,
 }
 
 impl RunConfig {

@@ -17,7 +17,7 @@ struct Case {
     change: fn(&mut RunConfig),
 }
 
-const CASES: [Case; 23] = [
+const CASES: [Case; 26] = [
     Case { method: "full", change: |_| {} },
     Case { method: "lora", change: |_| {} },
     Case { method: "switchlora", change: |_| {} },
@@ -58,6 +58,9 @@ const CASES: [Case; 23] = [
         change: |c| (c.lte.merge_every, c.train.train_non_targets) = (2, Some(false)),
     },
     Case { method: "lte", change: |c| c.lte.mhlora = "sum".into() },
+    Case { method: "spam", change: |c| c.spam.density = 0.5 },
+    Case { method: "switchlora", change: |c| c.spam.enabled = true },
+    Case { method: "galore", change: |c| c.spam.enabled = true },
 ];
 
 fn config(case: &Case, recompute: bool) -> RunConfig {

@@ -28,6 +28,8 @@ mod relora;
 mod resume;
 #[path = "methods/skip.rs"]
 mod skip;
+#[path = "methods/spam.rs"]
+mod spam;
 #[path = "methods/start.rs"]
 mod start;
 #[path = "methods/switch.rs"]

@@ -241,7 +241,12 @@ fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
     config.check()?;
     for FlagValue { setting, .. } in &flags {
         let table = setting.table();
-        if METHODS.contains(&table) && table != config.train.method {
+        let is_idle = if table == "spam" {
+            !config.uses_spam()
+        } else {
+            METHODS.contains(&table) && table != config.train.method
+        };
+        if is_idle {
             tracing::warn!("--{} has no effect with method {}", setting.flag, config.train.method);
         }
     }

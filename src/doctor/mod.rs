@@ -60,7 +60,7 @@ type Check = (&'static str, fn(&mut Probe<'_>));
 
 /// Every check, short ones and those that others rest on first. The name of one that checks a single
 /// operation is the operation's.
-const CHECKS: [Check; 38] = [
+const CHECKS: [Check; 39] = [
     ("zero", updates::zero),
     ("fill", updates::fill),
     ("copy", updates::copy),
@@ -93,6 +93,7 @@ const CHECKS: [Check; 38] = [
     ("add_sum_squares", updates::add_sum_squares),
     ("clip_factor", updates::clip_factor),
     ("pair", updates::pair),
+    ("clip_spikes", updates::clip_spikes),
     ("scale", scaling::scale),
     ("add_scaled", scaling::add_scaled),
     ("norm_ratios", scaling::norm_ratios),

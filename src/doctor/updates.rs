@@ -1,6 +1,7 @@
 //! Optimizer updates of 16 million parameters, norms and clipping.
 
 use crate::device::memory::Category::Activations;
+use crate::kernels::spikes::{self, Mask, SpikeRule};
 use crate::kernels::update::{self as kernel, AdamForm, AdamW, Axis, VectorCounters};
 use crate::kernels::{Matrix, Vector, reference};
 
@@ -169,4 +170,29 @@ pub fn clip_factor(probe: &mut Probe<'_>) {
         let factor = probe.timed(|| kernel::clip_factor(&squares, limit));
         probe.compare("factor", &factor.to_host(), &[right]);
     }
+}
+
+pub fn clip_spikes(probe: &mut Probe<'_>) {
+    const THRESHOLD: f64 = 2.0;
+    probe.shape(format!("{SIDE} x {SIDE}, one in eight masked"));
+    let shape = [SIDE, SIDE];
+    let (grad, roots) = (Operand::new(1, shape, 1.0), Operand::new(2, shape, 1.0));
+    let device = probe.device;
+    let squares = roots.host().into_iter().map(|root| root * root).collect();
+    let exp_avg_sq = Matrix::from_host(squares, shape, device, Activations);
+    let (on, clip) = (grad.on(device), probe.vector(vec![CLIP]));
+    let tally = probe.vector(vec![0.0, 0.0]);
+    let mask = Mask { key: 5, density: 0.875 };
+    let rule = SpikeRule { threshold: Some(THRESHOLD), mask: Some(mask) };
+    let (got, tally) = probe.timed(|| spikes::clip_spikes(on, &clip, &exp_avg_sq, rule, tally));
+    let clip = f64::from(CLIP);
+    let right = |place: usize| {
+        let (row, column) = (place / SIDE, place % SIDE);
+        let (g, root) = (grad.at(row, column), roots.at(row, column));
+        let limit = THRESHOLD.sqrt() * root.abs() / clip;
+        if mask.keeps(place) { g.clamp(-limit, limit) } else { 0.0 }
+    };
+    probe.compare_entries("gradient", &got, right);
+    let is_told = tally.to_host().iter().all(|number| *number > 0.0);
+    probe.compare("tally", &[f32::from(u8::from(is_told))], &[1.0]);
 }

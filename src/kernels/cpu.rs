@@ -10,6 +10,7 @@ use super::matmul::{self, Layout};
 use super::ops::{DEFAULT_BODIES, MaybeTensor, TrainOps};
 use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
+use super::spikes::{self, SpikeRule};
 use super::update::{self, AdamW, Axis};
 use super::{clip, embedding, flex, lora, loss, norm, swiglu};
 
@@ -395,6 +396,19 @@ impl TrainOps for Flex {
             return scaling::default_limit_growth::<Self>(squares, previous, gamma, unit);
         }
         scaling::flex_limit_growth(&squares, &previous, gamma, unit)
+    }
+
+    fn clip_spikes(
+        grad: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        exp_avg_sq: FloatTensor<Self>,
+        rule: SpikeRule,
+        tally: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if DEFAULT_BODIES.get() {
+            return spikes::default_clip_spikes::<Self>(grad, scale, exp_avg_sq, rule, tally);
+        }
+        spikes::flex_clip_spikes(grad, &scale, &exp_avg_sq, rule, tally)
     }
 
     fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {

@@ -14,6 +14,7 @@ use super::lowrank::{self, Exchange};
 use super::matmul::{self, Layout};
 use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
+use super::spikes::{self, SpikeRule};
 use super::update::{self, AdamW, Axis};
 use super::{clip, embedding, lora, loss, norm, swiglu};
 
@@ -378,6 +379,17 @@ pub trait TrainOps: Backend {
         unit: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         scaling::default_limit_growth::<Self>(squares, previous, gamma, unit)
+    }
+
+    /// `(grad, tally)` of [`spikes::clip_spikes`], both in place.
+    fn clip_spikes(
+        grad: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        exp_avg_sq: FloatTensor<Self>,
+        rule: SpikeRule,
+        tally: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        spikes::default_clip_spikes::<Self>(grad, scale, exp_avg_sq, rule, tally)
     }
 
     /// The factor that brings a gradient to `max_norm`.

@@ -225,7 +225,7 @@ impl Method for Fira {
             if layer.is_whole() {
                 // No residual: AdamW, and no norm to remember.
                 let rate = learning_rate * self.terms.alpha;
-                cx.optimizer.update(&mut cx.model.params, layer.weight(), &grad, clip, rate);
+                cx.optimizer.update(&mut cx.model.params, layer.weight(), grad, clip, rate);
                 continue;
             }
             let mut layer_cx = cx.for_layers(learning_rate);
@@ -251,7 +251,7 @@ impl Method for Fira {
         );
         let l: Vec<_> = fired.collect();
         if !l.is_empty() {
-            cx.events.push(Limiter { l }.into());
+            cx.events.push(Limiter { l, ..Limiter::default() }.into());
         }
     }
 

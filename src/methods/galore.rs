@@ -42,7 +42,7 @@ impl GaLore {
 pub fn apply(layer: &Layer, alpha: f64, cx: &mut LayerContext<'_>, grad: Matrix, clip: &Vector) {
     if layer.is_whole() {
         let rate = cx.learning_rate * alpha;
-        cx.optimizer.update(cx.params, layer.weight(), &grad, clip, rate);
+        cx.optimizer.update(cx.params, layer.weight(), grad, clip, rate);
         return;
     }
     let projected = layer.project(&grad);
@@ -90,7 +90,7 @@ impl Method for GaLore {
                 self.projection.refresh_one(cx, index, &grad);
                 apply(&self.projection.layers[index], self.alpha, cx, grad, &one);
             }
-            None => cx.optimizer.update(cx.params, id, &grad, &one, cx.learning_rate),
+            None => cx.optimizer.update(cx.params, id, grad, &one, cx.learning_rate),
         }
         Disposition::Consumed
     }

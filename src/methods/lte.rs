@@ -327,7 +327,7 @@ impl Method for Lte {
             for id in ids {
                 let Some(grad) = grads.take(id) else { continue };
                 let clip = own_clip.as_ref().unwrap_or(clip);
-                cx.optimizer.update(&mut cx.model.params, id, &grad, clip, learning_rate);
+                cx.optimizer.update(&mut cx.model.params, id, grad, clip, learning_rate);
             }
         }
         // With heads on the same data their adapters, and all else.

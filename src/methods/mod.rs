@@ -214,7 +214,7 @@ pub trait Method {
 fn adamw_all(cx: &mut Context<'_>, grads: &mut Gradients, clip: &Vector, learning_rate: f64) {
     for id in grads.ids() {
         if let Some(grad) = grads.take(id) {
-            cx.optimizer.update(&mut cx.model.params, id, &grad, clip, learning_rate);
+            cx.optimizer.update(&mut cx.model.params, id, grad, clip, learning_rate);
         }
     }
 }
@@ -225,12 +225,14 @@ fn resolved<T: Copy>(value: Option<T>, key: &str) -> Result<T> {
 }
 
 /// The names of the methods in this version.
-pub const NAMES: [&str; 7] = ["full", "lora", "switchlora", "relora", "galore", "fira", "lte"];
+pub const NAMES: [&str; 8] =
+    ["full", "lora", "switchlora", "relora", "galore", "fira", "lte", "spam"];
 
 /// Makes the method that a configuration names, with its settings resolved for the model.
 pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
     Ok(match config.train.method.as_str() {
-        "full" => Box::new(full::Full),
+        // SPAM is the optimizer's; alone it goes with full rank.
+        "full" | "spam" => Box::new(full::Full),
         "lora" => Box::new(lora::Lora::new(config)?),
         "switchlora" => Box::new(switchlora::SwitchLora::new(config)?),
         "relora" => Box::new(relora::Relora::new(config)?),

@@ -248,6 +248,11 @@ impl Layer {
         let shape = self.projected_shape();
         let Moments { exp_avg, exp_avg_sq, step } = cx.optimizer.take_shaped(self.weight, shape);
         let step = step + 1;
+        let tamed = cx.optimizer.tames(self.weight).then(|| {
+            let copy = projected.duplicate(cx.optimizer.device(), Category::Activations);
+            cx.optimizer.tame(self.weight, copy, clip, &exp_avg_sq)
+        });
+        let projected = tamed.as_ref().unwrap_or(projected);
         // A parameter of zeros at rate 1 ends at −N.
         let mut hyper = cx.optimizer.hyper(1.0);
         hyper.weight_decay = 0.0;

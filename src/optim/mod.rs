@@ -2,6 +2,7 @@
 
 pub mod adamw;
 pub mod schedule;
+pub mod spam;
 
 pub use adamw::Optimizer;
 pub use schedule::Schedule;

@@ -8,7 +8,7 @@ use crate::model::backward::GradientSink;
 use crate::model::{Batch, Gradients, Model, Params};
 use crate::optim::schedule::Span;
 use crate::optim::{Optimizer, Schedule};
-use crate::runlog::Body;
+use crate::runlog::{Body, Limiter, Reset};
 
 /// Settings of the update that may change while a run is live.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,9 +85,24 @@ impl Engine {
     pub fn read_late_events(&mut self) {
         let own = std::mem::take(&mut self.events);
         self.with_method(|method, cx| method.monitor(cx));
+        if let Some((spikes, largest)) = self.optimizer.read_spikes() {
+            let (spikes, largest) = (Some(spikes), Some(largest));
+            self.events.push(Limiter { spikes, largest, ..Limiter::default() }.into());
+        }
         let late = std::mem::replace(&mut self.events, own);
         let t = self.t;
         self.late_events.extend(late.into_iter().map(|body| (t, body)));
+    }
+
+    /// Moments that begin anew, and what the optimizer does to this update's gradients. Where gradients are used up
+    /// during the backward pass it comes before that, else only when the update is sure to be applied.
+    fn begin_update(&mut self) {
+        if let Some(count) = self.optimizer.begin_update(&self.model, self.t) {
+            self.events.push(
+                Reset { count, mode: "zero".into(), m_zeroed: 1.0, v_zeroed: 1.0, counters: false }
+                    .into(),
+            );
+        }
     }
 
     /// The learning rate of the next update.
@@ -102,7 +117,8 @@ impl Engine {
         };
         let span = Span { warmup, total: index.total, min_ratio };
         let schedule = index.schedule.unwrap_or(schedule);
-        index.peak.unwrap_or(learning_rate) * schedule.factor(index.t, span)
+        let rate = index.peak.unwrap_or(learning_rate) * schedule.factor(index.t, span);
+        rate * self.optimizer.step_factor(self.t)
     }
 
     /// One update from its micro-batches; the gradient is the mean over micro-batches of their means. Slices of one
@@ -113,6 +129,10 @@ impl Engine {
         let mut gradients = Gradients::default();
         let (mut loss_sum, mut sum_squares) = (zero(), zero());
         let learning_rate = self.learning_rate();
+        if self.method.consumes_gradients() {
+            self.read_late_events();
+            self.begin_update();
+        }
         let counted: usize = micro_batches.iter().map(|batch| batch.counted).sum();
         let Self { model, method, optimizer, events, seed, t, settings, .. } = &mut *self;
         let mut consumed = method.consumes_gradients().then(zero);
@@ -160,12 +180,17 @@ impl Engine {
         let (loss_sum, squared_norm) = read_back(&loss_sum, &sum_squares);
         // What failed on the device before this point shows here, not as numbers.
         device.check()?;
-        // The device has nothing left to do now, so this wait is short.
-        self.read_late_events();
+        if !is_consumed {
+            // The device has nothing left to do now, so this wait is short.
+            self.read_late_events();
+        }
         let loss = loss_sum / counted.max(1) as f64;
         let grad_norm = squared_norm.sqrt();
         let is_applied = loss.is_finite() && grad_norm.is_finite();
         if is_applied {
+            if !is_consumed {
+                self.begin_update();
+            }
             let clip = clip_factor(&sum_squares, self.settings.max_grad_norm);
             self.with_method(|method, cx| {
                 method.before_update(cx, &mut gradients);

@@ -131,7 +131,7 @@ impl ProjectedSize {
 pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Estimate {
     let train = &config.train;
     let method = train.method.as_str();
-    let has_factors = method != "full" && !is_projected(config);
+    let has_factors = !matches!(method, "full" | "spam") && !is_projected(config);
     let rank = if has_factors { train.rank.unwrap_or(0) } else { 0 };
     let has_base = !(method == "lora" && config.lora.base == "none");
     // During a warm start everything is trained; the peak is that of the larger phase.
@@ -324,9 +324,13 @@ fn phase(
         2 * trained_targets
     };
     if is_projected(config) {
-        sizes.update_scratch = projected().map(|(_, size)| size.scratch).max().unwrap_or(0);
+        // SPAM clips a copy of the projected gradient.
+        let scratch = |size: ProjectedSize| {
+            if config.uses_spam() { size.scratch / 2 * 3 } else { size.scratch }
+        };
+        sizes.update_scratch = projected().map(|(_, size)| scratch(size)).max().unwrap_or(0);
         if train.method == "galore" && config.galore.per_layer {
-            let largest = projected().map(|(weight, size)| weight + size.scratch).max();
+            let largest = projected().map(|(weight, size)| weight + scratch(size)).max();
             sizes.consumed_gradient = Some(largest.unwrap_or(0));
         }
     }

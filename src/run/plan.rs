@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{RunConfig, check_batch};
+use crate::config::{RunConfig, check_batch, check_warmup};
 use crate::error::{Error, Result};
 use crate::formats::hf_config::HfConfig;
 use crate::formats::tokenizer::Tokenizer;
@@ -11,6 +11,7 @@ use crate::methods::switchlora::pool::waits_on_host;
 use crate::model::ModelConfig;
 use crate::model::config::{PRESETS, Preset, preset};
 use crate::optim::Schedule;
+use crate::optim::spam::Rules;
 
 use super::engine::Settings;
 use super::estimate;
@@ -175,7 +176,8 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let iters = *train.iters.get_or_insert(iters);
     train.batch_size.get_or_insert(batch_size);
     let is_fine_tuning = matches!(source, ModelSource::Directory(_));
-    train.train_non_targets.get_or_insert(!is_fine_tuning || method == "full");
+    let is_full = matches!(method.as_str(), "full" | "spam");
+    train.train_non_targets.get_or_insert(!is_fine_tuning || is_full);
     train.learning_rate.get_or_insert(defaults.learning_rate);
     train.lr_schedule.get_or_insert_with(|| defaults.schedule.into());
     train.warmup_steps.get_or_insert((iters / 10).min(defaults.most_warmup));
@@ -184,6 +186,10 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let gap = (iters / 50).clamp(10, 200);
     config.galore.update_proj_gap.get_or_insert(gap);
     config.fira.update_proj_gap.get_or_insert(gap);
+    // The paper's 500 and 150, in proportion where a run is short.
+    config.spam.enabled |= method == "spam";
+    let every = *config.spam.reset_every.get_or_insert((iters / 4).clamp(50, 500));
+    config.spam.warmup_steps.get_or_insert(every * 3 / 10);
     let pools = estimate::pool_bytes(shape, rank);
     let on_host = waits_on_host(&config.switchlora.pools, pools, train.memory_budget);
     config.switchlora.pools = if on_host { "host" } else { "device" }.into();
@@ -207,6 +213,7 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         ));
     }
     check_batch(config)?;
+    check_warmup(config)?;
     if method == "relora" {
         relora::resolve(config, iters)?;
     }
@@ -218,6 +225,19 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         ));
     }
     Ok(())
+}
+
+/// SPAM's settings from a resolved configuration, where the run uses it.
+pub fn spam(config: &RunConfig) -> Option<Rules> {
+    let table = &config.spam;
+    let reset_every = table.reset_every.unwrap_or(500);
+    config.uses_spam().then(|| Rules {
+        reset_every,
+        warmup: table.warmup_steps.unwrap_or(reset_every * 3 / 10),
+        threshold: table.threshold,
+        density: table.density,
+        seed: config.train.seed,
+    })
 }
 
 /// The engine's settings from a resolved configuration.

@@ -103,7 +103,7 @@ pub fn engine(config: &RunConfig, mut model: Model) -> Result<Engine> {
         form,
     };
     Ok(Engine {
-        optimizer: Optimizer::new(hyper, model.device()),
+        optimizer: Optimizer::new(hyper, model.device()).with_spam(plan::spam(config)),
         method: methods::create(config)?,
         settings: plan::settings(config)?,
         seed: train.seed,

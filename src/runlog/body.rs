@@ -313,12 +313,19 @@ pub struct Subspace {
     pub ms: f64,
 }
 
-/// Layers whose residual was held back in one update, because its norm grew too fast.
+/// What was held back in one update because it grew too fast: residuals of layers, or single entries of gradients.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limiter {
     /// `[layer, growth before the limit, factor applied]` each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub l: Vec<(u64, f64, f64)>,
+    /// Entries of gradients that were clipped beside their own second moments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spikes: Option<u64>,
+    /// The largest square of such an entry over its second moment.
+    #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
+    pub largest: Option<f64>,
 }
 
 /// Memory by category.

@@ -17,5 +17,6 @@ mod norm;
 mod pointwise;
 mod replay;
 mod scaling;
+mod spikes;
 mod storage;
 mod update;

@@ -76,7 +76,7 @@ fn a_hundred_updates_agree_with_a_scalar_adamw_in_double_precision() {
         for t in 0..100u64 {
             let eta = 2e-3 * (1.0 + (t as f64 / 10.0).sin());
             let grad = gradient(t, len);
-            optimizer.update(&mut params, id, &upload(grad.clone()), &one, eta);
+            optimizer.update(&mut params, id, upload(grad.clone()), &one, eta);
             for (scalar, g) in oracle.iter_mut().zip(grad) {
                 scalar.update(f64::from(g), hyper, eta, t as i32 + 1);
             }

@@ -147,6 +147,23 @@ fn lte_resumes_to_the_bit_around_its_merges() {
     }
 }
 
+// Before a reset, right at it, inside its warm-up, and where clipping has begun again.
+#[test]
+fn spam_resumes_to_the_bit_around_its_resets() {
+    for (name, mut config) in super::spam::cases() {
+        config.spam.enabled = true;
+        config.spam.reset_every = Some(22);
+        config.spam.warmup_steps = Some(6);
+        config.spam.threshold = 10.0;
+        if name == "spam" {
+            config.spam.density = 0.5;
+        }
+        let stops: &[u64] = if name == "switchlora" { &[20, 22, 25] } else { &[22, 25] };
+        assert_resumes(&format!("spam with {name}"), &config, stops, 4);
+        assert_resumes(&format!("spam with {name}"), &config, &[41], 3);
+    }
+}
+
 #[test]
 fn a_checkpoint_of_lte_with_other_merges_is_an_error() {
     let folder = tempfile::tempdir().unwrap();

@@ -37,7 +37,7 @@ pub fn check(path: &Path, device: &Device) {
         let (mut param, mut exp_avg, mut exp_avg_sq) = (Vec::new(), Vec::new(), Vec::new());
         for grad in grads.chunks(len) {
             let grad = upload(grad.to_vec());
-            optimizer.update(&mut params, id, &grad, &one, number(&file, "lr"));
+            optimizer.update(&mut params, id, grad, &one, number(&file, "lr"));
             let (_, moments) = optimizer.iter().next().unwrap();
             exp_avg.extend(moments.exp_avg.to_host());
             exp_avg_sq.extend(moments.exp_avg_sq.to_host());

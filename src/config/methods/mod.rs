@@ -10,6 +10,7 @@ pub(super) mod lora;
 pub(super) mod lte;
 mod projection;
 pub(super) mod relora;
+pub(super) mod spam;
 pub(super) mod switchlora;
 
 pub use fira::FiraTable;
@@ -18,6 +19,7 @@ pub use lora::LoraTable;
 pub use lte::{LteTable, check_batch};
 pub use projection::ProjectionSettings;
 pub use relora::ReloraTable;
+pub use spam::{SpamTable, check_warmup};
 pub use switchlora::SwitchLoraTable;
 
 /// What a method's runs have where nothing else is said.
@@ -75,6 +77,7 @@ impl RunConfig {
             "galore" => galore::defaults(),
             "fira" => fira::defaults(),
             "lte" => lte::defaults(self),
+            "spam" => spam::defaults(),
             _ => Defaults::FULL,
         }
     }
@@ -87,5 +90,6 @@ pub(super) fn check(config: &RunConfig) -> Result<()> {
     relora::check(config)?;
     galore::check(config)?;
     fira::check(config)?;
-    lte::check(config)
+    lte::check(config)?;
+    spam::check(config)
 }

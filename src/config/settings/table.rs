@@ -2,7 +2,7 @@
 //! the methods' own tables are in `methods`.
 
 use super::{ADAM_FORMS, Group, Kind, METHODS, SCHEDULES, Setting};
-use crate::config::methods::{fira, galore, lora, lte, relora, switchlora};
+use crate::config::methods::{fira, galore, lora, lte, relora, spam, switchlora};
 
 /// The table, by heading.
 pub const GROUPS: &[Group] = &[
@@ -18,6 +18,7 @@ pub const GROUPS: &[Group] = &[
     Group { heading: "GaLore", settings: galore::SETTINGS },
     Group { heading: "Fira", settings: fira::SETTINGS },
     Group { heading: "LTE (experimental)", settings: lte::SETTINGS },
+    Group { heading: "SPAM (with any method)", settings: spam::SETTINGS },
 ];
 
 const MODEL: &[Setting] = &[
@@ -143,7 +144,7 @@ const TRAINING: &[Setting] = &[
         flag: "method",
         value: "NAME",
         kind: Kind::Choice(METHODS),
-        short: "Training method: full, lora, switchlora, relora, galore, fira or lte",
+        short: "Training method: full, lora, switchlora, relora, galore, fira, lte or spam",
         more: "",
         aliases: &["fine-tune-type"],
     },

@@ -14,6 +14,7 @@ use super::matmul::Layout;
 use super::ops::{MaybeTensor, TrainOps};
 use super::rope::Rotation;
 use super::scaling::Along;
+use super::spikes::SpikeRule;
 use super::update::{AdamW, Axis};
 
 mod attention;
@@ -31,6 +32,7 @@ mod norm;
 mod rope;
 mod rows;
 mod scaling;
+mod spikes;
 mod sums;
 mod swiglu;
 mod update;
@@ -290,6 +292,16 @@ impl TrainOps for CubeBackend {
         unit: f64,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         scaling::limit_growth(&squares, &previous, gamma, unit)
+    }
+
+    fn clip_spikes(
+        grad: CubeTensor,
+        scale: CubeTensor,
+        exp_avg_sq: CubeTensor,
+        rule: SpikeRule,
+        tally: CubeTensor,
+    ) -> (CubeTensor, CubeTensor) {
+        spikes::clip_spikes(grad, &scale, &exp_avg_sq, rule, tally)
     }
 
     fn clip_factor(sum_squares: CubeTensor, max_norm: f64) -> CubeTensor {

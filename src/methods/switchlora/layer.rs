@@ -291,7 +291,7 @@ impl Layer {
     ) {
         for side in [&self.a, &self.b] {
             if let Some(grad) = grads.take(side.param) {
-                side.update(cx, &grad, clip, learning_rate, rules);
+                side.update(cx, grad, clip, learning_rate, rules);
             }
         }
     }

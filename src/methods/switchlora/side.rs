@@ -197,12 +197,13 @@ impl Side {
     pub(super) fn update(
         &self,
         cx: &mut Context<'_>,
-        grad: &Matrix,
+        grad: Matrix,
         clip: &Vector,
         learning_rate: f64,
         rules: &Rules,
     ) {
         let Moments { exp_avg, exp_avg_sq, step } = cx.optimizer.take(&cx.model.params, self.param);
+        let grad = cx.optimizer.tame(self.param, grad, clip, &exp_avg_sq);
         let counters = VectorCounters {
             axis: self.axis,
             since: &self.device_since,
@@ -211,7 +212,7 @@ impl Side {
         };
         let (param, exp_avg, exp_avg_sq) = adamw_vectors(
             cx.model.params.take(self.param),
-            grad,
+            &grad,
             clip,
             exp_avg,
             exp_avg_sq,
