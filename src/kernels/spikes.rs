@@ -65,6 +65,9 @@ pub fn clip_spikes(
 ) -> (Matrix, Vector) {
     assert_eq!(grad.shape(), exp_avg_sq.shape(), "second moments of a gradient");
     assert_eq!((scale.len(), tally.len()), (1, 2), "a factor and a tally");
+    // Shaders need not know infinity.
+    let threshold = rule.threshold.filter(|threshold| threshold.is_finite());
+    let rule = SpikeRule { threshold, ..rule };
     let (grad, grad_ticket) = grad.into_unique_parts("clip_spikes");
     let (tally, tally_ticket) = tally.into_unique_parts("clip_spikes");
     let (grad, tally) = <Dispatch as TrainOps>::clip_spikes(

@@ -178,8 +178,10 @@ fn a_reset_empties_all_moments_keeps_the_counters_and_cuts_the_step() {
         for (key, moment) in before.iter().filter(|(key, _)| key.ends_with(".exp_avg_sq")) {
             let sum =
                 |bits: &[u32]| bits.iter().map(|&b| f64::from(f32::from_bits(b))).sum::<f64>();
-            if name.starts_with("galore") || name == "fira" {
-                continue; // the projection may have been refreshed
+            // A projection may have been refreshed, and switches empty moments themselves.
+            let is_changed = name.starts_with("galore") || name == "fira";
+            if is_changed || (name == "switchlora" && key.contains(".lora_")) {
+                continue;
             }
             assert!(sum(&after[key]) < 0.6 * sum(moment), "{name}: {key}");
             let counter = key.replace(".exp_avg_sq", ".step");
