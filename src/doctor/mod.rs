@@ -60,11 +60,10 @@ type Check = (&'static str, fn(&mut Probe<'_>));
 
 /// Every check, short ones and those that others rest on first. The name of one that checks a single
 /// operation is the operation's.
-const CHECKS: [Check; 38] = [
+const CHECKS: [Check; 35] = [
     ("zero", updates::zero),
     ("fill", updates::fill),
     ("copy", updates::copy),
-    ("set_entries", updates::set_entries),
     ("matmul", products::matmul),
     ("matmul_add", products::matmul_add),
     ("lora_linear", products::lora_linear),
@@ -84,10 +83,8 @@ const CHECKS: [Check; 38] = [
     ("attention", attention::attention),
     ("attention_backward", attention::attention_backward),
     ("copy_rows", attention::copy_rows),
-    ("switch_rows", switches::switch_rows),
-    ("switch_columns", switches::switch_columns),
-    ("zero_rows", switches::zero_rows),
-    ("zero_columns", switches::zero_columns),
+    ("switch", switches::switch),
+    ("restart", switches::restart),
     ("adamw", updates::adamw),
     ("adamw_vectors", updates::adamw_vectors),
     ("add_sum_squares", updates::add_sum_squares),

@@ -5,11 +5,11 @@ use burn::backend::Flex;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 
 use super::attention::{self, AttentionShape};
-use super::lowrank::{self, Exchange};
 use super::matmul::{self, Layout};
 use super::ops::{DEFAULT_BODIES, MaybeTensor, TrainOps};
 use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
+use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
 use super::{clip, embedding, flex, lora, loss, norm, swiglu};
 
@@ -252,44 +252,42 @@ impl TrainOps for Flex {
         loss::flex_token_losses(&hidden, &head, &targets)
     }
 
-    fn switch_rows(
+    fn switch(
         w: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
-        pool: FloatTensor<Self>,
-        exchange: &Exchange<'_>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        pool_a: FloatTensor<Self>,
+        pool_b: FloatTensor<Self>,
+        switch: &Switch<'_>,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
         if DEFAULT_BODIES.get() {
-            return lowrank::default_switch_rows::<Self>(w, a, b, pool, exchange);
+            return switch::default_switch::<Self>(w, a, b, pool_a, pool_b, switch);
         }
-        lowrank::flex_switch_rows(w, a, &b, pool, exchange)
+        switch::flex_switch(w, a, b, pool_a, pool_b, switch)
     }
 
-    fn switch_columns(
-        w: FloatTensor<Self>,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        pool: FloatTensor<Self>,
-        exchange: &Exchange<'_>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+    fn restart(
+        exp_avg: FloatTensor<Self>,
+        exp_avg_sq: FloatTensor<Self>,
+        counters: IntTensor<Self>,
+        axis: Axis,
+        vectors: &[usize],
+        since: i32,
+        until: i32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, IntTensor<Self>) {
         if DEFAULT_BODIES.get() {
-            return lowrank::default_switch_columns::<Self>(w, a, b, pool, exchange);
+            return switch::default_restart::<Self>(
+                exp_avg, exp_avg_sq, counters, axis, vectors, since, until,
+            );
         }
-        lowrank::flex_switch_columns(w, &a, b, pool, exchange)
-    }
-
-    fn zero_rows(x: FloatTensor<Self>, rows: &[usize]) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return lowrank::default_zero_rows::<Self>(x, rows);
-        }
-        lowrank::flex_zero_rows(x, rows)
-    }
-
-    fn zero_columns(x: FloatTensor<Self>, columns: &[usize]) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return lowrank::default_zero_columns::<Self>(x, columns);
-        }
-        lowrank::flex_zero_columns(x, columns)
+        switch::flex_restart(exp_avg, exp_avg_sq, counters, axis, vectors, since, until)
     }
 
     fn adamw(
@@ -315,8 +313,7 @@ impl TrainOps for Flex {
         grad_scale: FloatTensor<Self>,
         exp_avg: FloatTensor<Self>,
         exp_avg_sq: FloatTensor<Self>,
-        since: IntTensor<Self>,
-        frozen_until: IntTensor<Self>,
+        counters: IntTensor<Self>,
         hyper: AdamW,
         t: u32,
         axis: Axis,
@@ -329,8 +326,7 @@ impl TrainOps for Flex {
                 grad_scale,
                 exp_avg,
                 exp_avg_sq,
-                since,
-                frozen_until,
+                counters,
                 hyper,
                 t,
                 axis,
@@ -343,8 +339,7 @@ impl TrainOps for Flex {
             &grad_scale,
             exp_avg,
             exp_avg_sq,
-            &since,
-            &frozen_until,
+            &counters,
             hyper,
             t,
             axis,

@@ -22,7 +22,6 @@ mod gpu;
 pub mod launch;
 pub mod lora;
 pub mod loss;
-pub mod lowrank;
 mod math;
 pub mod matmul;
 pub mod norm;
@@ -34,6 +33,7 @@ pub mod reference;
 pub mod rope;
 pub mod scaling;
 pub mod swiglu;
+pub mod switch;
 pub mod update;
 
 pub use array::{Array, Indices, Matrix, Vector};

@@ -10,10 +10,10 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, backend_extension};
 
 use super::attention::{self, AttentionShape};
-use super::lowrank::{self, Exchange};
 use super::matmul::{self, Layout};
 use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
+use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
 use super::{clip, embedding, lora, loss, norm, swiglu};
 
@@ -71,11 +71,6 @@ pub trait TrainOps: Backend {
     /// Sets every element of `x`, in place.
     fn fill(x: FloatTensor<Self>, value: f32) -> FloatTensor<Self> {
         super::fallback::shifted::<Self>(super::fallback::zeroed::<Self>(&x), value)
-    }
-
-    /// Sets the listed entries of `x` to one value, in place.
-    fn set_entries(x: IntTensor<Self>, entries: &[usize], value: i32) -> IntTensor<Self> {
-        super::fallback::set_entries::<Self>(x, entries, value)
     }
 
     /// Zeroes `x` in place.
@@ -271,36 +266,36 @@ pub trait TrainOps: Backend {
         loss::default_token_losses::<Self>(hidden, head, targets)
     }
 
-    /// `(w, a, pool, norm)`; all but the norm in place.
-    fn switch_rows(
+    /// `(w, a, b, pool_a, pool_b, norm)`; all but the norm in place.
+    fn switch(
         w: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
-        pool: FloatTensor<Self>,
-        exchange: &Exchange<'_>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        lowrank::default_switch_rows::<Self>(w, a, b, pool, exchange)
+        pool_a: FloatTensor<Self>,
+        pool_b: FloatTensor<Self>,
+        switch: &Switch<'_>,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
+        switch::default_switch::<Self>(w, a, b, pool_a, pool_b, switch)
     }
 
-    /// `(w, b, pool, norm)`; all but the norm in place.
-    fn switch_columns(
-        w: FloatTensor<Self>,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        pool: FloatTensor<Self>,
-        exchange: &Exchange<'_>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        lowrank::default_switch_columns::<Self>(w, a, b, pool, exchange)
-    }
-
-    /// Zeroes rows in place.
-    fn zero_rows(x: FloatTensor<Self>, rows: &[usize]) -> FloatTensor<Self> {
-        lowrank::default_zero_rows::<Self>(x, rows)
-    }
-
-    /// Zeroes columns in place.
-    fn zero_columns(x: FloatTensor<Self>, columns: &[usize]) -> FloatTensor<Self> {
-        lowrank::default_zero_columns::<Self>(x, columns)
+    /// `(exp_avg, exp_avg_sq, counters)`, all in place.
+    fn restart(
+        exp_avg: FloatTensor<Self>,
+        exp_avg_sq: FloatTensor<Self>,
+        counters: IntTensor<Self>,
+        axis: Axis,
+        vectors: &[usize],
+        since: i32,
+        until: i32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, IntTensor<Self>) {
+        switch::default_restart::<Self>(exp_avg, exp_avg_sq, counters, axis, vectors, since, until)
     }
 
     /// `(param, exp_avg, exp_avg_sq)`, all in place.
@@ -323,8 +318,7 @@ pub trait TrainOps: Backend {
         grad_scale: FloatTensor<Self>,
         exp_avg: FloatTensor<Self>,
         exp_avg_sq: FloatTensor<Self>,
-        since: IntTensor<Self>,
-        frozen_until: IntTensor<Self>,
+        counters: IntTensor<Self>,
         hyper: AdamW,
         t: u32,
         axis: Axis,
@@ -336,8 +330,7 @@ pub trait TrainOps: Backend {
             grad_scale,
             exp_avg,
             exp_avg_sq,
-            since,
-            frozen_until,
+            counters,
             hyper,
             t,
             axis,

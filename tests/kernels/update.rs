@@ -9,7 +9,7 @@ use fullrank::kernels::update::{
     AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares, clip_factor,
     read_back,
 };
-use fullrank::kernels::{Array, Indices, Matrix, Vector};
+use fullrank::kernels::{Array, Matrix, Vector};
 
 use crate::forms::{Values, assert_close, assert_near, in_every_form, on_gpus, vector, wide};
 use crate::norm::ROW_SIZES;
@@ -93,16 +93,19 @@ fn adamw_with_counters_matches_the_reference_vector_by_vector() {
                 right.1.push(a);
                 right.2.push(s);
             }
-            let counters = VectorCounters {
-                axis,
-                since: &Indices::from_host(&since, device, Activations),
-                frozen_until: &Indices::from_host(&frozen, device, Activations),
-                decay_frozen,
-            };
+            let counters = VectorCounters::new(axis, &since, &frozen, device);
             let factor = vector(vec![0.5], device);
             let form = hyper(AdamForm::Torch);
             let got = adamw_vectors(
-                param, &grad, &factor, exp_avg, exp_avg_sq, form, t as u32, &counters,
+                param,
+                &grad,
+                &factor,
+                exp_avg,
+                exp_avg_sq,
+                form,
+                t as u32,
+                &counters,
+                decay_frozen,
             );
             assert_near("param", &wide(&got.0), &right.0, 2e-6);
             assert_near("exp_avg", &wide(&got.1), &right.1, 2e-6);
@@ -230,12 +233,7 @@ fn bias_corrections_hold_for_counters_of_any_age() {
             let shape = if axis == Axis::Rows { [ages.len(), 1] } else { [1, ages.len()] };
             let fill = |x: f32| Matrix::from_host(vec![x; ages.len()], shape, device, Activations);
             let hyper = AdamW { weight_decay: 0.0, eps: 0.0, learning_rate: 1.0, ..hyper(form) };
-            let counters = VectorCounters {
-                axis,
-                since: &Indices::from_host(&since, device, Activations),
-                frozen_until: &Indices::from_host(&[0; 12], device, Activations),
-                decay_frozen: false,
-            };
+            let counters = VectorCounters::new(axis, &since, &[0; 12], device);
             let one = vector(vec![1.0], device);
             let grad = fill(0.5);
             let got = adamw_vectors(
@@ -247,6 +245,7 @@ fn bias_corrections_hold_for_counters_of_any_age() {
                 hyper,
                 t as u32,
                 &counters,
+                false,
             );
             for (&age, got) in ages.iter().zip(wide(&got.0)) {
                 let (right, ..) = reference::adamw((0.0, 0.25, 0.125), 0.5, hyper, age as u32);
@@ -274,15 +273,10 @@ fn counters_of_wide_matrices_and_frozen_gradients_that_are_not_numbers() {
             let [param, exp_avg] = [(); 2].map(|()| values.matrix(device, shape));
             let ones = Matrix::from_host(vec![1.0; m * n], shape, device, Activations);
             let (p, g, a) = (wide(&param), wide(&grad), wide(&exp_avg));
-            let counters = VectorCounters {
-                axis,
-                since: &Indices::from_host(&vec![2; vectors], device, Activations),
-                frozen_until: &Indices::from_host(&frozen, device, Activations),
-                decay_frozen: true,
-            };
+            let counters = VectorCounters::new(axis, &vec![2; vectors], &frozen, device);
             let one = vector(vec![1.0], device);
             let form = hyper(AdamForm::Torch);
-            let got = adamw_vectors(param, &grad, &one, exp_avg, ones, form, 5, &counters);
+            let got = adamw_vectors(param, &grad, &one, exp_avg, ones, form, 5, &counters, true);
             let right: Vec<f64> = (0..m * n)
                 .map(|i| {
                     let grad = if frozen[of(i)] > 0 { 0.0 } else { g[i] };

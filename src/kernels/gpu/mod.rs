@@ -9,11 +9,11 @@ use crate::device::gpu::Tiling;
 
 use super::attention::AttentionShape;
 use super::launch;
-use super::lowrank::Exchange;
 use super::matmul::Layout;
 use super::ops::{MaybeTensor, TrainOps};
 use super::rope::Rotation;
 use super::scaling::Along;
+use super::switch::Switch;
 use super::update::{AdamW, Axis};
 
 mod attention;
@@ -25,7 +25,6 @@ pub(super) mod fill;
 mod grid;
 mod lora;
 mod loss;
-mod lowrank;
 mod matmul;
 mod norm;
 mod rope;
@@ -33,6 +32,7 @@ mod rows;
 mod scaling;
 mod sums;
 mod swiglu;
+mod switch;
 mod update;
 
 /// Invocations of a workgroup and number of workgroups for an element-wise program over `n` invocations.
@@ -54,10 +54,6 @@ impl TrainOps for CubeBackend {
     fn fill(x: CubeTensor, value: f32) -> CubeTensor {
         fill::fill(&x, value);
         x
-    }
-
-    fn set_entries(x: CubeTensor, entries: &[usize], value: i32) -> CubeTensor {
-        lowrank::set_entries(x, entries, value)
     }
 
     fn matmul(scale: f32, layout: Layout, a: CubeTensor, b: CubeTensor) -> CubeTensor {
@@ -209,32 +205,27 @@ impl TrainOps for CubeBackend {
         loss::token_losses(&hidden, &head, &targets)
     }
 
-    fn switch_rows(
+    fn switch(
         w: CubeTensor,
         a: CubeTensor,
         b: CubeTensor,
-        pool: CubeTensor,
-        exchange: &Exchange<'_>,
-    ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-        lowrank::switch_rows(w, a, b, pool, exchange)
+        pool_a: CubeTensor,
+        pool_b: CubeTensor,
+        switch: &Switch<'_>,
+    ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
+        switch::switch(w, a, b, pool_a, pool_b, switch)
     }
 
-    fn switch_columns(
-        w: CubeTensor,
-        a: CubeTensor,
-        b: CubeTensor,
-        pool: CubeTensor,
-        exchange: &Exchange<'_>,
-    ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-        lowrank::switch_columns(w, a, b, pool, exchange)
-    }
-
-    fn zero_rows(x: CubeTensor, rows: &[usize]) -> CubeTensor {
-        lowrank::zero_rows(x, rows)
-    }
-
-    fn zero_columns(x: CubeTensor, columns: &[usize]) -> CubeTensor {
-        lowrank::zero_columns(x, columns)
+    fn restart(
+        exp_avg: CubeTensor,
+        exp_avg_sq: CubeTensor,
+        counters: CubeTensor,
+        axis: Axis,
+        vectors: &[usize],
+        since: i32,
+        until: i32,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        switch::restart(exp_avg, exp_avg_sq, counters, axis, vectors, since, until)
     }
 
     fn adamw(
@@ -255,16 +246,14 @@ impl TrainOps for CubeBackend {
         grad_scale: CubeTensor,
         exp_avg: CubeTensor,
         exp_avg_sq: CubeTensor,
-        since: CubeTensor,
-        frozen_until: CubeTensor,
+        counters: CubeTensor,
         hyper: AdamW,
         t: u32,
         axis: Axis,
         decay_frozen: bool,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let state = (param, exp_avg, exp_avg_sq);
-        let counters = [&since, &frozen_until];
-        update::adamw_vectors(state, &grad, &grad_scale, counters, hyper, t, axis, decay_frozen)
+        update::adamw_vectors(state, &grad, &grad_scale, &counters, hyper, t, axis, decay_frozen)
     }
 
     fn add_sum_squares(acc: CubeTensor, x: CubeTensor) -> CubeTensor {
