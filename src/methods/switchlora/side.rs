@@ -19,6 +19,7 @@ use crate::methods::{Context, StateReader};
 use crate::model::ParamId;
 use crate::optim::adamw::Moments;
 
+use super::history::History;
 use super::pool::Pool;
 use super::schedule::Selection;
 
@@ -52,6 +53,7 @@ pub(super) struct Side {
     pub(super) pointer: usize,
     frozen_until: Vec<i32>,
     pub(super) since: Vec<i32>,
+    pub(super) history: History,
     device_frozen_until: Indices,
     device_since: Indices,
 }
@@ -62,13 +64,15 @@ pub(super) struct SideState {
     pointer: usize,
     since: Vec<i32>,
     frozen_until: Vec<i32>,
+    history: History,
 }
 
 impl SideState {
     /// Nothing frozen, all counters zero at update `t`.
-    pub(super) fn fresh(slots: Vec<usize>, pointer: usize, t: u64) -> Self {
+    pub(super) fn fresh(slots: Vec<usize>, candidates: usize, pointer: usize, t: u64) -> Self {
         let rank = slots.len();
-        Self { slots, pointer, since: vec![t as i32; rank], frozen_until: vec![0; rank] }
+        let history = History::fresh(&slots, candidates, t);
+        Self { slots, pointer, since: vec![t as i32; rank], frozen_until: vec![0; rank], history }
     }
 
     /// From a checkpoint after `t` updates; `parameter` names the factor.
@@ -85,12 +89,13 @@ impl SideState {
         };
         let wrong = || {
             state.mismatch(format!(
-                "{parameter}: slots, pointer or freezes do not fit rank {rank} of {candidates} candidates"
+                "{parameter}: slots, pointer, freezes or history do not fit rank {rank} of {candidates} candidates"
             ))
         };
         let slots = list("slots").ok_or_else(wrong)?;
         let frozen = list("frozen_until").ok_or_else(wrong)?;
         let pointer = entry.get("pointer").and_then(Value::as_u64).ok_or_else(wrong)?;
+        let history = History::read(&entry["history"], candidates, rank).ok_or_else(wrong)?;
         let distinct: BTreeSet<_> = slots.iter().collect();
         let is_sound = slots.len() == rank
             && distinct.len() == rank
@@ -106,6 +111,7 @@ impl SideState {
             pointer: pointer as usize,
             since: steps.iter().map(|&k| t as i32 - k).collect(),
             frozen_until: frozen.into_iter().map(|until| until as i32).collect(),
+            history,
         })
     }
 }
@@ -118,7 +124,7 @@ impl Side {
         state: SideState,
         device: &Device,
     ) -> Self {
-        let SideState { slots, pointer, since, frozen_until } = state;
+        let SideState { slots, pointer, since, frozen_until, history } = state;
         let upload = |values: &[i32]| Indices::from_host(values, device, Category::Optimizer);
         Self {
             axis,
@@ -134,6 +140,7 @@ impl Side {
             device_frozen_until: upload(&frozen_until),
             since,
             frozen_until,
+            history,
         }
     }
 
@@ -224,6 +231,11 @@ impl Side {
     }
 
     pub(super) fn to_json(&self) -> Value {
-        json!({ "slots": self.slots, "pointer": self.pointer, "frozen_until": self.frozen_until })
+        json!({
+            "slots": self.slots,
+            "pointer": self.pointer,
+            "frozen_until": self.frozen_until,
+            "history": self.history.to_json(),
+        })
     }
 }
