@@ -25,7 +25,10 @@ fn the_largest_preset_is_estimated_for_all_methods_without_being_made() {
         assert_eq!(bytes("parameters"), 6_739_234_816);
         assert_eq!(answer["measured"], Value::Null, "no figure that was not measured");
         assert!(bytes("recomputed_peak_bytes") <= bytes("peak_bytes"), "{name}");
-        assert!(bytes("static_bytes") + bytes("device_pool_bytes") <= bytes("peak_bytes"), "{name}");
+        assert!(
+            bytes("static_bytes") + bytes("device_pool_bytes") <= bytes("peak_bytes"),
+            "{name}"
+        );
     }
     assert!(!place.path("runs").exists());
 }

@@ -204,13 +204,9 @@ fn static_memory_and_what_is_sent_are_those_of_the_table() {
     ] {
         let mb = |bytes: u64| (bytes as f64 - rotation_bytes(name)) / 1e6;
         let of = |method| told(name, method, rank, |_| {});
-        for (method, expected) in [
-            ("full", full),
-            ("lora", lora),
-            ("relora", lora),
-            ("galore", galore),
-            ("fira", galore),
-        ] {
+        for (method, expected) in
+            [("full", full), ("lora", lora), ("relora", lora), ("galore", galore), ("fira", galore)]
+        {
             let found = mb(of(method).static_bytes);
             assert!((found - expected).abs() < 0.51, "{name} {method}: {found}");
         }

@@ -14,6 +14,11 @@ use super::fixture::{
     assert_same, busy_switchlora, config, engine, relora, shape, snapshot, step, train,
 };
 
+/// A configuration of the method with every value set.
+fn settings(method: &str) -> RunConfig {
+    if method == "relora" { relora(0, 5) } else { config(method) }
+}
+
 fn monitor(config: &RunConfig) -> RankMonitor {
     let mut config = config.clone();
     config.rank.every = Some(1);
@@ -86,12 +91,16 @@ fn the_change_under_full_rank_is_nearly_of_full_rank() {
     let config = config("full");
     let mut engine = engine(&config);
     train(&mut engine, 12);
-    for rank in changes(&engine, &config) {
-        assert_eq!(rank.ceiling, Some(rank.full));
-        assert!(10 * rank.numerical >= 9 * rank.full, "{rank:?}");
-        assert!(rank.effective > 0.4 * rank.full as f64, "{rank:?}");
+    let found = changes(&engine, &config);
+    for rank in &found {
+        assert_eq!((rank.ceiling, rank.strict), (Some(rank.full), Some(rank.full)), "{rank:?}");
         assert_eq!((rank.form.as_str(), rank.reference.as_deref()), ("exact", Some("start")));
     }
+    // The heads share their keys and values by twos, so what o_proj sees has little more than half its width.
+    let wide = found.iter().filter(|rank| !rank.layer.ends_with("o_proj"));
+    let (numerical, full) =
+        wide.fold((0, 0), |(sum, of), rank| (sum + rank.numerical, of + rank.full));
+    assert!(10 * numerical >= 9 * full, "{numerical} of {full} dimensions: {found:?}");
 }
 
 #[test]
@@ -143,7 +152,7 @@ fn the_change_under_relora_has_at_most_a_rank_for_each_cycle() {
 #[test]
 fn at_the_start_nothing_has_changed() {
     for method in NAMES {
-        let config = config(method);
+        let config = settings(method);
         let engine = engine(&config);
         for rank in changes(&engine, &config) {
             // The compensation of W rounds.
@@ -155,7 +164,7 @@ fn at_the_start_nothing_has_changed() {
 #[test]
 fn measuring_changes_nothing() {
     for method in NAMES {
-        let config = config(method);
+        let config = settings(method);
         let mut engine = engine(&config);
         train(&mut engine, 3);
         let before = snapshot(&mut engine);
@@ -175,8 +184,8 @@ fn without_a_budget_nothing_is_measured_and_the_log_says_so_once() {
     let mut monitor = RankMonitor::new(&config, &shape(), &source, Path::new("not used"));
     let mut progress = RankProgress::default();
     let told = monitor.measure(&engine, &mut progress, 100.0);
-    let [Body::Alert(alert)] = told.as_slice() else { panic!("{told:?}") };
-    assert!(alert.what.contains("0 of 14 layers"), "{alert:?}");
+    let [Body::Log(log)] = told.as_slice() else { panic!("{told:?}") };
+    assert!(log.msg.contains("0 of 14 layers"), "{log:?}");
     assert!(monitor.measure(&engine, &mut progress, 100.0).is_empty());
 }
 

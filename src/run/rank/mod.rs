@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::linalg::spectrum::{Form, Product, Spectrum};
 use crate::methods::effective;
 use crate::model::{Linear, LinearId, ModelConfig};
-use crate::runlog::{Alert, Body, Level, Rank};
+use crate::runlog::{Alert, Body, Level, Log, Rank};
 
 use super::engine::Engine;
 use super::plan::ModelSource;
@@ -165,14 +165,14 @@ impl RankMonitor {
         events
     }
 
+    /// A message and no alert: it depends on the machine's speed, and nothing is wrong.
     fn left_out(&self, measured: usize, wanted: usize) -> Body {
-        let what = format!(
+        let msg = format!(
             "rank metrics: {measured} of {wanted} layers measured, the others would take more than {} % of the \
-             training time",
+             training time; --rank-budget gives them more",
             100.0 * self.budget
         );
-        let remedy = "--rank-budget gives them more time".into();
-        Alert { level: Level::Info, what, remedy }.into()
+        Log { level: Level::Info, msg }.into()
     }
 
     /// Multiplications for all that is measured of a layer, about.
