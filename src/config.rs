@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 mod check;
 mod load;
 mod methods;
+mod rank;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -17,8 +18,9 @@ pub use load::FlagValue;
 pub use methods::{
     Defaults, FiraTable, GaloreTable, LoraTable, ProjectionSettings, ReloraTable, SwitchLoraTable,
 };
+pub use rank::RankTable;
 
-/// Everything that decides a run. Tables of TOML: `[model] [data] [train]` and one per method.
+/// Everything that decides a run. Tables of TOML: `[model] [data] [train] [rank]` and one per method.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
@@ -28,6 +30,8 @@ pub struct RunConfig {
     pub data: DataTable,
     /// How to train it.
     pub train: TrainTable,
+    /// What is measured of the ranks.
+    pub rank: RankTable,
     /// LoRA's settings.
     pub lora: LoraTable,
     /// SwitchLoRA's settings.
@@ -48,6 +52,12 @@ impl RunConfig {
             "relora" => self.relora.warm_start.unwrap_or(0),
             _ => 0,
         }
+    }
+
+    /// Has the method make its factors before the first update.
+    pub fn skip_warm_start(&mut self) {
+        self.switchlora.warm_start = 0;
+        self.relora.warm_start = Some(0);
     }
 }
 

@@ -2,7 +2,7 @@
 //! Fira and full-rank `AdamW`, a file for each kind of promise. Numbers of other programs are in `golden.rs`.
 
 // clippy.toml allows this in test functions; the functions that help them are not recognised.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "methods/adamw.rs"]
 mod adamw;
@@ -24,6 +24,8 @@ mod relora;
 mod resume;
 #[path = "methods/skip.rs"]
 mod skip;
+#[path = "methods/spectra.rs"]
+mod spectra;
 #[path = "methods/start.rs"]
 mod start;
 #[path = "methods/switch.rs"]

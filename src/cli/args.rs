@@ -115,6 +115,21 @@ pub struct CtlArgs {
     pub wait: bool,
 }
 
+/// What `estimate` is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EstimateArgs {
+    /// The configuration, loaded and checked, of which the methods take turns.
+    pub config: RunConfig,
+    /// The methods.
+    pub methods: Vec<String>,
+    /// Entries of the vocabulary instead of the tokenizer's.
+    pub vocab_size: Option<usize>,
+    /// Whether a few updates are timed.
+    pub measure: bool,
+    /// Result as JSON.
+    pub json: bool,
+}
+
 /// What `bench` is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BenchArgs {
@@ -174,6 +189,8 @@ pub enum Request {
         /// As JSON.
         json: bool,
     },
+    /// Predict memory.
+    Estimate(Box<EstimateArgs>),
     /// Measure kernels and steps.
     Bench(BenchArgs),
     /// A completion script.
@@ -227,6 +244,7 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
         }),
         "devices" => Request::Devices { json: matches.get_flag("json") },
         "doctor" => Request::Doctor { device: device(matches), json: matches.get_flag("json") },
+        "estimate" => Request::Estimate(Box::new(estimate_args(matches)?)),
         "bench" => Request::Bench(bench_args(matches)?),
         _ => {
             Request::Completions(matches.get_one::<Shell>("shell").copied().unwrap_or(Shell::Bash))
@@ -234,11 +252,35 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
     })
 }
 
-fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
+/// The configuration of a file and the flags, and the flags.
+fn config(matches: &ArgMatches) -> Result<(RunConfig, Vec<FlagValue>)> {
     let file = matches.get_one::<PathBuf>("config");
     let flags = settings::given(matches);
     let config = RunConfig::load(file.map(PathBuf::as_path), &flags)?;
     config.check()?;
+    Ok((config, flags))
+}
+
+fn estimate_args(matches: &ArgMatches) -> Result<EstimateArgs> {
+    let (config, _) = config(matches)?;
+    let named: Vec<String> =
+        matches.get_many::<String>("methods").unwrap_or_default().cloned().collect();
+    let methods = match named.as_slice() {
+        [] => vec![config.train.method.clone()],
+        [all] if all == "all" => METHODS.iter().map(|&method| method.to_owned()).collect(),
+        _ => named,
+    };
+    Ok(EstimateArgs {
+        config,
+        methods,
+        vocab_size: matches.get_one::<u64>("vocab-size").map(|&entries| entries as usize),
+        measure: matches.get_flag("measure"),
+        json: matches.get_flag("json"),
+    })
+}
+
+fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
+    let (config, flags) = config(matches)?;
     for FlagValue { setting, .. } in &flags {
         let table = setting.table();
         if METHODS.contains(&table) && table != config.train.method {

@@ -18,6 +18,7 @@ Examples:
   fullrank resume latest                            go on after an interruption
   fullrank devices                                  which GPUs there are
   fullrank doctor                                   whether they compute right
+  fullrank estimate --model 1.3B --methods all      what the methods would need
   fullrank generate latest --prompt \"It was\"        let the model write
 
 Exit codes: 0 finished or stopped with a checkpoint, 1 failure, 2 wrong usage or configuration,
@@ -82,6 +83,7 @@ pub fn command() -> Command {
                 )
                 .args([device_arg(), json_arg()]),
         )
+        .subcommand(estimate_command())
         .subcommand(bench_command())
         .subcommand(
             Command::new("completions")
@@ -111,16 +113,7 @@ fn train_command() -> Command {
         .after_help(TRAIN_EXAMPLES)
         .args_override_self(true)
         .next_help_heading("Run")
-        .arg(
-            Arg::new("config")
-                .short('c')
-                .long("config")
-                .value_name("FILE")
-                .value_hint(ValueHint::FilePath)
-                .value_parser(value_parser!(PathBuf))
-                .help("Read settings from a TOML file")
-                .long_help("Read settings from a TOML file. A run's own is run.toml in its folder."),
-        )
+        .arg(config_arg())
         .arg(out_arg().help("Folder in which the run's folder is made").alias("output-dir"))
         .arg(
             Arg::new("name")
@@ -300,6 +293,51 @@ fn ctl_command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Do not wait for the run's answer"),
         )
+}
+
+fn estimate_command() -> Command {
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
+    Command::new("estimate")
+        .about("Predicts what methods need, before anything runs")
+        .long_about(
+            "Predicts what methods need before anything runs: memory by category, trained parameters, \
+             activations with and without recomputation, what data-parallel workers would send, and, \
+             with --memory-budget, the largest rank and batch that fit. Nothing is allocated, so any \
+             preset will do. Takes the settings of `train`.",
+        )
+        .args_override_self(true)
+        .next_help_heading("Estimate")
+        .arg(config_arg())
+        .arg(
+            Arg::new("methods")
+                .long("methods")
+                .value_name("NAME,...")
+                .value_delimiter(',')
+                .help("Methods to compare, or `all` [default: --method]"),
+        )
+        .arg(
+            Arg::new("vocab-size")
+                .long("vocab-size")
+                .value_name("N")
+                .value_parser(value_parser!(u64).range(1..=1 << 24))
+                .help("Entries of the vocabulary [default: the tokenizer's]"),
+        )
+        .arg(flag("measure", "Time a few updates on random tokens too, which allocates the model"))
+        .arg(json_arg())
+        .args(settings::flags())
+}
+
+fn config_arg() -> Arg {
+    Arg::new("config")
+        .short('c')
+        .long("config")
+        .value_name("FILE")
+        .value_hint(ValueHint::FilePath)
+        .value_parser(value_parser!(PathBuf))
+        .help("Read settings from a TOML file")
+        .long_help("Read settings from a TOML file. A run's own is run.toml in its folder.")
 }
 
 fn bench_command() -> Command {

@@ -16,6 +16,7 @@ pub mod commands;
 pub mod ctl;
 pub mod devices;
 pub mod doctor;
+pub mod estimate;
 pub mod eval;
 pub mod generate;
 pub mod line;
@@ -79,6 +80,7 @@ pub fn run(request: Request) -> Result<()> {
         }
         Request::Devices { json } => devices::devices(json, stdout),
         Request::Doctor { device, json } => doctor::doctor(&device, json, stdout),
+        Request::Estimate(args) => estimate::estimate(&args, stdout),
         Request::Bench(args) => bench::bench(&args, stdout),
         Request::Completions(shell) => completions(shell, stdout),
     }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::load::nearest;
 use super::settings;
-use super::{DataTable, ModelTable, RunConfig, TrainTable, methods};
+use super::{DataTable, ModelTable, RunConfig, TrainTable, methods, rank};
 use crate::error::{Error, Result};
 
 /// More threads than this are a slip of the finger; each one costs memory.
@@ -29,6 +29,7 @@ impl RunConfig {
         check_optimizer(&self.train)?;
         check_output(&self.train)?;
         check_restarts(&self.train)?;
+        rank::check(self)?;
         methods::check(self)?;
         check_warm_start(self)?;
         check_device(&self.train.device)

@@ -5,4 +5,5 @@
 
 pub mod eigen;
 pub mod orthonormal;
+pub mod spectrum;
 pub mod subspace;

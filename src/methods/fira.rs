@@ -16,10 +16,12 @@ use crate::kernels::scaling::{Along, Limited, add_scaled, limit_growth, norm_rat
 use crate::kernels::update::{AdamW, add_sum_squares};
 use crate::kernels::{Matrix, Vector};
 use crate::linalg::subspace::Side;
+use crate::model::config::TargetLayer;
 use crate::model::{Gradients, Model, ParamId};
 use crate::runlog::Limiter;
 
-use super::projection::{Layer, Projection, Rules};
+use super::footprint::Footprint;
+use super::projection::{self, Layer, Projection, Rules};
 use super::{
     Context, Export, LayerContext, Method, MethodState, NamedTensor, StateReader, adamw_all,
     resolved,
@@ -258,4 +260,9 @@ impl Method for Fira {
     fn export(&self, _model: &Model) -> Export {
         Export::Merged
     }
+}
+
+/// What a layer needs: as projected; the residual takes the place of the gradient.
+pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    projection::footprint(config, layer)
 }

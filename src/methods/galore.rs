@@ -9,9 +9,11 @@ use crate::config::{ProjectionSettings, RunConfig};
 use crate::device::memory::Category;
 use crate::error::Result;
 use crate::kernels::{Matrix, Vector};
-use crate::model::{Gradients, Model, ParamId};
+use crate::model::config::TargetLayer;
+use crate::model::{Gradients, Linear, Model, ParamId};
 
-use super::projection::{Layer, Projection, Rules};
+use super::footprint::Footprint;
+use super::projection::{self, Layer, Projection, Rules};
 use super::{
     Context, Disposition, Export, LayerContext, Method, MethodState, StateReader, adamw_all,
     resolved,
@@ -23,6 +25,7 @@ pub struct GaLore {
     projection: Projection,
     alpha: f64,
     is_per_layer: bool,
+    decays: bool,
 }
 
 impl GaLore {
@@ -33,6 +36,7 @@ impl GaLore {
             projection: Projection::new(rules, resolved(config.train.rank, "train.rank")?),
             alpha: resolved(config.train.alpha, "train.alpha")?,
             is_per_layer: config.galore.per_layer,
+            decays: config.train.weight_decay > 0.0,
         })
     }
 }
@@ -114,7 +118,21 @@ impl Method for GaLore {
         adamw_all(cx, &mut grads, clip, learning_rate);
     }
 
+    /// A refresh adds a subspace, unless weight decay shrinks the weight in all directions.
+    fn rank_ceiling(&self, _model: &Model, linear: &Linear, t: u64) -> usize {
+        if self.decays {
+            return linear.max_rank();
+        }
+        self.projection.rank_ceiling(linear, t)
+    }
+
     fn export(&self, _model: &Model) -> Export {
         Export::Merged
     }
+}
+
+/// What a layer needs: as projected, with a gradient that per-layer updates free at once.
+pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    let is_consumed = config.galore.per_layer;
+    Footprint { is_consumed, ..projection::footprint(config, layer) }
 }

@@ -7,12 +7,15 @@ use serde_json::Value;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::kernels::{Matrix, Vector};
-use crate::model::{Gradients, Model, ParamId, Params};
+use crate::linalg::spectrum::Product;
+use crate::model::{Gradients, Linear, LinearId, Model, ParamId, Params};
 use crate::optim::{Optimizer, Schedule};
-use crate::runlog::Body;
+use crate::runlog::{Body, Coverage};
 
+pub mod effective;
 pub mod factors;
 pub mod fira;
+pub mod footprint;
 pub mod full;
 pub mod galore;
 pub mod lora;
@@ -203,6 +206,36 @@ pub trait Method {
     /// host has waited for the device anyway, and before a checkpoint; `cx.t` still counts the update they tell of.
     fn monitor(&mut self, _cx: &mut Context<'_>) {}
 
+    /// The weight that a target layer applies now, row-major `[m, n]` on the host: `W + s·B·A`, unless the method's layers
+    /// compute something else. For rank metrics: it must change nothing.
+    fn effective_weight(&self, model: &Model, linear: &Linear) -> Vec<f64> {
+        effective::weight(model, linear)
+    }
+
+    /// What [`Method::effective_weight`] was at the start of the run. `base` is the layer's dense weight as it was
+    /// initialised or loaded, which it is for every method that keeps a dense weight; one that does not makes it from
+    /// its own draws.
+    fn start_weight(&self, _linear: &Linear, _seed: u64, base: Vec<f64>) -> Vec<f64> {
+        base
+    }
+
+    /// The change of [`Method::effective_weight`] since the start as a product, where it is one by construction: then
+    /// its rank costs little. `None`: it has to be measured on the matrix.
+    fn change_as_product(&self, _model: &Model, _linear: &Linear, _seed: u64) -> Option<Product> {
+        None
+    }
+
+    /// The largest rank that the change of a layer's effective weight since the start can have after `t` updates:
+    /// `min(m, n)` where the method sets no limit.
+    fn rank_ceiling(&self, _model: &Model, linear: &Linear, _t: u64) -> usize {
+        linear.max_rank()
+    }
+
+    /// How much of its candidate vectors a layer has used after `t` updates, where the method has such.
+    fn coverage(&self, _id: LinearId, _t: u64) -> Option<Coverage> {
+        None
+    }
+
     /// How the result can be written.
     fn export(&self, model: &Model) -> Export;
 }
@@ -233,11 +266,13 @@ pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
         "relora" => Box::new(relora::Relora::new(config)?),
         "galore" => Box::new(galore::GaLore::new(config)?),
         "fira" => Box::new(fira::Fira::new(config)?),
-        other => {
-            return Err(Error::config(
-                format!("method {other} is not in this version"),
-                format!("use one of: {}", NAMES.join(", ")),
-            ));
-        }
+        other => return Err(unknown(other)),
     })
+}
+
+fn unknown(method: &str) -> Error {
+    Error::config(
+        format!("method {method} is not in this version"),
+        format!("use one of: {}", NAMES.join(", ")),
+    )
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use crate::config::ProjectionSettings;
+use crate::config::{ProjectionSettings, RunConfig};
 use crate::device::Device;
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
@@ -20,12 +20,14 @@ use crate::kernels::update::{AdamForm, adamw};
 use crate::kernels::{Matrix, Vector};
 use crate::linalg::orthonormal::overlap;
 use crate::linalg::subspace::{self, Decomposition, Side};
+use crate::model::config::TargetLayer;
 use crate::model::{Gradients, Linear, ParamId};
 use crate::optim::adamw::Moments;
 use crate::random::stream;
 use crate::runlog::{Phase, Subspace};
 
 use super::factors::layer_rank;
+use super::footprint::{self, Footprint};
 use super::{Context, LayerContext, MethodState, NamedTensor, StateReader};
 
 /// Sides up to this size are decomposed exactly where nothing else is asked for.
@@ -347,6 +349,13 @@ impl Projection {
         state
     }
 
+    /// The largest rank of a sum of `t` updates that lie in the subspaces: that of one for every refresh so far.
+    pub fn rank_ceiling(&self, linear: &Linear, t: u64) -> usize {
+        let refreshes = usize::try_from(t.div_ceil(self.rules.gap)).unwrap_or(usize::MAX);
+        let rank = self.rank.min(linear.max_rank());
+        refreshes.saturating_mul(rank).min(linear.max_rank())
+    }
+
     /// The shape of a parameter's moments, where it is not the parameter's own.
     pub fn moment_shape(&self, id: ParamId) -> Option<[usize; 2]> {
         self.layers.iter().find(|layer| layer.weight == id).map(Layer::projected_shape)
@@ -385,4 +394,18 @@ impl Projection {
             layer.install(cx, found, self.rules.carry);
         }
     }
+}
+
+/// What a projected layer needs: the weight and its gradient in full, a projector, moments of the projected shape, and
+/// during its update the projected gradient beside Adam's direction.
+pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    let dense = Footprint::dense(layer);
+    let (rank, short) = (footprint::rank(config, layer), layer.max_rank());
+    if rank >= short {
+        // AdamW without a projection.
+        return dense;
+    }
+    let (rank, short) = (rank as u128, short as u128);
+    let long = layer.rows.max(layer.cols) as u128;
+    Footprint { optimizer: rank * (short + 2 * long), update_scratch: 2 * rank * long, ..dense }
 }

@@ -15,12 +15,14 @@ use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul_add, matmul_scaled};
+use crate::model::config::TargetLayer;
 use crate::model::{Linear, LinearId, Model, ParamId};
 use crate::optim::adamw::Moments;
 use crate::random::stream;
 use crate::runlog::{Alert, Level, Merge, MergeLayer, Reset};
 
 use super::factors::{self, FactorInit};
+use super::footprint::Footprint;
 use super::warm_start::WarmStart;
 use super::{Context, Export, Method, MethodState, ScheduleIndex, StateReader, resolved};
 
@@ -246,7 +248,21 @@ impl Method for Relora {
         Ok(())
     }
 
+    /// A cycle adds the rank of a pair; a warm start can change everything.
+    fn rank_ceiling(&self, _model: &Model, linear: &Linear, t: u64) -> usize {
+        if self.warm_start.updates > 0 {
+            return linear.max_rank();
+        }
+        let cycles = usize::try_from(self.restarts(t) + 1).unwrap_or(usize::MAX);
+        cycles.saturating_mul(self.rank).min(linear.max_rank())
+    }
+
     fn export(&self, _model: &Model) -> Export {
         Export::Merged
     }
+}
+
+/// What a layer needs once the factors are made: a pair, and at a merge the product in full.
+pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    Footprint { merge_scratch: layer.len(), ..Footprint::adapter(layer, config) }
 }

@@ -11,15 +11,18 @@ use serde_json::{Value, json};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::kernels::Vector;
-use crate::model::{Gradients, LinearId, Model};
-use crate::runlog::{Alert, Body, Level, Phase, Switch};
+use crate::model::config::TargetLayer;
+use crate::model::{Gradients, Linear, LinearId, Model};
+use crate::runlog::{Alert, Body, Coverage, Level, Phase, Switch};
 
 use super::factors;
+use super::footprint::{self, Footprint};
 use super::warm_start::WarmStart;
 use super::{
     Context, Export, Method, MethodState, ScheduleIndex, StateReader, adamw_all, resolved,
 };
 
+mod history;
 pub mod layer;
 pub mod pool;
 pub mod schedule;
@@ -218,7 +221,34 @@ impl Method for SwitchLora {
         }
     }
 
+    /// Each switch adds a vector to those of the start and of now, on either side; a warm start can change everything.
+    fn rank_ceiling(&self, _model: &Model, linear: &Linear, _t: u64) -> usize {
+        let layer = self.layers.iter().find(|layer| layer.name() == linear.name);
+        match layer {
+            Some(layer) if self.warm_start.updates == 0 => {
+                let switches = usize::try_from(layer.switches()).unwrap_or(usize::MAX);
+                switches.saturating_add(2 * layer.rank()).min(linear.max_rank())
+            }
+            _ => linear.max_rank(),
+        }
+    }
+
+    fn coverage(&self, id: LinearId, t: u64) -> Option<Coverage> {
+        self.layers.get(id.0).filter(|layer| !layer.is_fixed()).map(|layer| layer.coverage(t))
+    }
+
     fn export(&self, _model: &Model) -> Export {
         Export::Merged
     }
+}
+
+/// What a layer needs once the factors are made: a pair with two counters per vector on each side, and the pools,
+/// where it can switch at all.
+pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    let adapter = Footprint::adapter(layer, config);
+    let candidates = pool::numbers(config, layer);
+    let (pools, host) =
+        if config.switchlora.pools == "host" { (0, candidates) } else { (candidates, 0) };
+    let counters = 4 * footprint::rank(config, layer) as u128;
+    Footprint { optimizer: adapter.optimizer + counters, pools, host, ..adapter }
 }

@@ -110,6 +110,16 @@ pub(super) struct BlockTrace {
     pub lora_h: [Option<Matrix>; 7],
 }
 
+/// The values that a parameter of a fresh network starts with: 1 for a norm gain, else normal ones of standard deviation
+/// `std`.
+pub fn initial_values(name: &str, shape: &[usize], std: f64, seed: u64) -> Vec<f32> {
+    let len = shape.iter().product();
+    match shape {
+        [_] => vec![1.0; len],
+        _ => random::stream(seed, name, "init", 0).normal_vec(len, std),
+    }
+}
+
 impl Model {
     /// A network with `value(name, shape)` for every parameter, all of them trainable.
     pub fn build<E>(
@@ -168,11 +178,7 @@ impl Model {
     pub fn init(config: ModelConfig, seed: u64, device: &Device) -> Self {
         let std = config.initializer_range;
         let result = Self::build(config, device, |name, shape| {
-            let len = shape.iter().product();
-            Ok::<_, std::convert::Infallible>(match shape {
-                [_] => vec![1.0; len],
-                _ => random::stream(seed, name, "init", 0).normal_vec(len, std),
-            })
+            Ok::<_, std::convert::Infallible>(initial_values(name, shape, std, seed))
         });
         match result {
             Ok(model) => model,

@@ -7,13 +7,12 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::hf_config::HfConfig;
 use crate::formats::tokenizer::Tokenizer;
-use crate::methods::switchlora::pool::waits_on_host;
+use crate::methods::switchlora::pool::{self, waits_on_host};
 use crate::model::ModelConfig;
 use crate::model::config::{PRESETS, Preset, preset};
 use crate::optim::Schedule;
 
 use super::engine::Settings;
-use super::estimate;
 
 mod relora;
 
@@ -183,12 +182,13 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let gap = (iters / 50).clamp(10, 200);
     config.galore.update_proj_gap.get_or_insert(gap);
     config.fira.update_proj_gap.get_or_insert(gap);
-    let pools = estimate::pool_bytes(shape, rank);
-    let on_host = waits_on_host(&config.switchlora.pools, pools, train.memory_budget);
-    config.switchlora.pools = if on_host { "host" } else { "device" }.into();
     train.steps_per_report.get_or_insert((iters / 60).max(1));
     train.eval_every.get_or_insert((iters / 10).max(1));
     train.checkpoint_every.get_or_insert((iters / 4).max(1));
+    config.rank.every.get_or_insert((iters / 10).max(1));
+    let (pools, budget) = (pool::bytes(config, shape), config.train.memory_budget);
+    let on_host = waits_on_host(&config.switchlora.pools, pools, budget);
+    config.switchlora.pools = if on_host { "host" } else { "device" }.into();
 
     if rank > shape.hidden_size {
         return Err(Error::config(
@@ -209,6 +209,12 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         relora::resolve(config, iters)?;
     }
     let warm_start = config.warm_start();
+    if config.rank.reference == "warm-start-end" && warm_start == 0 {
+        return Err(Error::config(
+            format!("rank.reference is warm-start-end, and method {method} has no warm start here"),
+            "leave it out, or give the run a warm start",
+        ));
+    }
     if warm_start > 0 && warm_start >= iters {
         return Err(Error::config(
             format!("{method}.warm_start = {warm_start} leaves nothing of {iters} updates"),

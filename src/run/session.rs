@@ -22,6 +22,7 @@ use super::checkpoint::{self, Checkpoint, Progress};
 use super::commands::Signals;
 use super::engine::Engine;
 use super::estimate;
+use super::rank::RankMonitor;
 use super::setup::{self, Prepared};
 use super::trainer::{Trainer, time_limit_s};
 
@@ -177,7 +178,7 @@ impl Session {
             loader.seek(position)?;
         }
         let predicted_bytes =
-            estimate::peak_bytes(&config, &prepared.shape, device.gpu().is_some()).total();
+            estimate::peak_bytes(&config, &prepared.shape, device.gpu().is_some())?.total();
 
         let run = run_event(&prepared, &dir, &device, &engine, &progress);
         sink.on_event(&log.emit(engine.t, run)?);
@@ -189,6 +190,7 @@ impl Session {
             sink.on_event(&log.emit(engine.t, Log { level: Level::Warn, msg })?);
         }
         let valid = prepared.dataset.validation()?;
+        let rank = RankMonitor::new(&config, &prepared.shape, &prepared.source, dir.path());
         Trainer {
             config,
             dir,
@@ -199,6 +201,7 @@ impl Session {
             valid,
             tokenizer: prepared.tokenizer,
             progress,
+            rank,
             control,
             signals,
             predicted_bytes,

@@ -24,6 +24,7 @@ use super::commands::Signals;
 use super::engine::{Engine, Outcome};
 use super::eval::{continue_text, evaluate};
 use super::export::write_model;
+use super::rank::RankMonitor;
 
 /// Updates may be skipped as not finite for this share of the run before it stops.
 const MAX_SKIPPED_SHARE: f64 = 0.05;
@@ -52,6 +53,8 @@ pub struct Trainer<'a> {
     pub tokenizer: Tokenizer,
     /// How far the run is.
     pub progress: Progress,
+    /// Rank metrics.
+    pub rank: RankMonitor,
     /// Commands in.
     pub control: ControlReader,
     /// Signals in.
@@ -199,6 +202,12 @@ impl Trainer<'_> {
         if sample {
             self.sample()?;
         }
+        if is_applied {
+            self.rank.keep_reference(&self.engine)?;
+        }
+        if self.rank.is_due(attempts, is_last) {
+            self.measure_ranks()?;
+        }
         // Weights that just gave a loss that is not finite must not push out good ones.
         self.owes_checkpoint |= save_is_due;
         if self.owes_checkpoint && is_applied && !is_last {
@@ -234,6 +243,14 @@ impl Trainer<'_> {
         }
         let (loss, ppl, tokens) = (result.loss, result.perplexity(), result.tokens);
         self.emit(Eval { loss, ppl, tokens })
+    }
+
+    fn measure_ranks(&mut self) -> Result<()> {
+        let Progress { rank, active_s, .. } = &mut self.progress;
+        for body in self.rank.measure(&self.engine, rank, *active_s) {
+            self.emit(body)?;
+        }
+        Ok(())
     }
 
     fn sample(&mut self) -> Result<()> {
@@ -337,6 +354,9 @@ impl Trainer<'_> {
         if matches!(stop, Stop::Done | Stop::TimeIsUp) {
             if matches!(stop, Stop::TimeIsUp) {
                 self.evaluate()?;
+                if self.rank.is_due(self.progress.attempts, true) {
+                    self.measure_ranks()?;
+                }
             }
             self.sample()?;
         }

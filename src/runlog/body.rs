@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::number;
+use super::rank::Rank;
 use super::restart::{Merge, Reset};
 use super::switch::Switch;
 
@@ -88,6 +89,8 @@ kinds! {
     Subspace(Subspace) = "subspace",
     /// Layers whose step was held back.
     Limiter(Limiter) = "limiter",
+    /// Ranks and singular values of one matrix of one layer.
+    Rank(Box<Rank>) = "rank",
     /// Memory by category.
     Mem(Mem) = "mem",
     /// Where the time of an update goes.
@@ -112,6 +115,12 @@ kinds! {
     End(End) = "end",
 }
 
+impl From<Rank> for Body {
+    fn from(rank: Rank) -> Self {
+        Self::Rank(Box::new(rank))
+    }
+}
+
 impl From<Run> for Body {
     fn from(run: Run) -> Self {
         Self::Run(Box::new(run))
@@ -119,7 +128,7 @@ impl From<Run> for Body {
 }
 
 impl Body {
-    /// An event of a kind without a struct of its own: `rank`, or any other.
+    /// An event of a kind without a struct of its own.
     /// Use [`number::to_value`] for numbers that may not be finite.
     pub fn raw(kind: impl Into<String>, fields: Map<String, Value>) -> Self {
         Self::Raw { kind: kind.into(), fields }

@@ -242,7 +242,7 @@ pub fn write_json(path: impl AsRef<Path>, value: &Value) {
 /// `state.json` without what depends on the clock or on how often the run was stopped.
 fn lasting_state(checkpoint: &Path) -> Value {
     let mut state = read_json(checkpoint.join("state.json"));
-    for key in ["active_s", "event_seq"] {
+    for key in ["active_s", "event_seq", "rank"] {
         assert!(state["progress"].as_object_mut().unwrap().remove(key).is_some(), "{key}");
     }
     state

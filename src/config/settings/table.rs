@@ -3,6 +3,7 @@
 
 use super::{ADAM_FORMS, Group, Kind, METHODS, SCHEDULES, Setting};
 use crate::config::methods::{fira, galore, lora, relora, switchlora};
+use crate::config::rank;
 
 /// The table, by heading.
 pub const GROUPS: &[Group] = &[
@@ -12,6 +13,7 @@ pub const GROUPS: &[Group] = &[
     Group { heading: "Learning rate and optimizer", settings: OPTIMIZER },
     Group { heading: "Seed and device", settings: DEVICE },
     Group { heading: "Reports, evaluations, checkpoints, samples", settings: OUTPUT },
+    Group { heading: "Rank metrics", settings: rank::SETTINGS },
     Group { heading: "LoRA", settings: lora::SETTINGS },
     Group { heading: "SwitchLoRA", settings: switchlora::SETTINGS },
     Group { heading: "ReLoRA", settings: relora::SETTINGS },

@@ -10,7 +10,7 @@ use crate::methods::factors::{self, candidate, first_slots, switchlora_bounds};
 use crate::methods::{Context, NamedTensor, StateReader};
 use crate::model::{Adapter, Gradients, Linear, LinearId, Model, ParamId};
 use crate::random::stream;
-use crate::runlog::SwitchLayer;
+use crate::runlog::{Coverage, SwitchLayer};
 
 use super::pool::Pool;
 use super::schedule::{Rate, Selection};
@@ -94,7 +94,10 @@ impl Layer {
             id,
             adapter,
             pools,
-            [SideState::fresh(slots_a, 0, t), SideState::fresh(slots_b, rank / 2, t)],
+            [
+                SideState::fresh(slots_a, candidates, 0, t),
+                SideState::fresh(slots_b, candidates, rank / 2, t),
+            ],
             rules,
         );
         (layer, change)
@@ -157,6 +160,11 @@ impl Layer {
         let blank = factors::blank(&linear, rank);
         let (adapter, _) = factors::attach(model, id, rank, scale, blank, false);
         Ok(Self::assemble(model, &linear, id, adapter, pools, sides, rules))
+    }
+
+    /// The module path.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The layer's place in the model.
@@ -229,8 +237,8 @@ impl Layer {
             squared_norm = Some(self.exchange(cx, [&moves_a, &moves_b]));
             self.b.restart(cx, &moves_a.vectors, rules);
             self.a.restart(cx, &moves_b.vectors, rules);
-            self.a.install(&moves_a);
-            self.b.install(&moves_b);
+            self.a.install(&moves_a, t);
+            self.b.install(&moves_b, t);
         }
         Pending { event, squared_norm }
     }
@@ -279,6 +287,20 @@ impl Layer {
         }
     }
 
+    /// How many of the candidates have been active, after `t` updates.
+    pub fn coverage(&self, t: u64) -> Coverage {
+        Coverage {
+            candidates: self.candidates as u64,
+            a: self.a.history.coverage(t),
+            b: self.b.history.coverage(t),
+        }
+    }
+
+    /// Vectors that have been exchanged so far, both sides together.
+    pub fn switches(&self) -> u64 {
+        self.a.history.departures() + self.b.history.departures()
+    }
+
     /// Pointers, slots and freezes for `state.json`.
     pub fn to_json(&self) -> Value {
         json!({ "a": self.a.to_json(), "b": self.b.to_json() })
@@ -305,6 +327,7 @@ impl Layer {
     }
 }
 
-fn is_fixed(candidates: usize, rank: usize) -> bool {
+/// Whether nothing can be switched: no spare candidates, or a rank of 1.
+pub(super) fn is_fixed(candidates: usize, rank: usize) -> bool {
     rank < 2 || candidates <= rank
 }

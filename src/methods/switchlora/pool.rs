@@ -1,11 +1,16 @@
 //! Where the candidate vectors of a side wait: on the device, or on the host where the device has no room for
 //! them (the pools of a layer are as large as its factors would be at full rank).
 
+use crate::config::RunConfig;
 use crate::device::Device;
 use crate::device::memory::Category;
 use crate::kernels::Matrix;
 use crate::kernels::switch::Exchange;
+use crate::methods::footprint;
+use crate::model::ModelConfig;
+use crate::model::config::{TargetLayer, target_layers};
 
+use super::layer::is_fixed;
 use super::side::Moves;
 
 /// Candidates of one side, a vector a row.
@@ -120,6 +125,22 @@ fn place(values: &mut [f32], len: usize, visiting: &Matrix, rows: &[usize]) {
     for (row, new) in rows.iter().zip(visiting.to_host().chunks(len)) {
         values[row * len..][..len].copy_from_slice(new);
     }
+}
+
+/// Numbers in both pools of a layer, wherever they wait: `C·(m + n)`, none where nothing is ever switched.
+pub(super) fn numbers(config: &RunConfig, layer: &TargetLayer) -> u128 {
+    let candidates = layer.max_rank();
+    if is_fixed(candidates, footprint::rank(config, layer)) {
+        0
+    } else {
+        layer.factor_len(candidates)
+    }
+}
+
+/// Bytes of all pools of a model for a configuration whose rank is set.
+pub fn bytes(config: &RunConfig, shape: &ModelConfig) -> u64 {
+    let sum: u128 = target_layers(shape).iter().map(|layer| numbers(config, layer)).sum();
+    u64::try_from(4 * sum).unwrap_or(u64::MAX)
 }
 
 /// Whether the pools wait on the host: asked for, or (`auto`) because they would take more than a quarter of

@@ -19,6 +19,7 @@ use crate::model::ParamId;
 use crate::optim::adamw::Moments;
 use crate::random::stream;
 
+use super::history::History;
 use super::pool::Pool;
 use super::schedule::Selection;
 
@@ -51,7 +52,8 @@ pub(super) struct Side {
     pub(super) pointer: usize,
     frozen_until: Vec<i32>,
     pub(super) since: Vec<i32>,
-    /// The same on the device.
+    pub(super) history: History,
+    /// Counters and freezes on the device.
     counters: VectorCounters,
 }
 
@@ -68,13 +70,15 @@ pub(super) struct SideState {
     pointer: usize,
     since: Vec<i32>,
     frozen_until: Vec<i32>,
+    history: History,
 }
 
 impl SideState {
     /// Nothing frozen, all counters zero at update `t`.
-    pub(super) fn fresh(slots: Vec<usize>, pointer: usize, t: u64) -> Self {
+    pub(super) fn fresh(slots: Vec<usize>, candidates: usize, pointer: usize, t: u64) -> Self {
         let rank = slots.len();
-        Self { slots, pointer, since: vec![t as i32; rank], frozen_until: vec![0; rank] }
+        let history = History::fresh(&slots, candidates, t);
+        Self { slots, pointer, since: vec![t as i32; rank], frozen_until: vec![0; rank], history }
     }
 
     /// From a checkpoint after `t` updates; `parameter` names the factor.
@@ -91,12 +95,13 @@ impl SideState {
         };
         let wrong = || {
             state.mismatch(format!(
-                "{parameter}: slots, pointer or freezes do not fit rank {rank} of {candidates} candidates"
+                "{parameter}: slots, pointer, freezes or history do not fit rank {rank} of {candidates} candidates"
             ))
         };
         let slots = list("slots").ok_or_else(wrong)?;
         let frozen = list("frozen_until").ok_or_else(wrong)?;
         let pointer = entry.get("pointer").and_then(Value::as_u64).ok_or_else(wrong)?;
+        let history = History::read(&entry["history"], candidates, rank).ok_or_else(wrong)?;
         let distinct: BTreeSet<_> = slots.iter().collect();
         let is_sound = slots.len() == rank
             && distinct.len() == rank
@@ -112,6 +117,7 @@ impl SideState {
             pointer: pointer as usize,
             since: steps.iter().map(|&k| t as i32 - k).collect(),
             frozen_until: frozen.into_iter().map(|until| until as i32).collect(),
+            history,
         })
     }
 }
@@ -124,7 +130,7 @@ impl Side {
         state: SideState,
         device: &Device,
     ) -> Self {
-        let SideState { slots, pointer, since, frozen_until } = state;
+        let SideState { slots, pointer, since, frozen_until, history } = state;
         Self {
             pool_name: match axis {
                 Axis::Rows => "pool_a",
@@ -137,6 +143,7 @@ impl Side {
             counters: VectorCounters::new(axis, &since, &frozen_until, device),
             since,
             frozen_until,
+            history,
         }
     }
 
@@ -180,11 +187,12 @@ impl Side {
         Moves { vectors, from, to }
     }
 
-    /// Notes that the moves are done.
-    pub(super) fn install(&mut self, moves: &Moves) {
+    /// Notes that the moves are done, in update `t`.
+    pub(super) fn install(&mut self, moves: &Moves, t: u64) {
         for (&i, &slot) in moves.vectors.iter().zip(&moves.to) {
             self.slots[i] = slot;
         }
+        self.history.exchange(&moves.vectors, &moves.to, t);
         self.pointer = (self.pointer + moves.vectors.len()) % self.slots.len();
     }
 
@@ -228,6 +236,11 @@ impl Side {
     }
 
     pub(super) fn to_json(&self) -> Value {
-        json!({ "slots": self.slots, "pointer": self.pointer, "frozen_until": self.frozen_until })
+        json!({
+            "slots": self.slots,
+            "pointer": self.pointer,
+            "frozen_until": self.frozen_until,
+            "history": self.history.to_json(),
+        })
     }
 }

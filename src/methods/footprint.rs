@@ -1,0 +1,87 @@
+//! What a method keeps on a target layer and needs for it, in numbers of four bytes, before anything is
+//! made. Each method says its own in its own file; `run::estimate` adds them up and knows no method.
+
+use crate::config::RunConfig;
+use crate::error::Result;
+use crate::model::config::TargetLayer;
+
+/// What one target layer holds under a method, in numbers of four bytes. Counted in 128 bits, as the largest
+/// shapes that are let in have more than 2⁶⁴ bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Dense weight; 0 where the method has none.
+    pub weight: u128,
+    /// Low-rank factors and whatever else the method adds as parameters.
+    pub factors: u128,
+    /// Numbers that are trained, which is the size of the gradient and of what workers would send.
+    pub trained: u128,
+    /// Moments, counters and projectors.
+    pub optimizer: u128,
+    /// Candidates that wait on the device.
+    pub pools: u128,
+    /// What waits in host memory, which is no part of the device's peak.
+    pub host: u128,
+    /// What each token leaves of the layer's forward pass beside the activations that every method has:
+    /// the `x·Aᵀ` of the factors.
+    pub trace_per_token: u128,
+    /// What the update of this layer holds for a moment beside the gradients.
+    pub update_scratch: u128,
+    /// What a merge of this layer holds for a moment, after the update, when the gradients are gone.
+    pub merge_scratch: u128,
+    /// Whether the gradient is used up and freed as soon as it is complete.
+    pub is_consumed: bool,
+}
+
+impl Footprint {
+    /// A dense weight trained by AdamW.
+    pub fn dense(layer: &TargetLayer) -> Self {
+        let weight = layer.len();
+        Self { weight, trained: weight, optimizer: 2 * weight, ..Self::default() }
+    }
+
+    /// A frozen dense weight with one trained low-rank pair of the layer's rank.
+    pub fn adapter(layer: &TargetLayer, config: &RunConfig) -> Self {
+        let rank = rank(config, layer);
+        let factors = layer.factor_len(rank);
+        Self {
+            weight: layer.len(),
+            factors,
+            trained: factors,
+            optimizer: 2 * factors,
+            trace_per_token: rank as u128,
+            ..Self::default()
+        }
+    }
+}
+
+/// The rank that a configuration whose rank is set gives to a layer, at most `min(m, n)`.
+pub fn rank(config: &RunConfig, layer: &TargetLayer) -> usize {
+    config.train.rank.unwrap_or(0).min(layer.max_rank())
+}
+
+/// The footprint of a layer in one part of a run.
+pub type PhaseFootprint = fn(&RunConfig, &TargetLayer) -> Footprint;
+
+/// The parts of a run of the configured method, in order; the predicted peak is that of the largest.
+///
+/// Errors: `Error::Config` where there is no such method.
+pub fn phases(config: &RunConfig) -> Result<Vec<PhaseFootprint>> {
+    use super::{fira, full, galore, lora, relora, switchlora};
+    Ok(match config.train.method.as_str() {
+        "full" => vec![full::footprint],
+        "lora" => vec![lora::footprint],
+        "switchlora" => after_warm_start(config, switchlora::footprint),
+        "relora" => after_warm_start(config, relora::footprint),
+        "galore" => vec![galore::footprint],
+        "fira" => vec![fira::footprint],
+        other => return Err(super::unknown(other)),
+    })
+}
+
+/// Everything is trained while a warm start lasts.
+fn after_warm_start(config: &RunConfig, footprint: PhaseFootprint) -> Vec<PhaseFootprint> {
+    if config.warm_start() == 0 {
+        return vec![footprint];
+    }
+    vec![super::full::footprint, footprint]
+}
