@@ -13,6 +13,7 @@ use crate::error::Result;
 pub mod args;
 pub mod bench;
 pub mod commands;
+pub mod compare;
 pub mod ctl;
 pub mod devices;
 pub mod doctor;
@@ -30,9 +31,10 @@ pub mod settings;
 pub mod show;
 #[cfg(test)]
 mod test_runs;
-pub mod text;
 pub mod train;
 mod words;
+
+pub use crate::report::text;
 
 use args::{Request, UiMode};
 
@@ -68,6 +70,10 @@ pub fn run(request: Request) -> Result<()> {
         Request::Resume(mut args) => {
             args.ui = available(args.ui);
             resume::resume(args)
+        }
+        Request::Compare(mut args) => {
+            args.ui = available(args.ui);
+            compare::compare(*args, stdout)
         }
         Request::Eval(args) => eval::eval(args),
         Request::Generate(args) => generate::generate(args),
