@@ -14,6 +14,7 @@ use crate::compare::Wanted;
 use crate::config::settings::{METHODS, Setting};
 use crate::config::{FlagValue, RunConfig, setting_named};
 use crate::error::{Error, Result};
+use crate::report::series::At;
 use crate::runlog::Action;
 
 /// How a run shows itself.
@@ -86,6 +87,19 @@ pub enum CompareStart {
     },
     /// The folder or the name of one.
     Resume(String),
+}
+
+/// What `report` is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReportArgs {
+    /// A comparison, or for each run its folder, its name, or `latest`.
+    pub runs: Vec<String>,
+    /// Folder with the runs.
+    pub out: PathBuf,
+    /// Where the report goes; without it beside the runs.
+    pub to: Option<PathBuf>,
+    /// Look at all runs at the same budget.
+    pub at: Option<At>,
 }
 
 /// What `eval` is given.
@@ -221,6 +235,8 @@ pub enum Request {
     Estimate(Box<EstimateArgs>),
     /// Measure kernels and steps.
     Bench(BenchArgs),
+    /// A page with plots and a table.
+    Report(ReportArgs),
     /// A completion script.
     Completions(Shell),
 }
@@ -274,6 +290,12 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
         "devices" => Request::Devices { json: matches.get_flag("json") },
         "doctor" => Request::Doctor { device: device(matches), json: matches.get_flag("json") },
         "estimate" => Request::Estimate(Box::new(estimate_args(matches)?)),
+        "report" => Request::Report(ReportArgs {
+            runs: matches.get_many::<String>("run").unwrap_or_default().cloned().collect(),
+            out: out(matches),
+            to: matches.get_one::<PathBuf>("to").cloned(),
+            at: matches.get_one::<String>("at").map(|text| at(text)).transpose()?,
+        }),
         "bench" => Request::Bench(bench_args(matches)?),
         _ => {
             Request::Completions(matches.get_one::<Shell>("shell").copied().unwrap_or(Shell::Bash))
@@ -370,6 +392,27 @@ fn compare_args(matches: &ArgMatches) -> Result<CompareArgs> {
         common: RunConfig::given(file.map(PathBuf::as_path), &flags)?,
     };
     Ok(CompareArgs { start: CompareStart::New { wanted: Box::new(wanted), name }, out, ui })
+}
+
+/// `tokens=N`, `step=N` or `time=SECONDS`
+fn at(text: &str) -> Result<At> {
+    let wrong = || {
+        Error::config(
+            format!("--at is `{text}`, expected tokens=N, step=N or time=SECONDS"),
+            "give for example `--at tokens=1000000`",
+        )
+    };
+    let (what, number) = text.split_once('=').ok_or_else(wrong)?;
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    if !(number >= 0.0 && number < 1e18) {
+        return Err(wrong());
+    }
+    match what.trim() {
+        "tokens" => Ok(At::Tokens(number as u64)),
+        "step" => Ok(At::Step(number as u64)),
+        "time" => Ok(At::Time(number)),
+        _ => Err(wrong()),
+    }
 }
 
 /// `KEY=A,B,C`

@@ -15,6 +15,7 @@ Examples:
   fullrank train --data novels/ --rank 32           your own text
   fullrank train --config runs/NAME/run.toml        the settings of an earlier run
   fullrank compare --methods full,lora,switchlora   three methods side by side
+  fullrank report latest                            plots and a table as a page
   fullrank ls                                       what has been trained
   fullrank resume latest                            go on after an interruption
   fullrank devices                                  which GPUs there are
@@ -81,6 +82,7 @@ pub fn command() -> Command {
                 )
                 .args([run_arg().num_args(1..), out_arg()]),
         )
+        .subcommand(report_command())
         .subcommand(ctl_command())
         .subcommand(
             Command::new("devices")
@@ -441,6 +443,39 @@ fn config_arg() -> Arg {
         .value_parser(value_parser!(PathBuf))
         .help("Read settings from a TOML file")
         .long_help("Read settings from a TOML file. A run's own is run.toml in its folder.")
+}
+
+fn report_command() -> Command {
+    Command::new("report")
+        .about("Writes a page with plots and a table of runs or of a comparison")
+        .long_about(
+            "Writes a page with plots and a table of runs or of a comparison, finished or not: report.html, which \
+             needs nothing else, each plot as SVG and PNG, and the table as Markdown, CSV and JSON. Of several \
+             runs the first is the baseline.",
+        )
+        .arg(
+            Arg::new("run")
+                .value_name("RUN|COMPARISON")
+                .required(true)
+                .num_args(1..)
+                .value_hint(ValueHint::DirPath)
+                .help("A comparison, or runs: folders, names in --out, `latest`"),
+        )
+        .arg(out_arg())
+        .arg(
+            Arg::new("to")
+                .long("to")
+                .value_name("DIR")
+                .value_hint(ValueHint::DirPath)
+                .value_parser(value_parser!(PathBuf))
+                .help("Folder of the report [default: report/ beside the runs]"),
+        )
+        .arg(
+            Arg::new("at")
+                .long("at")
+                .value_name("tokens=N|step=N|time=S")
+                .help("Look at all runs at this budget"),
+        )
 }
 
 fn bench_command() -> Command {

@@ -75,7 +75,7 @@ fn check(outcome: &Outcome, dir: &Path) -> Result<()> {
     Err(Error::run(
         format!("{} of {} runs failed: {}", failed.len(), outcome.members.len(), failed.join(", ")),
         format!(
-            "the table says why; after the cause is mended `fullrank resume {}` tries those again",
+            "the table says why; after the cause is mended `fullrank resume {}` tries failed ones again",
             dir.display()
         ),
     ))
@@ -165,7 +165,12 @@ impl View {
                 )
             }
             Body::Eval(eval) => {
-                format!("{}  loss {:<7} ppl {}", at("eval"), text::loss(eval.loss), text::ppl(eval.ppl))
+                format!(
+                    "{}  loss {:<7} ppl {}",
+                    at("eval"),
+                    text::loss(eval.loss),
+                    text::ppl(eval.ppl)
+                )
             }
             Body::Skip(skip) => format!("{}  {}", at("skip"), skip.reason),
             Body::Alert(alert) if alert.level != Level::Info => {

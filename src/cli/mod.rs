@@ -25,6 +25,7 @@ pub mod log;
 pub mod ls;
 mod pace;
 pub mod print;
+pub mod report;
 pub mod resume;
 pub mod rm;
 pub mod settings;
@@ -88,6 +89,7 @@ pub fn run(request: Request) -> Result<()> {
         Request::Doctor { device, json } => doctor::doctor(&device, json, stdout),
         Request::Estimate(args) => estimate::estimate(&args, stdout),
         Request::Bench(args) => bench::bench(&args, stdout),
+        Request::Report(args) => report::report(&args, stdout),
         Request::Completions(shell) => completions(shell, stdout),
     }
 }

@@ -19,6 +19,7 @@ use crate::run::trainer::{Trainer, Turn};
 use crate::run::{estimate, setup};
 use crate::runlog::compare::{CompareDir, Member, Plan};
 use crate::runlog::status::LastWord;
+use crate::runlog::summary::RunState;
 use crate::runlog::{
     End, EndStatus, Event, EventSink, Phase, Run, RunDir, RunWriter, Status, Summary,
 };
@@ -62,9 +63,10 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Members that did not end well.
+    /// Members that did not end well; one that was stopped by a command did.
     pub fn failed(&self) -> impl Iterator<Item = &Ending> {
-        let is_bad = |ending: &&Ending| matches!(ending.status, Status::Failed | Status::Diverged);
+        let is_bad =
+            |ending: &&Ending| !matches!(ending.status, Status::Finished | Status::Stopped);
         self.members.iter().filter(is_bad)
     }
 }
@@ -137,7 +139,8 @@ pub fn train(dir: &CompareDir, plan: &Plan, observer: &mut dyn Observer) -> Resu
             break;
         }
         let active_s: f64 = live.iter().map(|live| live.trainer.progress.active_s).sum();
-        if let Some(limit_s) = total_s.filter(|limit_s| by_turns && spent_s + active_s >= *limit_s) {
+        if let Some(limit_s) = total_s.filter(|limit_s| by_turns && spent_s + active_s >= *limit_s)
+        {
             end_all(live, limit_s / 60.0, &observer);
             break;
         }
@@ -236,6 +239,10 @@ fn begin<'a>(
 fn record_failure(run: &RunDir, member: &Member, config: &RunConfig, error: &Error) -> Result<()> {
     let what = error.to_string();
     tracing::error!("{}: {what}; {}", member.name, error.remedy());
+    if run.is_locked()? {
+        // Another process trains it and writes its log.
+        return Ok(());
+    }
     let known = Summary::of(run)?;
     if known.last_word == LastWord::Ended(EndStatus::Failed) && known.end_text == what {
         return Ok(());
@@ -266,8 +273,7 @@ fn record_failure(run: &RunDir, member: &Member, config: &RunConfig, error: &Err
 /// How every member stands.
 fn endings(dir: &CompareDir, plan: &Plan) -> Result<Vec<Ending>> {
     let ending = |member: &Member| {
-        let summary = Summary::of(&dir.member(&member.name))?;
-        let status = Status::of(false, summary.last_word);
+        let RunState { status, summary, .. } = RunState::of(&dir.member(&member.name))?;
         let cause = if status == Status::Finished { String::new() } else { summary.end_text };
         Ok(Ending { name: member.name.clone(), status, cause })
     };

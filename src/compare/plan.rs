@@ -79,13 +79,21 @@ pub fn make(wanted: &Wanted) -> Result<Plan> {
                 }
                 let name =
                     if wanted.seeds > 1 { format!("{group}-s{seed}") } else { group.clone() };
-                members.push(Member { name, group: group.clone(), seed, settings: member_settings });
+                members.push(Member {
+                    name,
+                    group: group.clone(),
+                    seed,
+                    settings: member_settings,
+                });
             }
         }
     }
     if members.len() > MOST_MEMBERS {
         return Err(Error::config(
-            format!("the comparison has {} members, expected at most {MOST_MEMBERS}", members.len()),
+            format!(
+                "the comparison has {} members, expected at most {MOST_MEMBERS}",
+                members.len()
+            ),
             "cross fewer values",
         ));
     }
@@ -117,9 +125,8 @@ pub fn config_of(dir: &CompareDir, plan: &Plan, member: &Member) -> Result<RunCo
 
 fn config(plan: &Plan, member: &Member, file: &Path) -> Result<RunConfig> {
     let flags = member.settings.iter().map(|(key, text)| {
-        let setting = settings::find(key).ok_or_else(|| {
-            Error::file(file, format!("unknown key {key}"), "restore the file")
-        })?;
+        let setting = settings::find(key)
+            .ok_or_else(|| Error::file(file, format!("unknown key {key}"), "restore the file"))?;
         Ok(FlagValue { setting, text: text.clone() })
     });
     RunConfig::layered(&plan.common, file, &flags.collect::<Result<Vec<_>>>()?)
@@ -179,6 +186,15 @@ fn check_sweeps(wanted: &Wanted) -> Result<()> {
                 format!("the methods are {}", wanted.methods.join(", ")),
             ));
         }
+        let key = flag.setting.key;
+        if (key == "train.rank" && !wanted.ranks.is_empty() && has_rank(method))
+            || wanted.sweeps.iter().any(|(crossed, _)| crossed.key == key)
+        {
+            return Err(Error::config(
+                format!("--for {method}:{} sets what is crossed", flag.setting.flag),
+                "leave one of the two out",
+            ));
+        }
     }
     if !wanted.ranks.is_empty() && !wanted.methods.iter().any(|method| has_rank(method)) {
         return Err(Error::config("--ranks: no method of the comparison has one", "leave it out"));
@@ -218,8 +234,7 @@ fn variants(wanted: &Wanted, method: &str) -> Vec<Variant> {
                 let mut set = set.clone();
                 set.push((setting, value.clone()));
                 let is_varied = values.len() > 1;
-                let name =
-                    if is_varied { format!("{name}-{label}{value}") } else { name.clone() };
+                let name = if is_varied { format!("{name}-{label}{value}") } else { name.clone() };
                 (plain(&name), set)
             })
         });
@@ -338,9 +353,8 @@ mod tests {
     #[test]
     fn a_members_configuration_is_the_common_one_with_its_own_settings() {
         let mut all = wanted(&["full", "lora"]);
-        all.common = "[train]\niters = 7\nseed = 5\nmax_minutes = 2.0\nmethod = \"fira\"\n"
-            .parse()
-            .unwrap();
+        all.common =
+            "[train]\niters = 7\nseed = 5\nmax_minutes = 2.0\nmethod = \"fira\"\n".parse().unwrap();
         let rate = FlagValue { setting: setting_named("lr").unwrap(), text: "0.5".into() };
         all.only = vec![("lora".into(), rate)];
         all.seeds = 2;
@@ -372,11 +386,15 @@ mod tests {
         assert!(fails(&with(vec![sweep("galore-update-proj-gap", &["5"])])).contains("no method"));
         assert!(fails(&with(vec![sweep("rank", &["4", "4"])])).contains("two members"));
         assert!(fails(&with(vec![sweep("rank", &["0"])])).contains("rank"));
-        assert!(fails(&with(vec![sweep("lr", &["1", "2"]), sweep("lr", &["3"])])).contains("twice"));
+        assert!(
+            fails(&with(vec![sweep("lr", &["1", "2"]), sweep("lr", &["3"])])).contains("twice")
+        );
         let base = Wanted { baseline: Some("galore".into()), ..wanted(&["full", "lora"]) };
         assert!(fails(&base).contains("use one of full, lora"));
         let rate = FlagValue { setting: setting_named("lr").unwrap(), text: "1".into() };
-        let only = Wanted { only: vec![("fira".into(), rate)], ..wanted(&["full"]) };
+        let only = Wanted { only: vec![("fira".into(), rate.clone())], ..wanted(&["full"]) };
         assert!(fails(&only).contains("not compared"));
+        let only = Wanted { only: vec![("lora".into(), rate)], ..with(vec![sweep("lr", &["1"])]) };
+        assert!(fails(&only).contains("crossed"));
     }
 }

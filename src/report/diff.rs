@@ -31,7 +31,9 @@ fn flat(config: &Table) -> BTreeMap<String, String> {
     for (name, value) in config {
         match value {
             Value::Table(table) => {
-                all.extend(table.iter().map(|(key, value)| (format!("{name}.{key}"), plain(value))));
+                all.extend(
+                    table.iter().map(|(key, value)| (format!("{name}.{key}"), plain(value))),
+                );
             }
             value => {
                 all.insert(name.clone(), plain(value));

@@ -35,7 +35,11 @@ pub(super) fn large(number: f64) -> String {
 fn tokens_to_target(row: &Row) -> String {
     let Some(stat) = row.tokens_to_target else { return ABSENT.into() };
     let text = stat.text(large);
-    if stat.n < row.seeds.len() { format!("{text} ({} of {})", stat.n, row.seeds.len()) } else { text }
+    if stat.n < row.seeds.len() {
+        format!("{text} ({} of {})", stat.n, row.seeds.len())
+    } else {
+        text
+    }
 }
 
 const COLUMNS: [Column; 15] = [

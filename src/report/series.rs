@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
+use super::flop::Shape;
 use crate::error::Result;
 use crate::runlog::body::{Body, Run};
 use crate::runlog::status::{LastWord, Status};
@@ -66,6 +69,41 @@ pub struct Switched {
     pub vectors: u64,
 }
 
+/// The singular values of one matrix of one layer, at one update.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Ranked {
+    /// The update.
+    pub step: u64,
+    /// The layer's name.
+    pub layer: String,
+    /// Which matrix: `change` is what training added to the weight.
+    pub matrix: String,
+    /// Effective rank.
+    pub effective: f64,
+    /// The largest rank that there can be.
+    pub full: f64,
+    /// Singular values by their place from 0; some of them.
+    pub sigma: Vec<(f64, f64)>,
+}
+
+impl Ranked {
+    /// Reads the fields of a `rank` event; `None` without a layer.
+    fn of(step: u64, fields: &Value) -> Option<Self> {
+        let text = |key: &str| fields.get(key).and_then(Value::as_str).map(str::to_owned);
+        let number = |key: &str| fields.get(key).and_then(Value::as_f64).unwrap_or(f64::NAN);
+        let sigma = fields.get("sigma").and_then(Value::as_array);
+        let pair = |pair: &Value| Some((pair.get(0)?.as_f64()?, pair.get(1)?.as_f64()?));
+        Some(Self {
+            step,
+            layer: text("layer")?,
+            matrix: text("matrix").unwrap_or_default(),
+            effective: number("effective"),
+            full: number("full"),
+            sigma: sigma.into_iter().flatten().filter_map(pair).collect(),
+        })
+    }
+}
+
 /// Memory as the run measured it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Memory {
@@ -98,10 +136,12 @@ pub struct History {
     pub acts: Vec<(u64, Act)>,
     /// Vectors exchanged.
     pub switched: Vec<Switched>,
-    /// `rank` events: update and fields, as they stand in the log.
-    pub ranks: Vec<(u64, serde_json::Value)>,
+    /// What was measured of ranks.
+    pub ranks: Vec<Ranked>,
     /// Memory.
     pub memory: Memory,
+    /// The network's shape, where the run's facts have it.
+    pub shape: Option<Shape>,
     /// Speed of the updates that count for it.
     rates: Vec<f64>,
     warm_up: usize,
@@ -121,6 +161,9 @@ impl History {
         history.status = Status::of(is_locked, last_word);
         let config = std::fs::read_to_string(run.config()).ok();
         history.config = config.and_then(|text| text.parse().ok()).unwrap_or_default();
+        let facts = std::fs::read(run.facts()).ok();
+        let facts: Option<Value> = facts.and_then(|text| serde_json::from_slice(&text).ok());
+        history.shape = facts.and_then(|facts| Shape::read(&facts, &history.config));
         Ok(history)
     }
 
@@ -138,6 +181,7 @@ impl History {
             switched: Vec::new(),
             ranks: Vec::new(),
             memory: Memory::default(),
+            shape: None,
             rates: Vec::new(),
             warm_up: WARM_UP_UPDATES,
         };
@@ -204,12 +248,16 @@ impl History {
             Body::End(end) => self.cause = end.what,
             Body::Resume(resume) if resume.from_step.is_some() => self.cause.clear(),
             body if body.kind() == "rank" => {
-                if let Ok(fields) = serde_json::to_value(&body) {
-                    self.ranks.push((step, fields));
-                }
+                let fields = serde_json::to_value(&body).unwrap_or_default();
+                self.ranks.extend(Ranked::of(step, &fields));
             }
             _ => {}
         }
+    }
+
+    /// Whether the run has told nothing that could be shown.
+    pub fn is_empty(&self) -> bool {
+        self.points.is_empty() && self.evals.is_empty() && self.cause.is_empty()
     }
 
     /// The newest evaluation.
@@ -249,6 +297,16 @@ impl History {
         (self.run.trained_params > 0).then_some(4 * self.run.trained_params)
     }
 
+    /// Operations of each update; `None` for a method or a shape that is not known.
+    pub fn flop(&self) -> Option<Vec<f64>> {
+        super::flop::of_updates(self, &self.shape?)
+    }
+
+    /// Ranks of what training changed.
+    pub fn changes(&self) -> impl Iterator<Item = &Ranked> {
+        self.ranks.iter().filter(|rank| rank.matrix == "change" && rank.effective.is_finite())
+    }
+
     /// The history up to a budget: later updates, evaluations and acts are cut off.
     pub fn cut(&mut self, at: At) {
         let is_in = |step: u64, tokens: u64, active_s: f64| match at {
@@ -261,7 +319,7 @@ impl History {
         let last = self.points.last().map_or(0, |point| point.step);
         self.acts.retain(|(step, _)| *step <= last);
         self.switched.retain(|switched| switched.step <= last);
-        self.ranks.retain(|(step, _)| *step <= last);
+        self.ranks.retain(|rank| rank.step <= last);
     }
 }
 

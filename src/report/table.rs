@@ -40,7 +40,8 @@ impl Comparison {
         let entry = |member: &Member| {
             let mut history = History::read(&dir.member(&member.name))?;
             if history.run.method.is_empty() {
-                history.run.method = member.settings.get("train.method").cloned().unwrap_or_default();
+                history.run.method =
+                    member.settings.get("train.method").cloned().unwrap_or_default();
             }
             let (name, group) = (member.name.clone(), member.group.clone());
             Ok(Entry { name, group, seed: member.seed, history })
@@ -68,7 +69,10 @@ impl Comparison {
             entries.push(Entry { name, group, seed, history });
         }
         let Some(first) = entries.first() else {
-            return Err(Error::config("no runs to report on", "name some; `fullrank ls` lists them"));
+            return Err(Error::config(
+                "no runs to report on",
+                "name some; `fullrank ls` lists them",
+            ));
         };
         let title = match &entries[..] {
             [one] => one.history.name.clone(),
@@ -226,9 +230,8 @@ impl Row {
             Stat::of(&means)
         };
         // A mean over the seeds that went well alone is not the group's.
-        let whole = |number: fn(&Self) -> Option<Stat>| {
-            all(number).filter(|stat| stat.n == rows.len())
-        };
+        let whole =
+            |number: fn(&Self) -> Option<Stat>| all(number).filter(|stat| stat.n == rows.len());
         let join = |words: Vec<&str>| {
             let mut different: Vec<&str> = Vec::new();
             for word in words.into_iter().filter(|word| !word.is_empty()) {
@@ -378,11 +381,13 @@ mod tests {
         let mut failed = entry("lora", 1, f64::NAN);
         failed.history.status = Status::Diverged;
         failed.history.cause = "loss is nan".into();
-        let table =
-            comparison(vec![entry("full", 0, 3.0), entry("lora", 0, 4.0), failed]).table();
+        let table = comparison(vec![entry("full", 0, 3.0), entry("lora", 0, 4.0), failed]).table();
         let lora = &table.groups[1];
         assert_eq!((lora.loss, lora.delta), (None, None));
-        assert_eq!((lora.status.as_str(), lora.cause.as_str()), ("finished, diverged", "loss is nan"));
+        assert_eq!(
+            (lora.status.as_str(), lora.cause.as_str()),
+            ("finished, diverged", "loss is nan")
+        );
         assert_eq!(table.members[2].best_loss.unwrap().mean, 5.0);
     }
 

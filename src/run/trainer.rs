@@ -388,7 +388,9 @@ impl Trainer<'_> {
         };
         let mut stop = None;
         match &command.action {
-            Action::Pause if self.stage.is_paused => answer.what = "the run is paused already".into(),
+            Action::Pause if self.stage.is_paused => {
+                answer.what = "the run is paused already".into()
+            }
             Action::Pause => {
                 self.stage.is_paused = true;
                 self.tell_rest()?;
