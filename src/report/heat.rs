@@ -210,15 +210,13 @@ impl Bars {
                 svg.rect(x(from), y, x(from + bytes) - x(from), ROW - 12.0, &class, fill, "");
                 from += bytes;
             }
-            let measured = format!("{} {}", ticks::name((from / unit * 10.0).round() / 10.0), "");
-            svg.words(
-                x(from.max(predicted.unwrap_or(0.0))) + 8.0,
-                y + 15.0,
-                12.0,
-                Anchor::Start,
-                "faint",
-                measured.trim(),
-            );
+            let measured = match from / unit {
+                m if m >= 100.0 => format!("{m:.0}"),
+                m if m >= 10.0 => format!("{m:.1}"),
+                m => format!("{m:.2}"),
+            };
+            let end = x(from.max(predicted.unwrap_or(0.0))) + 8.0;
+            svg.words(end, y + 15.0, 12.0, Anchor::Start, "faint", &measured);
             if let Some(predicted) = predicted {
                 svg.rect(x(*predicted) - 1.5, y - 4.0, 3.0, ROW - 4.0, "ink", "#1F2328", "");
             }
@@ -250,8 +248,13 @@ impl Strip {
         let height = TOP + inner + BOTTOM;
         let mut svg = Svg::new(WIDTH, height, &self.title);
         svg.words(24.0, 26.0, 17.0, Anchor::Start, "ink", &self.title);
+        // Each kind that occurs has a lane of its own: a merge and a reset come at the same update.
+        let occurs =
+            |kind: &usize| self.rows.iter().any(|(_, acts)| acts.iter().any(|a| a.1 == *kind));
+        let lanes: Vec<usize> = (0..self.kinds.len()).filter(occurs).collect();
+        let lane_height = (ROW - 8.0) / lanes.len().max(1) as f64;
         let mut at = 24.0;
-        for (kind, name) in self.kinds.iter().enumerate() {
+        for (kind, name) in self.kinds.iter().enumerate().filter(|(kind, _)| lanes.contains(kind)) {
             svg.line(&[(at + 2.0, 36.0), (at + 2.0, 47.0)], kind, "stroke-width=\"2.5\"");
             svg.words(at + 9.0, 46.0, 12.0, Anchor::Start, "faint", name);
             at += 30.0 + 6.7 * name.chars().count() as f64;
@@ -270,11 +273,10 @@ impl Strip {
             svg.words(LEFT - 8.0, y + 18.0, 12.0, Anchor::End, "ink", name);
             svg.rule(LEFT, y + ROW - 1.0, WIDTH - RIGHT, y + ROW - 1.0, "grid");
             for (at, kind) in acts {
-                svg.line(
-                    &[(x(*at), y + 5.0), (x(*at), y + ROW - 6.0)],
-                    *kind,
-                    "stroke-width=\"2\"",
-                );
+                let lane = lanes.iter().position(|lane| lane == kind).unwrap_or(0) as f64;
+                let (from, to) =
+                    (y + 4.0 + lane * lane_height, y + 3.0 + (lane + 1.0) * lane_height);
+                svg.line(&[(x(*at), from), (x(*at), to)], *kind, "stroke-width=\"2\"");
             }
         }
         svg.finish()
