@@ -18,8 +18,12 @@ fn stat(number: Option<Stat>, look: impl Fn(f64) -> String) -> String {
     or_absent(number, |stat| stat.text(look))
 }
 
-fn signed(number: f64) -> String {
-    format!("{number:+.4}")
+/// A difference with its sign; its deviation has none.
+fn signed(number: Option<Stat>) -> String {
+    or_absent(number, |stat| match stat.std {
+        Some(std) => format!("{:+.4} ± {std:.4}", stat.mean),
+        None => format!("{:+.4}", stat.mean),
+    })
 }
 
 /// A large number in three or four digits: `1.23 M`.
@@ -48,7 +52,7 @@ const COLUMNS: [Column; 15] = [
     ("step", true, |row| text::count(row.step)),
     ("val loss", true, |row| stat(row.loss, text::loss)),
     ("ppl", true, |row| stat(row.ppl, text::ppl)),
-    ("Δ loss", true, |row| stat(row.delta, signed)),
+    ("Δ loss", true, |row| signed(row.delta)),
     ("Δ %", true, |row| or_absent(row.delta_percent, |stat| format!("{:+.1}", stat.mean))),
     ("best loss", true, |row| stat(row.best_loss, text::loss)),
     ("best ppl", true, |row| stat(row.best_ppl, text::ppl)),
@@ -347,6 +351,13 @@ lora: rank 99 | too high
         let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(value["groups"][0]["loss"]["mean"], 3.0);
         assert_eq!(value["groups"][1]["loss"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn a_difference_has_a_sign_and_its_deviation_has_none() {
+        assert_eq!(signed(Stat::of(&[0.25, 0.5])), "+0.3750 ± 0.1768");
+        assert_eq!(signed(Stat::of(&[-0.5])), "-0.5000");
+        assert_eq!(signed(None), "-");
     }
 
     #[test]
