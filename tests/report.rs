@@ -100,7 +100,7 @@ fn check(folder: &Path) -> Vec<String> {
         let picture = Pixmap::load_png(path.with_extension("png")).unwrap();
         assert_eq!(picture.width(), 2 * tree.size().width() as u32);
         let colours: BTreeSet<[u8; 3]> =
-            picture.pixels().iter().map(|p| [p.red(), p.green(), p.blue()]).collect();
+            picture.pixels().iter().step_by(7).map(|p| [p.red(), p.green(), p.blue()]).collect();
         assert!(colours.len() > 10, "{} has {} colours", path.display(), colours.len());
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         assert!(html.contains(&format!("<figure id=\"{name}\">")), "{name}");
