@@ -293,7 +293,8 @@ fn fit_together(
         // One that cannot be resolved fails when its turn comes, and needs nothing.
         let Ok(mut config) = config_of(dir, plan, &plan.members[number]) else { continue };
         let Ok((_, _, shape)) = setup::resolve(&mut config) else { continue };
-        let bytes = |on_gpu| estimate::peak_bytes(&config, &shape, on_gpu).total();
+        let peak = |on_gpu| estimate::peak_bytes(&config, &shape, on_gpu);
+        let bytes = |on_gpu| peak(on_gpu).map_or(0, |estimate| estimate.total());
         needed = needed.saturating_add(bytes(false).max(bytes(true)));
         budget = config.train.memory_budget;
     }
