@@ -14,7 +14,7 @@ pub mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use load::FlagValue;
+pub use load::{FlagValue, setting_named};
 pub use methods::{
     Defaults, FiraTable, GaloreTable, LoraTable, ProjectionSettings, ReloraTable, SwitchLoraTable,
 };

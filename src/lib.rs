@@ -5,6 +5,8 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`cli`] | the commands: parse, check, print |
+//! | [`compare`] | several runs by turns in one process |
+//! | [`report`] | series, tables and plots of runs, from their logs alone |
 //! | [`mod@bench`], [`doctor`] | speed and memory beside stock burn; the self-test of a device |
 //! | [`run`] | a training run without any screen: engine, loop, checkpoints, evaluation, export |
 //! | [`methods`] | full rank, LoRA, SwitchLoRA, ReLoRA, GaLore and Fira behind one trait |
@@ -21,6 +23,7 @@
 
 pub mod bench;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod device;
@@ -33,5 +36,6 @@ pub mod methods;
 pub mod model;
 pub mod optim;
 pub mod random;
+pub mod report;
 pub mod run;
 pub mod runlog;

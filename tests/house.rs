@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Rooms from the top down; a room imports only rooms below it. Rooms on one line do not import each other.
-const ORDER: [&[&str]; 9] = [
+const ORDER: [&[&str]; 10] = [
     &["cli"],
-    &["bench", "doctor"],
+    &["bench", "doctor", "compare"],
+    &["report"],
     &["run"],
     &["methods"],
     &["optim"],

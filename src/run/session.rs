@@ -24,13 +24,13 @@ use super::engine::Engine;
 use super::estimate;
 use super::rank::RankMonitor;
 use super::setup::{self, Prepared};
-use super::trainer::{Trainer, time_limit_s};
+use super::trainer::{Stage, Trainer, time_limit_s};
 
 /// A run that is about to train.
 pub struct Session {
     prepared: Prepared,
     dir: RunDir,
-    _lock: RunLock,
+    lock: RunLock,
     device: Device,
     /// The checkpoint to go on from.
     checkpoint: Option<Checkpoint>,
@@ -63,13 +63,29 @@ impl Session {
         estimate::check_fits_device(&prepared.config, &prepared.shape, &device)?;
         let default_name = format!("{}-{}", prepared.config.train.method, model_name(&prepared));
         let dir = RunDir::create(out, name.unwrap_or(&default_name))?;
+        Self::open_new(prepared, device, dir)
+    }
+
+    /// A new run in a folder that is there and has no run yet, on a device that `open` gives.
+    pub fn create_in(
+        config: RunConfig,
+        dir: RunDir,
+        open: impl FnOnce(&RunConfig) -> Result<Device>,
+    ) -> Result<Self> {
+        let prepared = setup::prepare(config)?;
+        let device = open(&prepared.config)?;
+        estimate::check_fits_device(&prepared.config, &prepared.shape, &device)?;
+        Self::open_new(prepared, device, dir)
+    }
+
+    fn open_new(prepared: Prepared, device: Device, dir: RunDir) -> Result<Self> {
         let lock = dir.lock()?;
         write_atomically(dir.config(), prepared.config.to_toml()?.as_bytes())?;
         write_facts(&dir, &prepared, &device)?;
         Ok(Self {
             prepared,
             dir,
-            _lock: lock,
+            lock,
             device,
             checkpoint: None,
             is_resumed: false,
@@ -86,6 +102,17 @@ impl Session {
         extend: Option<u64>,
         threads: Option<usize>,
         device: Option<&str>,
+    ) -> Result<Self> {
+        Self::resume_on(dir, extend, threads, device, open_device)
+    }
+
+    /// As [`resume`](Self::resume), on a device that `open` gives.
+    pub fn resume_on(
+        dir: RunDir,
+        extend: Option<u64>,
+        threads: Option<usize>,
+        device: Option<&str>,
+        open: impl FnOnce(&RunConfig) -> Result<Device>,
     ) -> Result<Self> {
         let lock = dir.lock()?;
         checkpoint::tidy(&dir.checkpoints())?;
@@ -127,7 +154,7 @@ impl Session {
             device.clone_into(&mut prepared.config.train.device);
             prepared.config.check()?;
         }
-        let device = open_device(&prepared.config)?;
+        let device = open(&prepared.config)?;
         estimate::check_fits_device(&prepared.config, &prepared.shape, &device)?;
         let before = device_of(&dir)?;
         if before != device.name() {
@@ -136,7 +163,7 @@ impl Session {
                 device.name()
             ));
         }
-        Ok(Self { prepared, dir, _lock: lock, device, checkpoint, is_resumed: true, notes })
+        Ok(Self { prepared, dir, lock, device, checkpoint, is_resumed: true, notes })
     }
 
     /// The run's folder.
@@ -156,9 +183,19 @@ impl Session {
 
     /// Trains to the end.
     pub fn train(self, sink: &mut dyn EventSink) -> Result<()> {
-        let Self { prepared, dir, _lock, device, checkpoint, is_resumed, notes } = self;
+        self.start(Box::new(sink), Signals::listen()?)?.run()
+    }
+
+    /// Makes everything that training needs; the trainer does it turn by turn.
+    ///
+    /// Errors: also recorded in the run's log.
+    pub fn start<'a>(
+        self,
+        mut sink: Box<dyn EventSink + 'a>,
+        signals: Signals,
+    ) -> Result<Trainer<'a>> {
+        let Self { prepared, dir, lock, device, checkpoint, is_resumed, notes } = self;
         let config = prepared.config.clone();
-        let signals = Signals::listen()?;
         let control = ControlReader::open(&dir)?;
         let mut log = RunWriter::open(dir.events())?;
         let (engine, progress) = match begin(&prepared, checkpoint.as_ref(), &device) {
@@ -191,9 +228,10 @@ impl Session {
         }
         let valid = prepared.dataset.validation()?;
         let rank = RankMonitor::new(&config, &prepared.shape, &prepared.source, dir.path());
-        Trainer {
+        Ok(Trainer {
             config,
             dir,
+            lock,
             log,
             sink,
             engine,
@@ -205,9 +243,9 @@ impl Session {
             control,
             signals,
             predicted_bytes,
-            owes_checkpoint: false,
-        }
-        .run()
+            stage: Stage::default(),
+            shares_device: false,
+        })
     }
 }
 

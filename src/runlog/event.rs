@@ -37,6 +37,12 @@ pub trait EventSink {
     fn on_event(&mut self, event: &Event);
 }
 
+impl<S: EventSink + ?Sized> EventSink for &mut S {
+    fn on_event(&mut self, event: &Event) {
+        (**self).on_event(event);
+    }
+}
+
 impl EventSink for Vec<Event> {
     fn on_event(&mut self, event: &Event) {
         self.push(event.clone());

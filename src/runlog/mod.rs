@@ -6,6 +6,7 @@
 //! ([`control`]). This room is a leaf: it knows no model, no device and no screen.
 
 pub mod body;
+pub mod compare;
 pub mod control;
 pub mod event;
 pub mod find;
@@ -24,6 +25,7 @@ pub use body::{
     Alert, Body, Ckpt, Clamp, Cmd, End, EndStatus, Eval, Init, Level, Limiter, Log, Mem, Pause,
     Phase, Resume, Run, Sample, Skip, Step, Subspace, Sys, Time,
 };
+pub use compare::{CompareDir, find_comparison};
 pub use control::{Action, Command, ControlReader};
 pub use event::{Event, EventSink};
 pub use find::find;

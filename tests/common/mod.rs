@@ -115,7 +115,8 @@ impl Place {
         self.spawn(&format!("resume {name} {more}"))
     }
 
-    fn spawn(&self, line: &str) -> Live {
+    /// Starts a command that trains; its events come from its stdout.
+    pub fn spawn(&self, line: &str) -> Live {
         let mut child = self.command(&format!("{line} --ui json")).spawn().unwrap();
         let events = BufReader::new(child.stdout.take().unwrap());
         Live { child, events }
