@@ -1,8 +1,8 @@
 //! What a method keeps on a target layer and needs for it, in numbers of four bytes, before anything is
-//! made. Each method says its own in its own file; `run::estimate` adds them up and knows no method.
+//! made. Each method says its own in its own file, [`super::phases`] finds
+//! it; `run::estimate` adds up and knows no method.
 
 use crate::config::RunConfig;
-use crate::error::Result;
 use crate::model::config::TargetLayer;
 
 /// What one target layer holds under a method, in numbers of four bytes. Counted in 128 bits, as the largest
@@ -61,27 +61,3 @@ pub fn rank(config: &RunConfig, layer: &TargetLayer) -> usize {
 
 /// The footprint of a layer in one part of a run.
 pub type PhaseFootprint = fn(&RunConfig, &TargetLayer) -> Footprint;
-
-/// The parts of a run of the configured method, in order; the predicted peak is that of the largest.
-///
-/// Errors: `Error::Config` where there is no such method.
-pub fn phases(config: &RunConfig) -> Result<Vec<PhaseFootprint>> {
-    use super::{fira, full, galore, lora, relora, switchlora};
-    Ok(match config.train.method.as_str() {
-        "full" => vec![full::footprint],
-        "lora" => vec![lora::footprint],
-        "switchlora" => after_warm_start(config, switchlora::footprint),
-        "relora" => after_warm_start(config, relora::footprint),
-        "galore" => vec![galore::footprint],
-        "fira" => vec![fira::footprint],
-        other => return Err(super::unknown(other)),
-    })
-}
-
-/// Everything is trained while a warm start lasts.
-fn after_warm_start(config: &RunConfig, footprint: PhaseFootprint) -> Vec<PhaseFootprint> {
-    if config.warm_start() == 0 {
-        return vec![footprint];
-    }
-    vec![super::full::footprint, footprint]
-}

@@ -24,6 +24,8 @@ pub mod relora;
 pub mod switchlora;
 pub mod warm_start;
 
+use footprint::PhaseFootprint;
+
 /// What a hook may see and change.
 pub struct Context<'a> {
     /// The network with its parameters.
@@ -268,6 +270,27 @@ pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
         "fira" => Box::new(fira::Fira::new(config)?),
         other => return Err(unknown(other)),
     })
+}
+
+/// The parts of a run of the configured method, in order, each with its footprint of a layer; the predicted peak is
+/// that of the largest.
+///
+/// Errors: `Error::Config` where there is no such method.
+pub fn phases(config: &RunConfig) -> Result<Vec<PhaseFootprint>> {
+    Ok(match config.train.method.as_str() {
+        "full" => vec![full::footprint],
+        "lora" => vec![lora::footprint],
+        "switchlora" => after_warm_start(config, switchlora::footprint),
+        "relora" => after_warm_start(config, relora::footprint),
+        "galore" => vec![galore::footprint],
+        "fira" => vec![fira::footprint],
+        other => return Err(unknown(other)),
+    })
+}
+
+/// Everything is trained while a warm start lasts.
+fn after_warm_start(config: &RunConfig, footprint: PhaseFootprint) -> Vec<PhaseFootprint> {
+    if config.warm_start() == 0 { vec![footprint] } else { vec![full::footprint, footprint] }
 }
 
 fn unknown(method: &str) -> Error {

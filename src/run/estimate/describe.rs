@@ -6,7 +6,10 @@ use serde::Serialize;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::kernels::loss;
-use crate::methods::footprint::{self, Footprint};
+use crate::methods::{
+    self,
+    footprint::{Footprint, PhaseFootprint},
+};
 use crate::model::ModelConfig;
 use crate::model::config::{non_target_len, target_layers, target_len};
 
@@ -74,7 +77,7 @@ pub struct Fits {
 ///
 /// Errors: `Error::Config` for a method that does not exist.
 pub fn describe(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Result<Description> {
-    let phases = footprint::phases(config)?;
+    let phases = methods::phases(config)?;
     let Some(last) = phases.last() else {
         return Err(Error::config("the method has no part that trains", "use another method"));
     };
@@ -127,11 +130,7 @@ pub fn describe(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Result
 }
 
 /// Whether a method's footprint is the same at rank 1 and 2, as where everything is trained.
-fn layers_ignore_rank(
-    config: &RunConfig,
-    shape: &ModelConfig,
-    footprint: footprint::PhaseFootprint,
-) -> bool {
+fn layers_ignore_rank(config: &RunConfig, shape: &ModelConfig, footprint: PhaseFootprint) -> bool {
     let at = |rank: usize| {
         let mut config = config.clone();
         config.train.rank = Some(rank);

@@ -7,7 +7,7 @@
 use crate::config::RunConfig;
 use crate::error::Result;
 use crate::kernels::loss;
-use crate::methods::footprint::{self, Footprint};
+use crate::methods::{self, footprint::Footprint};
 use crate::model::ModelConfig;
 use crate::model::config::{non_target_len, target_layers};
 
@@ -52,7 +52,7 @@ impl Estimate {
 pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Result<Estimate> {
     let layers = target_layers(shape);
     let mut largest = Estimate::default();
-    for footprint in footprint::phases(config)? {
+    for footprint in methods::phases(config)? {
         let layers: Vec<Footprint> = layers.iter().map(|layer| footprint(config, layer)).collect();
         let phase = phase(config, shape, &layers, on_gpu);
         if phase.total() >= largest.total() {

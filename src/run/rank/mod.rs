@@ -33,7 +33,7 @@ const MOST_VALUES: usize = 64;
 /// Values at most this share of the largest do not count in the numerical rank.
 const TAU: f64 = 1e-3;
 /// Seconds for one multiplication of the decompositions before any was timed.
-const FIRST_GUESS_S: f64 = 2e-9;
+const FIRST_GUESS_S: f64 = 5e-9;
 
 /// The part of a run's progress that its rank metrics need.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
