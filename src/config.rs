@@ -15,7 +15,8 @@ mod tests;
 
 pub use load::FlagValue;
 pub use methods::{
-    Defaults, FiraTable, GaloreTable, LoraTable, ProjectionSettings, ReloraTable, SwitchLoraTable,
+    AdaRankGradTable, Defaults, FiraTable, GaloreTable, InRankTable, LoraTable, ProjectionSettings,
+    ReloraTable, SlTrainTable, SwitchLoraTable,
 };
 
 /// Everything that decides a run. Tables of TOML: `[model] [data] [train]` and one per method.
@@ -38,6 +39,12 @@ pub struct RunConfig {
     pub galore: GaloreTable,
     /// Fira's settings.
     pub fira: FiraTable,
+    /// AdaRankGrad's settings.
+    pub adarankgrad: AdaRankGradTable,
+    /// SLTrain's settings.
+    pub sltrain: SlTrainTable,
+    /// InRank's settings.
+    pub inrank: InRankTable,
 }
 
 impl RunConfig {

@@ -10,10 +10,14 @@ mod adamw;
 mod fira;
 #[path = "methods/fixture.rs"]
 mod fixture;
+#[path = "methods/adarankgrad.rs"]
+mod adarankgrad;
 #[path = "methods/freeze.rs"]
 mod freeze;
 #[path = "methods/galore.rs"]
 mod galore;
+#[path = "methods/inrank.rs"]
+mod inrank;
 #[path = "methods/lora.rs"]
 mod lora;
 #[path = "methods/rank.rs"]
@@ -24,6 +28,8 @@ mod relora;
 mod resume;
 #[path = "methods/skip.rs"]
 mod skip;
+#[path = "methods/sltrain.rs"]
+mod sltrain;
 #[path = "methods/start.rs"]
 mod start;
 #[path = "methods/switch.rs"]

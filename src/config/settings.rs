@@ -99,7 +99,17 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 }
 
 /// Methods that this version trains.
-pub const METHODS: &[&str] = &["full", "lora", "switchlora", "relora", "galore", "fira"];
+pub const METHODS: &[&str] = &[
+    "full",
+    "lora",
+    "switchlora",
+    "relora",
+    "galore",
+    "fira",
+    "adarankgrad",
+    "sltrain",
+    "inrank",
+];
 
 /// Methods that are planned and known by name.
 pub const LATER_METHODS: &[&str] = &[
@@ -110,9 +120,6 @@ pub const LATER_METHODS: &[&str] = &[
     "dora",
     "pissa",
     "spam",
-    "sltrain",
-    "adarankgrad",
-    "inrank",
 ];
 
 /// Schedules of the learning rate.

@@ -33,6 +33,7 @@ pub mod pool;
 pub mod reference;
 pub mod rope;
 pub mod scaling;
+pub mod sparse;
 pub mod swiglu;
 pub mod update;
 

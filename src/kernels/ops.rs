@@ -15,7 +15,7 @@ use super::matmul::{self, Layout};
 use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, lora, loss, norm, swiglu};
+use super::{clip, embedding, lora, loss, norm, sparse, swiglu};
 
 thread_local! {
     pub(super) static DEFAULT_BODIES: Cell<bool> = const { Cell::new(false) };
@@ -378,6 +378,24 @@ pub trait TrainOps: Backend {
         unit: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         scaling::default_limit_growth::<Self>(squares, previous, gamma, unit)
+    }
+
+    /// `dense[places[k]] += values[k]`, in place.
+    fn scatter_add(
+        dense: FloatTensor<Self>,
+        places: IntTensor<Self>,
+        values: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        sparse::default_scatter_add::<Self>(dense, places, values)
+    }
+
+    /// `dense[places[k]]`, added to `acc` in place if given.
+    fn gather(
+        #[extension_type] acc: MaybeTensor<Self>,
+        dense: FloatTensor<Self>,
+        places: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        sparse::default_gather::<Self>(acc.into_option(), dense, places)
     }
 
     /// The factor that brings a gradient to `max_norm`.

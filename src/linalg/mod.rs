@@ -4,5 +4,6 @@
 //! bits depend on the input alone; callers may work on several matrices at once.
 
 pub mod eigen;
+pub mod factored;
 pub mod orthonormal;
 pub mod subspace;

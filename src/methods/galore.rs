@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::kernels::{Matrix, Vector};
 use crate::model::{Gradients, Model, ParamId};
 
-use super::projection::{Layer, Projection, Rules};
+use super::projection::{Projection, Rules};
 use super::{
     Context, Disposition, Export, LayerContext, Method, MethodState, StateReader, adamw_all,
     resolved,
@@ -35,21 +35,6 @@ impl GaLore {
             is_per_layer: config.galore.per_layer,
         })
     }
-}
-
-/// Applies one layer's gradient: `W −= η·α·(N projected back)`, where the rank is full AdamW with `η·α`.
-/// The layer has a projector for this gradient already.
-pub fn apply(layer: &Layer, alpha: f64, cx: &mut LayerContext<'_>, grad: Matrix, clip: &Vector) {
-    if layer.is_whole() {
-        let rate = cx.learning_rate * alpha;
-        cx.optimizer.update(cx.params, layer.weight(), &grad, clip, rate);
-        return;
-    }
-    let projected = layer.project(&grad);
-    drop(grad);
-    let (descent, _) = layer.descent(cx, &projected, clip);
-    let rate = (cx.learning_rate * alpha) as f32;
-    layer.change_weight(cx, |w| layer.add_back(w, rate, &descent));
 }
 
 impl Method for GaLore {
@@ -88,7 +73,7 @@ impl Method for GaLore {
         match self.projection.layers.iter().position(|layer| layer.weight() == id) {
             Some(index) => {
                 self.projection.refresh_one(cx, index, &grad);
-                apply(&self.projection.layers[index], self.alpha, cx, grad, &one);
+                self.projection.layers[index].apply(self.alpha, cx, grad, &one);
             }
             None => cx.optimizer.update(cx.params, id, &grad, &one, cx.learning_rate),
         }
@@ -106,11 +91,7 @@ impl Method for GaLore {
         clip: &Vector,
         learning_rate: f64,
     ) {
-        for layer in &self.projection.layers {
-            if let Some(grad) = grads.take(layer.weight()) {
-                apply(layer, self.alpha, &mut cx.for_layers(learning_rate), grad, clip);
-            }
-        }
+        self.projection.update(&mut cx.for_layers(learning_rate), &mut grads, self.alpha, clip);
         adamw_all(cx, &mut grads, clip, learning_rate);
     }
 

@@ -11,13 +11,16 @@ use crate::model::{Gradients, Model, ParamId, Params};
 use crate::optim::{Optimizer, Schedule};
 use crate::runlog::Body;
 
+pub mod adarankgrad;
 pub mod factors;
 pub mod fira;
 pub mod full;
 pub mod galore;
+pub mod inrank;
 pub mod lora;
 pub mod projection;
 pub mod relora;
+pub mod sltrain;
 pub mod switchlora;
 pub mod warm_start;
 
@@ -222,7 +225,7 @@ fn resolved<T: Copy>(value: Option<T>, key: &str) -> Result<T> {
 }
 
 /// The names of the methods in this version.
-pub const NAMES: [&str; 6] = ["full", "lora", "switchlora", "relora", "galore", "fira"];
+pub const NAMES: &[&str] = crate::config::settings::METHODS;
 
 /// Makes the method that a configuration names, with its settings resolved for the model.
 pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
@@ -233,6 +236,9 @@ pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
         "relora" => Box::new(relora::Relora::new(config)?),
         "galore" => Box::new(galore::GaLore::new(config)?),
         "fira" => Box::new(fira::Fira::new(config)?),
+        "adarankgrad" => Box::new(adarankgrad::AdaRankGrad::new(config)?),
+        "sltrain" => Box::new(sltrain::SlTrain::new(config)?),
+        "inrank" => Box::new(inrank::InRank::new(config)?),
         other => {
             return Err(Error::config(
                 format!("method {other} is not in this version"),

@@ -10,6 +10,7 @@ use crate::device::gpu::Tiling;
 use crate::device::memory::machine_bytes;
 use crate::error::{Error, Result};
 use crate::kernels::loss;
+use crate::methods::{inrank, sltrain};
 use crate::model::ModelConfig;
 use crate::model::config::{block_linears, non_target_len};
 
@@ -18,7 +19,7 @@ use crate::model::config::{block_linears, non_target_len};
 pub struct Estimate {
     /// Dense weights and rotation tables.
     pub weights: u64,
-    /// Low-rank factors.
+    /// Low-rank factors, sparse values and their places.
     pub adapters: u64,
     /// Candidate pools.
     pub pools: u64,
@@ -41,7 +42,22 @@ impl Estimate {
 struct LinearSize {
     weight: u128,
     factors: u128,
+    /// Values of a sparse part, each with its place.
+    sparse: u128,
+    /// Of what the forward pass keeps, `x·Aᵀ`.
     rank: u128,
+}
+
+impl LinearSize {
+    /// A layer `m × n` with factors of `rank`, none for 0, and a sparse part of `sparse` values.
+    fn new([m, n]: [usize; 2], rank: usize, sparse: usize) -> Self {
+        let numbers = |numbers: usize| numbers as u128;
+        let factors = numbers(rank) * (numbers(m) + numbers(n));
+        // A layer with a sparse part multiplies by the sum of its parts and keeps nothing.
+        let kept = if sparse > 0 { 0 } else { rank };
+        let weight = numbers(m) * numbers(n);
+        Self { weight, factors, sparse: numbers(sparse), rank: numbers(kept) }
+    }
 }
 
 /// The sizes that the walk through an update needs, in numbers.
@@ -64,6 +80,8 @@ struct Sizes {
     update_scratch: u128,
     /// The largest gradient of a linear layer with its scratch, where each is used up and freed at once.
     consumed_gradient: Option<u128>,
+    /// The largest sum of a sparse part and factors that a product makes, or the gradient of that.
+    materialised: u128,
 }
 
 impl Sizes {
@@ -82,7 +100,7 @@ impl Sizes {
     /// The most that a block's forward pass holds besides its trace: the norm's output beside a projection,
     /// or the inner activation beside the output.
     fn forward_extra(&self) -> u128 {
-        self.tokens * self.hidden.max(self.inner + self.hidden)
+        self.tokens * self.hidden.max(self.inner + self.hidden) + self.materialised
     }
 
     /// The most that a block's backward pass holds besides the block's trace and gradients: the gradient
@@ -97,13 +115,13 @@ impl Sizes {
         let attention = (self.hidden + 2 * self.queries + 2 * self.keys + rank)
             .max(3 * self.hidden + self.queries + 2 * self.keys)
             .saturating_sub(released);
-        self.tokens * mlp.max(norm).max(attention)
+        self.tokens * mlp.max(norm).max(attention) + self.materialised
     }
 }
 
 /// Whether the method projects gradients instead of training factors.
 fn is_projected(config: &RunConfig) -> bool {
-    matches!(config.train.method.as_str(), "galore" | "fira")
+    matches!(config.train.method.as_str(), "galore" | "fira" | "adarankgrad")
 }
 
 /// What a projected layer `m × n` keeps beside its weight, and what its update holds for a moment.
@@ -115,25 +133,32 @@ struct ProjectedSize {
 }
 
 impl ProjectedSize {
-    fn new(m: usize, n: usize, rank: usize) -> Self {
+    /// `turns`: whether a refresh turns the moments, which holds both subspaces and the turned ones beside the old.
+    fn new(m: usize, n: usize, rank: usize, turns: bool) -> Self {
         let (short, long) = (m.min(n), m.max(n));
         let numbers = |numbers: usize| numbers as u128;
         if rank >= short {
             // AdamW without a projection.
             return Self { state: numbers(2 * m * n), scratch: 0 };
         }
-        Self { state: numbers(rank * (short + 2 * long)), scratch: numbers(2 * rank * long) }
+        let turned = if turns { rank * short + 2 * rank * rank } else { 0 };
+        Self {
+            state: numbers(rank * (short + 2 * long)),
+            scratch: numbers(2 * rank * long + turned),
+        }
     }
 }
 
 /// Predicts the high-water mark of a run whose configuration is resolved, on a GPU or on the CPU backend (which
-/// cut the logits into other chunks).
+/// cut the logits into other chunks). Where a method chooses ranks as it goes (AdaRankGrad, InRank), this is the
+/// worst case: every layer at the most it may have.
 pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Estimate {
     let train = &config.train;
     let method = train.method.as_str();
     let has_factors = method != "full" && !is_projected(config);
     let rank = if has_factors { train.rank.unwrap_or(0) } else { 0 };
-    let has_base = !(method == "lora" && config.lora.base == "none");
+    let has_base =
+        !(method == "lora" && config.lora.base == "none" || matches!(method, "sltrain" | "inrank"));
     // During a warm start everything is trained; the peak is that of the larger phase.
     let wrapped = phase(config, shape, rank, has_base, on_gpu);
     if config.warm_start() > 0 {
@@ -270,20 +295,26 @@ fn phase(
     let linears: Vec<LinearSize> = block_linears(shape)
         .iter()
         .map(|&(_, m, n)| {
-            let rank = rank.min(m).min(n) as u128;
-            let (m, n) = (m as u128, n as u128);
-            LinearSize { weight: m * n, factors: rank * (m + n), rank }
+            let rank = match train.method.as_str() {
+                "inrank" => inrank::most_vectors(m, n, rank),
+                _ => rank.min(m).min(n),
+            };
+            let is_sparse = train.method == "sltrain";
+            let sparse = if is_sparse { sltrain::entries(m, n, config.sltrain.density) } else { 0 };
+            LinearSize::new([m, n], rank, sparse)
         })
         .collect();
     let layers = shape.num_hidden_layers as u128;
     let per_model = |numbers: u128| 4 * layers * numbers;
     let weight: u128 = linears.iter().map(|l| l.weight).sum();
     let factors: u128 = linears.iter().map(|l| l.factors).sum();
+    let sparse: u128 = linears.iter().map(|l| l.sparse).sum();
+    let largest = linears.iter().filter(|l| l.sparse > 0).map(|l| l.weight).max();
     let ranks: u128 = linears.iter().map(|l| l.rank).sum();
     let non_targets = non_target_len(shape) as u128;
     let trains_rest = train.train_non_targets.unwrap_or(true);
     let trained_rest = if trains_rest { non_targets } else { 0 };
-    let trained_targets = if rank == 0 { weight } else { factors };
+    let trained_targets = if rank == 0 { weight } else { factors + sparse };
     let is_switching = train.method == "switchlora" && rank > 0;
     let is_on_device = is_switching && config.switchlora.pools != "host";
     let pools = if is_on_device { pool_numbers(shape, rank) } else { 0 };
@@ -306,11 +337,18 @@ fn phase(
         linears,
         update_scratch: 0,
         consumed_gradient: None,
+        materialised: largest.unwrap_or(0),
     };
     let projected = || {
         let rank = train.rank.unwrap_or(0);
+        let carry = match train.method.as_str() {
+            "galore" => &config.galore.carry,
+            "fira" => &config.fira.carry,
+            _ => &config.adarankgrad.carry,
+        };
+        let turns = carry == "rotate";
         block_linears(shape).into_iter().map(move |(_, m, n)| {
-            let size = ProjectedSize::new(m, n, rank);
+            let size = ProjectedSize::new(m, n, rank, turns);
             (m as u128 * n as u128, size)
         })
     };
@@ -326,7 +364,12 @@ fn phase(
             sizes.consumed_gradient = Some(largest.unwrap_or(0));
         }
     }
-    let counters = if is_switching { 4 * ranks } else { 0 };
+    // Of two factors, or of vectors that both have, each with the update until which it is held.
+    let counters = match train.method.as_str() {
+        "switchlora" if rank > 0 => 4 * ranks,
+        "inrank" => 2 * ranks,
+        _ => 0,
+    };
     let bytes = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
     // What a merge adds to a weight, one layer at a time and not during an update.
     let merged = merge_entries(&sizes, train.method == "relora" && rank > 0);
@@ -336,7 +379,7 @@ fn phase(
     let walked = walk(&sizes, train.grad_checkpoint, logits).max(merged);
     Estimate {
         weights: bytes(per_model(dense) + 4 * (non_targets + rope as u128)),
-        adapters: bytes(per_model(factors)),
+        adapters: bytes(per_model(factors + 2 * sparse)),
         pools: bytes(per_model(pools)),
         optimizer: bytes(8 * trained_rest + per_model(target_moments + counters)),
         gradients_and_activations: bytes(

@@ -17,5 +17,6 @@ mod norm;
 mod pointwise;
 mod replay;
 mod scaling;
+mod sparse;
 mod storage;
 mod update;

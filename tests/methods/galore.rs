@@ -24,7 +24,7 @@ fn projectors(engine: &mut Engine) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
         .collect()
 }
 
-fn refreshes(engine: &Engine) -> Vec<Subspace> {
+pub fn refreshes(engine: &Engine) -> Vec<Subspace> {
     let events = engine.events.iter().filter_map(|event| match event {
         Body::Subspace(subspace) => Some(subspace.clone()),
         _ => None,

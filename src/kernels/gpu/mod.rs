@@ -31,6 +31,7 @@ mod norm;
 mod rope;
 mod rows;
 mod scaling;
+mod sparse;
 mod sums;
 mod swiglu;
 mod update;
@@ -290,6 +291,18 @@ impl TrainOps for CubeBackend {
         unit: f64,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         scaling::limit_growth(&squares, &previous, gamma, unit)
+    }
+
+    fn scatter_add(dense: CubeTensor, places: CubeTensor, values: CubeTensor) -> CubeTensor {
+        sparse::scatter_add(dense, &places, &values)
+    }
+
+    fn gather(
+        acc: MaybeTensor<CubeBackend>,
+        dense: CubeTensor,
+        places: CubeTensor,
+    ) -> CubeTensor {
+        sparse::gather(acc.into_option(), &dense, &places)
     }
 
     fn clip_factor(sum_squares: CubeTensor, max_norm: f64) -> CubeTensor {
