@@ -10,6 +10,7 @@ mod probe;
 mod products;
 mod rows;
 mod scaling;
+mod sparse;
 mod switches;
 mod updates;
 mod whole;
@@ -60,7 +61,7 @@ type Check = (&'static str, fn(&mut Probe<'_>));
 
 /// Every check, short ones and those that others rest on first. The name of one that checks a single
 /// operation is the operation's.
-const CHECKS: [Check; 38] = [
+const CHECKS: [Check; 40] = [
     ("zero", updates::zero),
     ("fill", updates::fill),
     ("copy", updates::copy),
@@ -97,6 +98,8 @@ const CHECKS: [Check; 38] = [
     ("add_scaled", scaling::add_scaled),
     ("norm_ratios", scaling::norm_ratios),
     ("limit_growth", scaling::limit_growth),
+    ("scatter_add", sparse::scatter_add),
+    ("gather", sparse::gather),
     ("twelve layers", whole::twelve_layers),
     ("largest buffer", whole::largest_buffer),
 ];

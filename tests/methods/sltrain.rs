@@ -3,7 +3,9 @@
 use fullrank::config::RunConfig;
 use fullrank::device::memory::Category;
 use fullrank::kernels::Vector;
+use fullrank::methods::sltrain::entries;
 use fullrank::model::backward::GradientSink;
+use fullrank::model::config::{block_linears, factor_len, non_target_len, preset};
 use fullrank::model::{Gradients, ParamId};
 use fullrank::run::checkpoint::{Checkpoint, Progress, save};
 use fullrank::run::engine::Engine;
@@ -202,6 +204,37 @@ fn places_stay_and_every_part_learns() {
     assert!(last < start - 0.5, "one batch is learnt: {start} {last}");
     assert_eq!(places(&engine), before);
     assert!(values(&engine).iter().zip(first).all(|(now, before)| *now != before));
+}
+
+// methods.md 12.1 and 10.7.
+#[test]
+fn it_holds_and_trains_as_many_numbers_as_the_tables_say() {
+    let mut engine = engine(&sltrain(0.25));
+    train(&mut engine, 1);
+    let linears = engine.model.linears();
+    let (mut factors, mut values) = (0, 0);
+    for linear in linears {
+        factors += 4 * (linear.rows + linear.cols);
+        values += linear.rows * linear.cols / 4;
+    }
+    let rest: usize =
+        engine.model.non_targets().iter().map(|&id| engine.model.params.value(id).len()).sum();
+    assert_eq!(engine.model.params.trainable_len(), factors + values + rest);
+    let moments: usize = engine.optimizer.iter().map(|(_, m)| 2 * m.exp_avg.len()).sum();
+    assert_eq!(moments, 2 * (factors + values + rest));
+    if engine.model.device().gpu().is_none() {
+        let held = engine.model.device().ledger().read().now[Category::Adapters as usize];
+        assert_eq!(held as usize, 4 * (factors + 2 * values), "a place beside each value");
+    }
+    for (name, rank, millions) in
+        [("60M", 128, 43.5), ("130M", 256, 96.6), ("350M", 256, 194.0), ("1.3B", 512, 646.0)]
+    {
+        let shape = preset(name).unwrap().config(32_000);
+        let block: usize = block_linears(&shape).iter().map(|&(_, m, n)| entries(m, n, 0.03)).sum();
+        let all = non_target_len(&shape) + factor_len(&shape, rank) + shape.num_hidden_layers * block;
+        let error = (all as f64 / 1e6 / millions - 1.0).abs();
+        assert!(error < 2e-3, "{name}: {all} parameters, the table has {millions} million");
+    }
 }
 
 #[test]
