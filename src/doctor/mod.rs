@@ -61,7 +61,7 @@ type Check = (&'static str, fn(&mut Probe<'_>));
 
 /// Every check, short ones and those that others rest on first. The name of one that checks a single
 /// operation is the operation's.
-const CHECKS: [Check; 40] = [
+const CHECKS: [Check; 41] = [
     ("zero", updates::zero),
     ("fill", updates::fill),
     ("copy", updates::copy),
@@ -93,6 +93,7 @@ const CHECKS: [Check; 40] = [
     ("adamw_vectors", updates::adamw_vectors),
     ("add_sum_squares", updates::add_sum_squares),
     ("clip_factor", updates::clip_factor),
+    ("guard", updates::guard),
     ("pair", updates::pair),
     ("scale", scaling::scale),
     ("add_scaled", scaling::add_scaled),

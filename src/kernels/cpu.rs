@@ -427,6 +427,13 @@ impl TrainOps for Flex {
         clip::flex_clip_factor(&sum_squares, max_norm)
     }
 
+    fn guard(x: FloatTensor<Self>, yes: f32, no: f32) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return clip::default_guard::<Self>(x, yes, no);
+        }
+        clip::flex_guard(&x, yes, no)
+    }
+
     fn pair(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         let [a, b] = [a, b].map(|x| flex::values(&x)[0]);
         flex::vector(vec![a, b, 0.0])

@@ -403,6 +403,11 @@ pub trait TrainOps: Backend {
         clip::default_clip_factor::<Self>(sum_squares, max_norm)
     }
 
+    /// `yes` where the number is finite and not negative, else `no`.
+    fn guard(x: FloatTensor<Self>, yes: f32, no: f32) -> FloatTensor<Self> {
+        clip::default_guard::<Self>(x, yes, no)
+    }
+
     /// `[a, b, missing]` of two `[1]`; `missing` is not 0 if the device did not do all that was queued.
     fn pair(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
         let none = super::fallback::zeroed::<Self>(&a);

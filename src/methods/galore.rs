@@ -6,7 +6,6 @@
 //! is computed.
 
 use crate::config::{ProjectionSettings, RunConfig};
-use crate::device::memory::Category;
 use crate::error::Result;
 use crate::kernels::{Matrix, Vector};
 use crate::model::{Gradients, Model, ParamId};
@@ -68,14 +67,15 @@ impl Method for GaLore {
         cx: &mut LayerContext<'_>,
         id: ParamId,
         grad: Matrix,
+        guard: &Vector,
     ) -> Disposition {
-        let one = Vector::filled(1.0, [1], cx.optimizer.device(), Category::Activations);
         match self.projection.layers.iter().position(|layer| layer.weight() == id) {
             Some(index) => {
-                self.projection.refresh_one(cx, index, &grad);
-                self.projection.layers[index].apply(self.alpha, cx, grad, &one);
+                if self.projection.refresh_one(cx, index, &grad, guard) {
+                    self.projection.layers[index].apply(self.alpha, cx, grad, guard);
+                }
             }
-            None => cx.optimizer.update(cx.params, id, &grad, &one, cx.learning_rate),
+            None => cx.optimizer.update(cx.params, id, &grad, guard, cx.learning_rate),
         }
         Disposition::Consumed
     }

@@ -167,13 +167,16 @@ pub trait Method {
         None
     }
 
-    /// Called during the backward pass as soon as a gradient is complete and found finite. Only methods that say so
-    /// in [`Method::consumes_gradients`] are asked.
+    /// Called during the backward pass as soon as a gradient is complete. Only methods that say so in
+    /// [`Method::consumes_gradients`] are asked. `guard [1]`, on the device, is 1 where this gradient and all before it
+    /// are finite, and below 0 where they are not: then nothing may change but counters, which the caller sets back. As
+    /// the factor of an update it does just that.
     fn on_layer_gradient(
         &mut self,
         _cx: &mut LayerContext<'_>,
         _id: ParamId,
         grad: Matrix,
+        _guard: &Vector,
     ) -> Disposition {
         Disposition::Keep(grad)
     }

@@ -17,7 +17,7 @@ use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::kernels::matmul::{Layout, matmul, matmul_add};
 use crate::kernels::scaling::{Along, scale};
-use crate::kernels::update::{AdamForm, adamw};
+use crate::kernels::update::{AdamForm, adamw, guard};
 use crate::kernels::{Matrix, Vector};
 use crate::linalg::orthonormal::overlap;
 use crate::linalg::subspace::{self, Decomposition, Side};
@@ -282,7 +282,7 @@ impl Layer {
     }
 
     /// Applies the gradient: `W −= η·α·(N projected back)`, where the rank is full AdamW with `η·α`. There is a
-    /// projector for this gradient already.
+    /// projector for this gradient already. A factor `clip [1]` below 0 leaves everything but the counter as it is.
     pub fn apply(&self, alpha: f64, cx: &mut LayerContext<'_>, grad: Matrix, clip: &Vector) {
         if self.is_whole() {
             let rate = cx.learning_rate * alpha;
@@ -293,24 +293,25 @@ impl Layer {
         drop(grad);
         let (descent, _) = self.descent(cx, &projected, clip);
         let rate = (cx.learning_rate * alpha) as f32;
-        self.change_weight(cx, |w| self.add_back(w, rate, &descent));
+        self.change_weight(cx, clip, |w| self.add_back(w, rate, &descent));
     }
 
     /// Changes the weight, with weight decay before or after as Adam's form says. At learning rate 0 it keeps its
-    /// bits.
-    pub fn change_weight(&self, cx: &mut LayerContext<'_>, change: impl FnOnce(Matrix) -> Matrix) {
+    /// bits; where `clip [1]` is below 0 it does not decay.
+    pub fn change_weight(
+        &self,
+        cx: &mut LayerContext<'_>,
+        clip: &Vector,
+        change: impl FnOnce(Matrix) -> Matrix,
+    ) {
         let hyper = cx.optimizer.hyper(cx.learning_rate);
         if cx.learning_rate == 0.0 {
             return;
         }
         let keep = (1.0 - hyper.learning_rate * hyper.weight_decay) as f32;
-        let device = cx.optimizer.device();
-        let decay = |w: Matrix| {
-            if hyper.weight_decay == 0.0 {
-                return w;
-            }
-            let keep = Vector::filled(keep, [1], device, Category::Activations);
-            scale(w, &keep, Along::All)
+        let decay = |w: Matrix| match hyper.weight_decay {
+            0.0 => w,
+            _ => scale(w, &guard(clip, keep, 1.0), Along::All),
         };
         cx.params.update(self.weight, |w| match hyper.form {
             AdamForm::Torch => change(decay(w)),
@@ -448,12 +449,23 @@ impl Projection {
         }
     }
 
-    /// Refreshes one layer if it is due.
-    pub fn refresh_one(&mut self, cx: &mut LayerContext<'_>, index: usize, grad: &Matrix) {
+    /// Refreshes one layer if it is due; false where it is and the gradient is not finite, which `guard` says
+    /// ([`super::Method::on_layer_gradient`]) and which only a layer that is read anyway may wait for.
+    pub fn refresh_one(
+        &mut self,
+        cx: &mut LayerContext<'_>,
+        index: usize,
+        grad: &Matrix,
+        guard: &Vector,
+    ) -> bool {
         let layer = &mut self.layers[index];
         if layer.is_due(&self.rules, cx.t) {
+            if guard.to_host()[0] < 0.0 {
+                return false;
+            }
             let found = layer.find(&grad.to_host(), &self.rules, cx.seed, cx.t);
             layer.install(cx, found, self.rules.carry);
         }
+        true
     }
 }

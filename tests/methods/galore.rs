@@ -192,6 +192,32 @@ fn a_gradient_that_is_not_finite_is_not_applied_per_layer_either() {
     assert_same("a skipped update", &snapshot(&mut engine), &before);
 }
 
+// At the first update, between refreshes, at one, and with a decay of weights.
+#[test]
+fn gradients_that_are_not_finite_change_nothing_and_counters_are_set_back() {
+    for (decay, updates) in [(0.0, 0), (0.0, 2), (0.01, 2), (0.0, 5)] {
+        let mut at_once = config("galore");
+        at_once.galore.per_layer = true;
+        at_once.train.weight_decay = decay;
+        let mut engine = engine(&at_once);
+        train(&mut engine, updates);
+        let norm = "model.layers.0.post_attention_layernorm.weight";
+        let id = engine.model.params.find(norm).unwrap();
+        let whole = engine.model.params.value(id).to_host();
+        let mut broken = whole.clone();
+        broken[3] = f32::INFINITY;
+        super::fixture::set(&mut engine.model, id, broken);
+        let before = snapshot(&mut engine);
+        let outcome = engine.step(&[batch(updates)]).unwrap();
+        assert!(!outcome.is_applied);
+        let after = snapshot(&mut engine);
+        assert_same(&format!("after {updates} updates"), &after, &before);
+        // It goes on as if nothing had been.
+        super::fixture::set(&mut engine.model, id, whole);
+        train(&mut engine, 1);
+    }
+}
+
 #[test]
 fn moments_are_kept_rotated_or_reset_at_a_refresh() {
     let moments = |carry: &str| {

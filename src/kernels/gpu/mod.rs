@@ -309,6 +309,10 @@ impl TrainOps for CubeBackend {
         clip::clip_factor(&sum_squares, max_norm)
     }
 
+    fn guard(x: CubeTensor, yes: f32, no: f32) -> CubeTensor {
+        clip::guard(&x, yes, no)
+    }
+
     fn pair(a: CubeTensor, b: CubeTensor) -> CubeTensor {
         clip::pair(&a, &b)
     }
