@@ -6,12 +6,12 @@
 
 #[path = "methods/adamw.rs"]
 mod adamw;
+#[path = "methods/adarankgrad.rs"]
+mod adarankgrad;
 #[path = "methods/fira.rs"]
 mod fira;
 #[path = "methods/fixture.rs"]
 mod fixture;
-#[path = "methods/adarankgrad.rs"]
-mod adarankgrad;
 #[path = "methods/freeze.rs"]
 mod freeze;
 #[path = "methods/galore.rs"]

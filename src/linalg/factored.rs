@@ -61,11 +61,7 @@ pub fn product_svd(
             left[j * m..(j + 1) * m].iter_mut().for_each(|value| *value = -*value);
         }
     }
-    Some(ProductSvd {
-        left,
-        values: values.column_vector().iter().copied().collect(),
-        right,
-    })
+    Some(ProductSvd { left, values: values.column_vector().iter().copied().collect(), right })
 }
 
 fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {

@@ -241,14 +241,8 @@ mod tests {
         for way in [Decomposition::Exact, Decomposition::Randomised] {
             let find = |most, share| {
                 let wanted = (most, share);
-                let found = sufficient(
-                    &matrix,
-                    [rows, cols],
-                    Side::Left,
-                    wanted,
-                    way,
-                    &mut random(),
-                );
+                let found =
+                    sufficient(&matrix, [rows, cols], Side::Left, wanted, way, &mut random());
                 assert_orthonormal(&found.vectors, rows);
                 (found.vectors.len() / rows, found.energy)
             };

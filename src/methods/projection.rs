@@ -71,7 +71,11 @@ impl Rules {
             carry: match settings.carry {
                 "keep" if residual.is_some() => {
                     // Moments of another rank cannot be read in the new coordinates.
-                    return Err(unknown("carry", "keep with a rank that changes", "rotate or reset"));
+                    return Err(unknown(
+                        "carry",
+                        "keep with a rank that changes",
+                        "rotate or reset",
+                    ));
                 }
                 "keep" => Carry::Keep,
                 "rotate" => Carry::Rotate,
@@ -184,9 +188,7 @@ impl Layer {
         let shape = [self.rows, self.cols];
         let (side, most) = (self.side(), self.most);
         let found = match rules.residual {
-            Some(share) => {
-                subspace::sufficient(grad, shape, side, (most, share), way, &mut random)
-            }
+            Some(share) => subspace::sufficient(grad, shape, side, (most, share), way, &mut random),
             None => subspace::leading(grad, shape, side, most, way, &mut random),
         };
         let ms = start.elapsed().as_secs_f64() * 1e3;

@@ -57,9 +57,9 @@ pub fn places(linear: &Linear, density: f64, seed: u64) -> Result<Vec<i32>> {
 
 fn hash(places: &[i32]) -> String {
     let mut hasher = blake3::Hasher::new();
-    places.iter().for_each(|place| {
+    for place in places {
         hasher.update(&place.to_le_bytes());
-    });
+    }
     hasher.finalize().to_hex()[..16].to_owned()
 }
 
@@ -127,7 +127,8 @@ impl Method for SlTrain {
     fn restore(&mut self, cx: &mut Context<'_>, state: &dyn StateReader) -> Result<()> {
         self.attach(cx, false)?;
         let saved = state.json().get("places").and_then(Value::as_array);
-        let saved: Option<Vec<&str>> = saved.map(|all| all.iter().filter_map(Value::as_str).collect());
+        let saved: Option<Vec<&str>> =
+            saved.map(|all| all.iter().filter_map(Value::as_str).collect());
         if saved.is_some_and(|saved| saved == self.hashes) {
             return Ok(());
         }

@@ -1,9 +1,9 @@
 //! A linear layer of the network: a dense weight, a low-rank adapter, or both; or an adapter with a sparse part.
 
-use crate::kernels::{Indices, Matrix};
 use crate::kernels::lora::{lora_factor_grads, lora_input_grad, lora_linear};
 use crate::kernels::matmul::{Layout, matmul, matmul_add, matmul_scaled};
 use crate::kernels::sparse::{gather, scatter_add};
+use crate::kernels::{Indices, Matrix};
 
 use super::backward::GradientSink;
 use super::params::{ParamId, Params};

@@ -195,7 +195,9 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
 
     if is_fine_tuning && matches!(method.as_str(), "sltrain" | "inrank") {
         return Err(Error::config(
-            format!("{method} trains layers from nothing, but model.model is a folder with weights"),
+            format!(
+                "{method} trains layers from nothing, but model.model is a folder with weights"
+            ),
             "use a preset with it, or another --method for these weights",
         ));
     }

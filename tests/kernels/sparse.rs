@@ -37,7 +37,10 @@ fn values_are_added_at_their_places_and_read_from_them() {
                 assert!(gather(None, &sum, &on_device).to_host() == read, "{m} x {n}: read");
                 let twice: Vec<f32> =
                     read.iter().zip(sparse.to_host()).map(|(read, acc)| acc + read).collect();
-                assert!(gather(Some(sparse), &sum, &on_device).to_host() == twice, "{m} x {n}: added");
+                assert!(
+                    gather(Some(sparse), &sum, &on_device).to_host() == twice,
+                    "{m} x {n}: added"
+                );
             }
         }
     });

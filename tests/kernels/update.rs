@@ -6,8 +6,8 @@ use fullrank::device::memory::Category::Activations;
 use fullrank::kernels::launch;
 use fullrank::kernels::reference;
 use fullrank::kernels::update::{
-    AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares, clip_factor, guard,
-    read_back,
+    AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares, clip_factor,
+    guard, read_back,
 };
 use fullrank::kernels::{Array, Indices, Matrix, Vector};
 
@@ -129,7 +129,11 @@ fn a_number_that_is_not_finite_guards_an_update_which_then_changes_nothing() {
             (-f32::NAN, -1.0),
             (-1.0, -1.0),
         ] {
-            assert_eq!(guard(&vector(vec![number], device), 1.0, -1.0).to_host(), [right], "{number}");
+            assert_eq!(
+                guard(&vector(vec![number], device), 1.0, -1.0).to_host(),
+                [right],
+                "{number}"
+            );
         }
         let hyper = AdamW {
             learning_rate: 0.1,
@@ -144,7 +148,8 @@ fn a_number_that_is_not_finite_guards_an_update_which_then_changes_nothing() {
             let state = [(); 3].map(|()| values.matrix(device, shape));
             let before = state.each_ref().map(Matrix::to_host);
             let [p, m, v] = state;
-            let grad = Matrix::from_host(vec![f32::NAN; shape[0] * shape[1]], shape, device, Activations);
+            let grad =
+                Matrix::from_host(vec![f32::NAN; shape[0] * shape[1]], shape, device, Activations);
             let off = vector(vec![-1.0], device);
             let (p, m, v) = adamw(p, &grad, &off, m, v, hyper, 3);
             assert_eq!([p, m, v].map(|x| x.to_host()), before);

@@ -42,7 +42,10 @@ fn energies(engine: &mut Engine, layer: usize, grad: &[f64]) -> (f64, f64, usize
 }
 
 /// The refresh of update 0 on these gradients.
-fn refreshed(config: &RunConfig, set: impl Fn(&Engine, ParamId, Matrix) -> Matrix) -> (Engine, Gradients) {
+fn refreshed(
+    config: &RunConfig,
+    set: impl Fn(&Engine, ParamId, Matrix) -> Matrix,
+) -> (Engine, Gradients) {
     let mut engine = engine(config);
     let mut grads = gradients(&mut engine.model, &batch(0));
     for linear in engine.model.linears().to_vec() {
@@ -63,11 +66,19 @@ fn the_rank_is_the_smallest_that_leaves_no_more_than_the_residual_outside() {
         let mut below = 0;
         for (layer, event) in events.iter().enumerate() {
             let linear = engine.model.linears()[layer].clone();
-            let grad: Vec<f64> =
-                grads.get(linear.weight.unwrap()).unwrap().to_host().into_iter().map(f64::from).collect();
+            let grad: Vec<f64> = grads
+                .get(linear.weight.unwrap())
+                .unwrap()
+                .to_host()
+                .into_iter()
+                .map(f64::from)
+                .collect();
             let (total, outside, r) = energies(&mut engine, layer, &grad);
             assert_eq!(event.rank, r as u64);
-            assert!((1.0 - event.energy - outside / total).abs() < 1e-5, "{event:?} {outside} {total}");
+            assert!(
+                (1.0 - event.energy - outside / total).abs() < 1e-5,
+                "{event:?} {outside} {total}"
+            );
             let matrix = Mat::from_fn(linear.rows, linear.cols, |i, j| grad[i * linear.cols + j]);
             let values = matrix.singular_values().unwrap();
             let tail = |k: usize| values[k..].iter().map(|v| v * v).sum::<f64>() / total;
@@ -87,10 +98,12 @@ fn a_gradient_of_exact_rank_k_gets_rank_k() {
         let (engine, _) = refreshed(&with_residual(1e-9, 7), |engine, id, grad| {
             let [m, n] = grad.shape();
             let name = &engine.model.params.get(id).name;
-            let b: Vec<f64> = (0..m * k).map({
-                let mut random = stream(1, name, "b", k as u64);
-                move |_| random.normal()
-            }).collect();
+            let b: Vec<f64> = (0..m * k)
+                .map({
+                    let mut random = stream(1, name, "b", k as u64);
+                    move |_| random.normal()
+                })
+                .collect();
             let mut random = stream(1, name, "a", k as u64);
             let a: Vec<f64> = (0..k * n).map(|_| random.normal()).collect();
             let values = product(&b, &a, m, k, n).into_iter().map(|v| v as f32).collect();

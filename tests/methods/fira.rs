@@ -3,9 +3,9 @@
 use fullrank::device::memory::Category;
 use fullrank::kernels::update::{AdamForm, AdamW};
 use fullrank::kernels::{Matrix, Vector};
+use fullrank::methods::LayerContext;
 use fullrank::methods::fira::{Scaling, Terms, apply};
 use fullrank::methods::projection::{Carry, Layer, Rules};
-use fullrank::methods::LayerContext;
 use fullrank::model::{Linear, Params, Role};
 use fullrank::optim::Optimizer;
 use fullrank::random::stream;
@@ -143,6 +143,28 @@ fn the_papers_step_is_that_of_galore_plus_a_residual_outside_the_subspace() {
         let difference = Matrix::from_host(difference, shape, &device(), Category::Activations);
         let inside = ours.layer.project(&difference).to_host();
         assert!(inside.iter().all(|v| v.abs() < 1e-5 * largest.max(1.0)), "{shape:?}: {inside:?}");
+    }
+}
+
+// Invariant 3, with nothing outside the subspace: the residual is zero and what is left is GaLore.
+#[test]
+fn a_gradient_inside_the_subspace_takes_the_step_of_galore() {
+    for shape in SHAPES {
+        let (mut ours, mut plain) = (Bench::new(shape), Bench::new(shape));
+        let inside = |bench: &Bench| {
+            let zeros = Matrix::zeros(shape, &device(), Category::Activations);
+            let projected = bench.layer.project(&grad(shape, 1, 1.0));
+            bench.layer.add_back(zeros, 1.0, &projected)
+        };
+        let grad = inside(&ours);
+        ours.step(&terms(false), grad);
+        let grad = inside(&plain);
+        plain.with(|layer, cx, one, _| layer.apply(0.25, cx, grad, one));
+        let largest = plain.weight().iter().fold(0f32, |m, v| m.max(v.abs()));
+        assert!(largest > 0.0);
+        for (ours, plain) in ours.weight().iter().zip(plain.weight()) {
+            assert!((ours - plain).abs() <= 1e-5 * largest, "{shape:?}: {ours} {plain}");
+        }
     }
 }
 

@@ -100,7 +100,8 @@ fn ranks_never_shrink_grow_by_the_buffer_at_most_and_stay_below_the_most() {
         train(&mut engine, 1);
         let now = ranks(&mut engine);
         let is_check = [4, 7, 10, 13].contains(&t);
-        for ((linear, &(old, had)), &(new, has)) in engine.model.linears().iter().zip(&before).zip(&now)
+        for ((linear, &(old, had)), &(new, has)) in
+            engine.model.linears().iter().zip(&before).zip(&now)
         {
             let most = (linear.max_rank() / 2).min(8) as u64;
             assert!(old <= new && new <= old + 2 && new <= most, "{}: {old} to {new}", linear.name);
@@ -151,9 +152,16 @@ fn growth_leaves_the_function_and_the_old_vectors_as_they_are() {
     for ((linear, &had), &now) in engine.model.linears().iter().zip(&had).zip(&now) {
         let (had, now, n) = (had as usize, now as usize, linear.cols);
         for (suffix, new_a) in [("", true), (".exp_avg", false), (".exp_avg_sq", false)] {
-            let (a, b) = (format!("{}.lora_A{suffix}", linear.name), format!("{}.lora_B{suffix}", linear.name));
+            let (a, b) = (
+                format!("{}.lora_A{suffix}", linear.name),
+                format!("{}.lora_B{suffix}", linear.name),
+            );
             assert_eq!(after[&a][..had * n], before[&a][..], "{a}");
-            assert_eq!(after[&a][had * n..].iter().any(|&bits| bits != 0), new_a && now > had, "{a}");
+            assert_eq!(
+                after[&a][had * n..].iter().any(|&bits| bits != 0),
+                new_a && now > had,
+                "{a}"
+            );
             for (old, new) in before[&b].chunks(had).zip(after[&b].chunks(now)) {
                 assert_eq!(&new[..had], old, "{b}");
                 assert!(new[had..].iter().all(|&bits| bits == 0), "{b}: new columns are zero");

@@ -35,7 +35,9 @@ fn whole(engine: &Engine, layer: usize) -> Vec<f64> {
     let linear = &engine.model.linears()[layer];
     let mut sum = effective(&engine.model, linear);
     let sparse = linear.sparse.as_ref().unwrap();
-    for (place, value) in sparse.places.to_host().into_iter().zip(wide(&engine.model, sparse.values)) {
+    for (place, value) in
+        sparse.places.to_host().into_iter().zip(wide(&engine.model, sparse.values))
+    {
         sum[place as usize] += value;
     }
     sum
@@ -67,7 +69,11 @@ fn layers_start_as_kaiming_values_at_random_places_beside_factors_of_zero() {
     let columns: std::collections::BTreeSet<i32> = all[0].iter().map(|place| place % 16).collect();
     assert!(rows.len() > 12 && columns.len() > 12);
     assert_ne!(all[0], all[3]);
-    assert_eq!(places(&super::fixture::engine(&sltrain(0.25))), all, "the same seed, the same places");
+    assert_eq!(
+        places(&super::fixture::engine(&sltrain(0.25))),
+        all,
+        "the same seed, the same places"
+    );
     let mut other = sltrain(0.25);
     other.train.seed = 8;
     assert_ne!(places(&super::fixture::engine(&other)), all);
@@ -113,7 +119,8 @@ fn gradients_are_those_of_the_dense_weight_through_each_part() {
     for (ours_linear, linear) in ours.model.linears().iter().zip(dense.model.linears()) {
         let (m, n) = (linear.rows, linear.cols);
         let g = read(&of_dense, linear.weight.unwrap());
-        let (adapter, sparse) = (ours_linear.adapter.unwrap(), ours_linear.sparse.as_ref().unwrap());
+        let (adapter, sparse) =
+            (ours_linear.adapter.unwrap(), ours_linear.sparse.as_ref().unwrap());
         let (a, b) = (wide(&ours.model, adapter.a), wide(&ours.model, adapter.b));
         let (r, s) = (a.len() / n, f64::from(adapter.scale));
         let scaled = |x: Vec<f64>| x.into_iter().map(|v| s * v).collect::<Vec<_>>();
@@ -158,7 +165,8 @@ fn gradients_of_micro_batches_add_up() {
 #[test]
 fn with_every_place_and_factors_of_zero_it_is_full_rank_training_to_the_bit() {
     let (mut ours, mut full) = (engine(&sltrain(1.0)), engine(&config("full")));
-    let pairs: Vec<_> = ours.model.linears().to_vec().into_iter().zip(full.model.linears().to_vec()).collect();
+    let pairs: Vec<_> =
+        ours.model.linears().to_vec().into_iter().zip(full.model.linears().to_vec()).collect();
     for (linear, dense) in &pairs {
         let values = full.model.params.value(dense.weight.unwrap()).to_host();
         let sparse = linear.sparse.as_ref().unwrap();
@@ -231,7 +239,8 @@ fn it_holds_and_trains_as_many_numbers_as_the_tables_say() {
     {
         let shape = preset(name).unwrap().config(32_000);
         let block: usize = block_linears(&shape).iter().map(|&(_, m, n)| entries(m, n, 0.03)).sum();
-        let all = non_target_len(&shape) + factor_len(&shape, rank) + shape.num_hidden_layers * block;
+        let all =
+            non_target_len(&shape) + factor_len(&shape, rank) + shape.num_hidden_layers * block;
         let error = (all as f64 / 1e6 / millions - 1.0).abs();
         assert!(error < 2e-3, "{name}: {all} parameters, the table has {millions} million");
     }

@@ -297,11 +297,7 @@ impl TrainOps for CubeBackend {
         sparse::scatter_add(dense, &places, &values)
     }
 
-    fn gather(
-        acc: MaybeTensor<CubeBackend>,
-        dense: CubeTensor,
-        places: CubeTensor,
-    ) -> CubeTensor {
+    fn gather(acc: MaybeTensor<CubeBackend>, dense: CubeTensor, places: CubeTensor) -> CubeTensor {
         sparse::gather(acc.into_option(), &dense, &places)
     }
 

@@ -8,8 +8,8 @@ use crate::model::{Adapter, Linear, ParamId, Params};
 use crate::runlog::{Body, Clamp, Subspace};
 
 use super::{
-    Axis, Category, Context, Gradients, Indices, Model, Moments, ProductSvd, Vector, VectorCounters,
-    adamw_vectors, most_vectors, stream,
+    Axis, Category, Context, Gradients, Indices, Model, Moments, ProductSvd, Vector,
+    VectorCounters, adamw_vectors, most_vectors, stream,
 };
 
 /// A layer without dense weight whose rank grows.
@@ -157,20 +157,23 @@ impl Layer {
         self.replace(cx, a, b);
 
         let device = cx.model.device().clone();
-        let (rows, cols) = (self.rows, self.cols);
-        let sides: [(ParamId, &dyn Fn(Vec<f32>) -> Vec<f32>, [usize; 2]); 2] = [
-            (self.adapter.a, &|x| lengthened(x, cols, more), [vectors, cols]),
-            (self.adapter.b, &|x| widened(&x, rows, more), [rows, vectors]),
-        ];
-        for (id, enlarged, shape) in sides {
-            if cx.optimizer.has(id) {
-                let Moments { exp_avg, exp_avg_sq, step } = cx.optimizer.take_shaped(id, shape);
-                let larger = |x: &Matrix| {
-                    Matrix::from_host(enlarged(x.to_host()), shape, &device, Category::Optimizer)
-                };
-                let (exp_avg, exp_avg_sq) = (larger(&exp_avg), larger(&exp_avg_sq));
-                cx.optimizer.put(id, Moments { exp_avg, exp_avg_sq, step });
+        let Adapter { a, b, .. } = self.adapter;
+        for (id, shape) in [(a, [vectors, self.cols]), (b, [self.rows, vectors])] {
+            if !cx.optimizer.has(id) {
+                continue;
             }
+            let Moments { exp_avg, exp_avg_sq, step } = cx.optimizer.take_shaped(id, shape);
+            let larger = |x: &Matrix| {
+                let values = x.to_host();
+                let values = if id == a {
+                    lengthened(values, self.cols, more)
+                } else {
+                    widened(&values, self.rows, more)
+                };
+                Matrix::from_host(values, shape, &device, Category::Optimizer)
+            };
+            let (exp_avg, exp_avg_sq) = (larger(&exp_avg), larger(&exp_avg_sq));
+            cx.optimizer.put(id, Moments { exp_avg, exp_avg_sq, step });
         }
         let mut since = self.since.clone();
         since.resize(vectors, cx.t as i32);
@@ -199,8 +202,9 @@ impl Layer {
     fn replace(&self, cx: &mut Context<'_>, a: Vec<f32>, b: Vec<f32>) {
         let device = cx.model.device().clone();
         let vectors = a.len() / self.cols;
-        let upload =
-            |values, shape: [usize; 2]| Matrix::from_host(values, shape, &device, Category::Adapters);
+        let upload = |values, shape: [usize; 2]| {
+            Matrix::from_host(values, shape, &device, Category::Adapters)
+        };
         cx.model.params.replace(self.adapter.a, upload(a, [vectors, self.cols]));
         cx.model.params.replace(self.adapter.b, upload(b, [self.rows, vectors]));
     }
@@ -225,16 +229,8 @@ impl Layer {
                 decay_frozen: false,
             };
             let param = model.params.take(id);
-            let (param, exp_avg, exp_avg_sq) = adamw_vectors(
-                param,
-                &grad,
-                clip,
-                exp_avg,
-                exp_avg_sq,
-                hyper,
-                *t as u32,
-                &counters,
-            );
+            let (param, exp_avg, exp_avg_sq) =
+                adamw_vectors(param, &grad, clip, exp_avg, exp_avg_sq, hyper, *t as u32, &counters);
             model.params.set(id, param);
             optimizer.put(id, Moments { exp_avg, exp_avg_sq, step });
         }
