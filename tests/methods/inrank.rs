@@ -185,12 +185,12 @@ fn new_vectors_take_steps_of_the_size_that_adam_begins_with() {
     train(&mut engine, 1);
     let linear = engine.model.linears()[layer].clone();
     let b = engine.model.params.value(linear.adapter.unwrap().b).to_host();
-    // At its first step Adam moves every entry by the rate; with an old counter it would be three times that.
-    for row in b.chunks(now[layer] as usize) {
-        for step in &row[had[layer] as usize..] {
-            assert!((step.abs() - 0.01).abs() < 1e-4, "{step}");
-        }
-    }
+    // At its first step Adam moves every entry by the rate (less where the gradient is not far above epsilon); with
+    // an old counter it would be more than three times that.
+    let rows = b.chunks(now[layer] as usize);
+    let steps: Vec<f32> =
+        rows.flat_map(|row| &row[had[layer] as usize..]).map(|step| step.abs()).collect();
+    assert!(steps.iter().all(|&step| step > 0.005 && step < 0.010_01), "{steps:?}");
 }
 
 #[test]
@@ -224,10 +224,15 @@ fn at_the_end_of_the_search_layers_are_their_best_approximation_of_their_rank() 
     }
     let phases = engine.events.iter().filter(|event| matches!(event, Body::Phase(_))).count();
     assert_eq!(phases, 1);
-    for linear in engine.model.linears() {
+    let mut is_cut = false;
+    for (linear, (rank, vectors)) in engine.model.linears().iter().zip(&before) {
         let adapter = linear.adapter.unwrap();
-        assert!(engine.optimizer.iter().all(|(id, _)| id != adapter.a && id != adapter.b));
+        let has = engine.optimizer.has(adapter.a) || engine.optimizer.has(adapter.b);
+        // A layer that has grown to its most has no buffer to lose and keeps its moments.
+        assert_eq!(has, rank == vectors, "{}", linear.name);
+        is_cut |= rank < vectors;
     }
+    assert!(is_cut, "some layer has a buffer");
     // It trains on, and ranks stay.
     let loss = step(&mut engine).loss;
     train(&mut engine, 12);
