@@ -16,7 +16,8 @@ mod tests;
 
 pub use load::{FlagValue, setting_named};
 pub use methods::{
-    Defaults, FiraTable, GaloreTable, LoraTable, ProjectionSettings, ReloraTable, SwitchLoraTable,
+    AdaRankGradTable, Defaults, FiraTable, GaloreTable, InRankTable, LoraTable, ProjectionSettings,
+    ReloraTable, SlTrainTable, SwitchLoraTable,
 };
 pub use rank::RankTable;
 
@@ -42,6 +43,12 @@ pub struct RunConfig {
     pub galore: GaloreTable,
     /// Fira's settings.
     pub fira: FiraTable,
+    /// AdaRankGrad's settings.
+    pub adarankgrad: AdaRankGradTable,
+    /// SLTrain's settings.
+    pub sltrain: SlTrainTable,
+    /// InRank's settings.
+    pub inrank: InRankTable,
 }
 
 impl RunConfig {

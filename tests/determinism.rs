@@ -8,7 +8,7 @@ mod common;
 
 use common::{Place, assert_same_files, assert_same_run, newest_checkpoint, numbers};
 
-const METHODS: [&str; 6] = ["full", "lora", "switchlora", "relora", "galore", "fira"];
+const METHODS: &[&str] = fullrank::methods::NAMES;
 
 #[test]
 fn two_runs_give_the_same_bits_with_any_number_of_threads() {

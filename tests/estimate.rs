@@ -21,7 +21,7 @@ fn the_largest_preset_is_estimated_for_all_methods_without_being_made() {
     assert_eq!(methods.len(), NAMES.len());
     for (answer, name) in methods.iter().zip(NAMES) {
         let bytes = |key: &str| answer[key].as_u64().unwrap();
-        assert_eq!(answer["method"], name);
+        assert_eq!(answer["method"], *name);
         assert_eq!(bytes("parameters"), 6_739_234_816);
         assert_eq!(answer["measured"], Value::Null, "no figure that was not measured");
         assert!(bytes("recomputed_peak_bytes") <= bytes("peak_bytes"), "{name}");

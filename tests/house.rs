@@ -160,10 +160,7 @@ fn a_method_never_names_another() {
         if matches!(own.as_str(), "mod" | "factors" | "warm_start" | "projection") {
             continue;
         }
-        for other in ["full", "lora", "switchlora", "relora", "galore", "fira"]
-            .into_iter()
-            .filter(|name| *name != own)
-        {
+        for other in fullrank::methods::NAMES.iter().filter(|&&name| name != own) {
             let names = |line: &str| {
                 line.contains(&format!("methods::{other}"))
                     || line.contains(&format!("super::{other}"))

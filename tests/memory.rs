@@ -19,7 +19,7 @@ struct Case {
     change: fn(&mut RunConfig),
 }
 
-const CASES: [Case; 18] = [
+const CASES: [Case; 25] = [
     Case { method: "full", change: |_| {} },
     Case { method: "lora", change: |_| {} },
     Case { method: "switchlora", change: |_| {} },
@@ -48,6 +48,34 @@ const CASES: [Case; 18] = [
     Case { method: "galore", change: |c| c.train.rank = Some(64) },
     Case { method: "fira", change: |_| {} },
     Case { method: "fira", change: |c| c.data.max_seq_length = Some(16) },
+    // No residual allowed: the ranks are the most they may be, which is what is predicted.
+    Case { method: "adarankgrad", change: |c| c.adarankgrad.residual = 0.0 },
+    Case {
+        method: "adarankgrad",
+        change: |c| {
+            c.adarankgrad.residual = 0.0;
+            c.adarankgrad.update_proj_gap = Some(2);
+            c.data.max_seq_length = Some(16);
+        },
+    },
+    Case { method: "sltrain", change: |_| {} },
+    Case {
+        method: "sltrain",
+        change: |c| {
+            c.sltrain.density = 0.3;
+            c.data.max_seq_length = Some(16);
+        },
+    },
+    Case { method: "sltrain", change: |c| c.train.grad_accumulation_steps = 3 },
+    // A buffer beyond the most vectors that layers may have.
+    Case { method: "inrank", change: |c| c.inrank.buffer = Some(64) },
+    Case {
+        method: "inrank",
+        change: |c| {
+            c.inrank.buffer = Some(64);
+            c.data.max_seq_length = Some(16);
+        },
+    },
 ];
 
 fn config(case: &Case, recompute: bool) -> RunConfig {

@@ -6,6 +6,8 @@
 
 #[path = "methods/adamw.rs"]
 mod adamw;
+#[path = "methods/adarankgrad.rs"]
+mod adarankgrad;
 #[path = "methods/fira.rs"]
 mod fira;
 #[path = "methods/fixture.rs"]
@@ -14,6 +16,8 @@ mod fixture;
 mod freeze;
 #[path = "methods/galore.rs"]
 mod galore;
+#[path = "methods/inrank.rs"]
+mod inrank;
 #[path = "methods/lora.rs"]
 mod lora;
 #[path = "methods/rank.rs"]
@@ -24,6 +28,8 @@ mod relora;
 mod resume;
 #[path = "methods/skip.rs"]
 mod skip;
+#[path = "methods/sltrain.rs"]
+mod sltrain;
 #[path = "methods/spectra.rs"]
 mod spectra;
 #[path = "methods/start.rs"]

@@ -44,6 +44,12 @@ fn filled() -> RunConfig {
     relora.rewarm_steps = Some(10);
     config.galore.update_proj_gap = Some(20);
     config.fira.update_proj_gap = Some(20);
+    config.adarankgrad.update_proj_gap = Some(20);
+    let inrank = &mut config.inrank;
+    inrank.buffer = Some(8);
+    inrank.first_check = Some(100);
+    inrank.gap = Some(25);
+    inrank.truncate_at = Some(800);
     config.rank.every = Some(100);
     config
 }

@@ -10,6 +10,7 @@ mod probe;
 mod products;
 mod rows;
 mod scaling;
+mod sparse;
 mod switches;
 mod updates;
 mod whole;
@@ -60,7 +61,7 @@ type Check = (&'static str, fn(&mut Probe<'_>));
 
 /// Every check, short ones and those that others rest on first. The name of one that checks a single
 /// operation is the operation's.
-const CHECKS: [Check; 35] = [
+const CHECKS: [Check; 38] = [
     ("zero", updates::zero),
     ("fill", updates::fill),
     ("copy", updates::copy),
@@ -89,11 +90,14 @@ const CHECKS: [Check; 35] = [
     ("adamw_vectors", updates::adamw_vectors),
     ("add_sum_squares", updates::add_sum_squares),
     ("clip_factor", updates::clip_factor),
+    ("guard", updates::guard),
     ("pair", updates::pair),
     ("scale", scaling::scale),
     ("add_scaled", scaling::add_scaled),
     ("norm_ratios", scaling::norm_ratios),
     ("limit_growth", scaling::limit_growth),
+    ("scatter_add", sparse::scatter_add),
+    ("gather", sparse::gather),
     ("twelve layers", whole::twelve_layers),
     ("largest buffer", whole::largest_buffer),
 ];

@@ -145,6 +145,17 @@ pub fn add_sum_squares(probe: &mut Probe<'_>) {
     probe.compare("sum", &sum.to_host(), &[right]);
 }
 
+pub fn guard(probe: &mut Probe<'_>) {
+    probe.shape("finite, negative, infinite, no number");
+    for (number, right) in
+        [(0.25f32, 1.0), (0.0, 1.0), (-1.0, -2.0), (f32::INFINITY, -2.0), (f32::NAN, -2.0)]
+    {
+        let number: Vector = probe.vector(vec![number]);
+        let got = probe.timed(|| kernel::guard(&number, 1.0, -2.0));
+        probe.compare("guard", &got.to_host(), &[right]);
+    }
+}
+
 pub fn clip_factor(probe: &mut Probe<'_>) {
     probe.shape("below the limit, above it, no limit");
     for (squares, limit, right) in

@@ -11,7 +11,7 @@ use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
 use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, flex, lora, loss, norm, swiglu};
+use super::{clip, embedding, flex, lora, loss, norm, sparse, swiglu};
 
 impl TrainOps for Flex {
     fn recycle(x: FloatTensor<Self>) -> bool {
@@ -392,11 +392,41 @@ impl TrainOps for Flex {
         scaling::flex_limit_growth(&squares, &previous, gamma, unit)
     }
 
+    fn scatter_add(
+        dense: FloatTensor<Self>,
+        places: IntTensor<Self>,
+        values: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return sparse::default_scatter_add::<Self>(dense, places, values);
+        }
+        sparse::flex_scatter_add(dense, &places, &values)
+    }
+
+    fn gather(
+        acc: MaybeTensor<Self>,
+        dense: FloatTensor<Self>,
+        places: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let acc = acc.into_option();
+        if DEFAULT_BODIES.get() {
+            return sparse::default_gather::<Self>(acc, dense, places);
+        }
+        sparse::flex_gather(acc, &dense, &places)
+    }
+
     fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {
         if DEFAULT_BODIES.get() {
             return clip::default_clip_factor::<Self>(sum_squares, max_norm);
         }
         clip::flex_clip_factor(&sum_squares, max_norm)
+    }
+
+    fn guard(x: FloatTensor<Self>, yes: f32, no: f32) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return clip::default_guard::<Self>(x, yes, no);
+        }
+        clip::flex_guard(&x, yes, no)
     }
 
     fn pair(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {

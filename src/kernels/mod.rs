@@ -32,6 +32,7 @@ pub mod pool;
 pub mod reference;
 pub mod rope;
 pub mod scaling;
+pub mod sparse;
 pub mod swiglu;
 pub mod switch;
 pub mod update;

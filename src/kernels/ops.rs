@@ -15,7 +15,7 @@ use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
 use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, lora, loss, norm, swiglu};
+use super::{clip, embedding, lora, loss, norm, sparse, swiglu};
 
 thread_local! {
     pub(super) static DEFAULT_BODIES: Cell<bool> = const { Cell::new(false) };
@@ -373,9 +373,32 @@ pub trait TrainOps: Backend {
         scaling::default_limit_growth::<Self>(squares, previous, gamma, unit)
     }
 
+    /// `dense[places[k]] += values[k]`, in place.
+    fn scatter_add(
+        dense: FloatTensor<Self>,
+        places: IntTensor<Self>,
+        values: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        sparse::default_scatter_add::<Self>(dense, places, values)
+    }
+
+    /// `dense[places[k]]`, added to `acc` in place if given.
+    fn gather(
+        #[extension_type] acc: MaybeTensor<Self>,
+        dense: FloatTensor<Self>,
+        places: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        sparse::default_gather::<Self>(acc.into_option(), dense, places)
+    }
+
     /// The factor that brings a gradient to `max_norm`.
     fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {
         clip::default_clip_factor::<Self>(sum_squares, max_norm)
+    }
+
+    /// `yes` where the number is finite and not negative, else `no`.
+    fn guard(x: FloatTensor<Self>, yes: f32, no: f32) -> FloatTensor<Self> {
+        clip::default_guard::<Self>(x, yes, no)
     }
 
     /// `[a, b, missing]` of two `[1]`; `missing` is not 0 if the device did not do all that was queued.

@@ -18,7 +18,7 @@ use super::math::vectorised;
 use super::ops::TrainOps;
 use super::{Indices, Matrix, Vector};
 
-pub use super::clip::{add_sum_squares, clip_factor, read_back};
+pub use super::clip::{add_sum_squares, clip_factor, guard, read_back};
 
 /// Where epsilon and the decay stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,8 @@ pub enum Axis {
 }
 
 /// One AdamW update in place of `(param, exp_avg, exp_avg_sq)`, all `[m, n]`; `grad` is multiplied by `grad_scale [1]`
-/// (the clip factor, which stays on the device). `step` is the counter after this update (1 at the first).
+/// (the clip factor, which stays on the device); below 0 it leaves all three as they are. `step` is the counter after
+/// this update (1 at the first).
 pub fn adamw(
     param: Matrix,
     grad: &Matrix,
@@ -316,6 +317,10 @@ pub(super) fn flex_adamw(
     let constants = Constants::new(hyper);
     let (rate, root_divisor) = step_factors(hyper, step);
     let grad_scale = flex::values(grad_scale)[0];
+    if grad_scale < 0.0 {
+        let [param, exp_avg, exp_avg_sq] = state;
+        return (param, exp_avg, exp_avg_sq);
+    }
     let stays = hyper.learning_rate == 0.0;
     let factors = Factors { grad: grad_scale, rate, root_divisor, stays };
     for_each_task(&mut state, flex::values(grad), CHUNK, |_, task| {
@@ -450,14 +455,19 @@ pub(super) fn default_adamw<B: Backend>(
     hyper: AdamW,
     step: u32,
 ) -> (Float<B>, Float<B>, Float<B>) {
-    let grad = mul::<B>(grad, reshape::<B, 2>(grad_scale, [1, 1]));
+    let grad_scale = reshape::<B, 2>(grad_scale, [1, 1]);
+    let spread = B::float_expand(grad_scale.clone(), grad.shape());
+    let is_off = B::float_lower_elem(spread, Scalar::from(0.0), BoolDType::Native);
+    let before = (param.clone(), exp_avg.clone(), exp_avg_sq.clone());
+    let grad = mul::<B>(grad, grad_scale);
     let (rate, root_divisor) = step_factors(hyper, step);
     let rate = constant::<B, 2>(vec![rate], [1, 1], &grad);
     let root_divisor = constant::<B, 2>(vec![root_divisor], [1, 1], &grad);
     let (new_param, exp_avg, exp_avg_sq) =
         default_update::<B>(param.clone(), grad, exp_avg, exp_avg_sq, rate, root_divisor, hyper);
     let param = if hyper.learning_rate == 0.0 { param } else { new_param };
-    (param, exp_avg, exp_avg_sq)
+    let kept = |new, old| B::float_mask_where(new, is_off.clone(), old);
+    (kept(param, before.0), kept(exp_avg, before.1), kept(exp_avg_sq, before.2))
 }
 
 /// From this step on bias corrections no longer change an f32 (for beta2 up to 0.9999).

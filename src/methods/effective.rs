@@ -5,12 +5,18 @@ use crate::kernels::Matrix;
 use crate::linalg::spectrum::Product;
 use crate::model::{Adapter, Linear, Model};
 
-/// `W + s·B·A` of a layer, row-major `[m, n]`; either part alone where the other is missing.
+/// `W + s·B·A` of a layer, row-major `[m, n]`, or with a sparse part in the place of `W`; only the parts that it has.
 pub fn weight(model: &Model, linear: &Linear) -> Vec<f64> {
     let mut values = match linear.weight {
         Some(id) => wide(&model.params.value(id).to_host()),
         None => vec![0.0; linear.rows * linear.cols],
     };
+    if let Some(sparse) = &linear.sparse {
+        let kept = model.params.value(sparse.values).to_host();
+        for (value, place) in kept.into_iter().zip(sparse.places.to_host()) {
+            values[place as usize] += f64::from(value);
+        }
+    }
     if let Some(product) = adapter(model, linear) {
         product.add_to(&mut values);
     }

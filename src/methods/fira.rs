@@ -137,7 +137,7 @@ pub fn apply(
 
     let rate = cx.learning_rate;
     let residual_rate = if terms.is_released { rate } else { rate * terms.alpha };
-    layer.change_weight(cx, |w| {
+    layer.change_weight(cx, &one, |w| {
         let w = layer.add_back(w, (rate * terms.alpha) as f32, &descent);
         add_scaled(w, -residual_rate as f32, &limited.factor, &residual)
     });
@@ -264,5 +264,5 @@ impl Method for Fira {
 
 /// What a layer needs: as projected; the residual takes the place of the gradient.
 pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
-    projection::footprint(config, layer)
+    projection::footprint(config, layer, &config.fira.carry)
 }

@@ -24,6 +24,8 @@ pub struct Footprint {
     /// What each token leaves of the layer's forward pass beside the activations that every method has:
     /// the `x·Aᵀ` of the factors.
     pub trace_per_token: u128,
+    /// What a product of this layer holds for a moment, forward and backward.
+    pub product_scratch: u128,
     /// What the update of this layer holds for a moment beside the gradients.
     pub update_scratch: u128,
     /// What a merge of this layer holds for a moment, after the update, when the gradients are gone.

@@ -6,14 +6,13 @@
 //! is computed.
 
 use crate::config::{ProjectionSettings, RunConfig};
-use crate::device::memory::Category;
 use crate::error::Result;
 use crate::kernels::{Matrix, Vector};
 use crate::model::config::TargetLayer;
 use crate::model::{Gradients, Linear, Model, ParamId};
 
 use super::footprint::Footprint;
-use super::projection::{self, Layer, Projection, Rules};
+use super::projection::{self, Projection, Rules};
 use super::{
     Context, Disposition, Export, LayerContext, Method, MethodState, StateReader, adamw_all,
     resolved,
@@ -39,21 +38,6 @@ impl GaLore {
             decays: config.train.weight_decay > 0.0,
         })
     }
-}
-
-/// Applies one layer's gradient: `W −= η·α·(N projected back)`, where the rank is full AdamW with `η·α`.
-/// The layer has a projector for this gradient already.
-pub fn apply(layer: &Layer, alpha: f64, cx: &mut LayerContext<'_>, grad: Matrix, clip: &Vector) {
-    if layer.is_whole() {
-        let rate = cx.learning_rate * alpha;
-        cx.optimizer.update(cx.params, layer.weight(), &grad, clip, rate);
-        return;
-    }
-    let projected = layer.project(&grad);
-    drop(grad);
-    let (descent, _) = layer.descent(cx, &projected, clip);
-    let rate = (cx.learning_rate * alpha) as f32;
-    layer.change_weight(cx, |w| layer.add_back(w, rate, &descent));
 }
 
 impl Method for GaLore {
@@ -87,14 +71,15 @@ impl Method for GaLore {
         cx: &mut LayerContext<'_>,
         id: ParamId,
         grad: Matrix,
+        guard: &Vector,
     ) -> Disposition {
-        let one = Vector::filled(1.0, [1], cx.optimizer.device(), Category::Activations);
         match self.projection.layers.iter().position(|layer| layer.weight() == id) {
             Some(index) => {
-                self.projection.refresh_one(cx, index, &grad);
-                apply(&self.projection.layers[index], self.alpha, cx, grad, &one);
+                if self.projection.refresh_one(cx, index, &grad, guard) {
+                    self.projection.layers[index].apply(self.alpha, cx, grad, guard);
+                }
             }
-            None => cx.optimizer.update(cx.params, id, &grad, &one, cx.learning_rate),
+            None => cx.optimizer.update(cx.params, id, &grad, guard, cx.learning_rate),
         }
         Disposition::Consumed
     }
@@ -110,11 +95,7 @@ impl Method for GaLore {
         clip: &Vector,
         learning_rate: f64,
     ) {
-        for layer in &self.projection.layers {
-            if let Some(grad) = grads.take(layer.weight()) {
-                apply(layer, self.alpha, &mut cx.for_layers(learning_rate), grad, clip);
-            }
-        }
+        self.projection.update(&mut cx.for_layers(learning_rate), &mut grads, self.alpha, clip);
         adamw_all(cx, &mut grads, clip, learning_rate);
     }
 
@@ -134,5 +115,5 @@ impl Method for GaLore {
 /// What a layer needs: as projected, with a gradient that per-layer updates free at once.
 pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
     let is_consumed = config.galore.per_layer;
-    Footprint { is_consumed, ..projection::footprint(config, layer) }
+    Footprint { is_consumed, ..projection::footprint(config, layer, &config.galore.carry) }
 }

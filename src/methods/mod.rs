@@ -12,15 +12,18 @@ use crate::model::{Gradients, Linear, LinearId, Model, ParamId, Params};
 use crate::optim::{Optimizer, Schedule};
 use crate::runlog::{Body, Coverage};
 
+pub mod adarankgrad;
 pub mod effective;
 pub mod factors;
 pub mod fira;
 pub mod footprint;
 pub mod full;
 pub mod galore;
+pub mod inrank;
 pub mod lora;
 pub mod projection;
 pub mod relora;
+pub mod sltrain;
 pub mod switchlora;
 pub mod warm_start;
 
@@ -169,13 +172,16 @@ pub trait Method {
         None
     }
 
-    /// Called during the backward pass as soon as a gradient is complete and found finite. Only methods that say so
-    /// in [`Method::consumes_gradients`] are asked.
+    /// Called during the backward pass as soon as a gradient is complete. Only methods that say so in
+    /// [`Method::consumes_gradients`] are asked. `guard [1]`, on the device, is 1 where this gradient and all before it
+    /// are finite, and below 0 where they are not: then nothing may change but counters, which the caller sets back. As
+    /// the factor of an update it does just that.
     fn on_layer_gradient(
         &mut self,
         _cx: &mut LayerContext<'_>,
         _id: ParamId,
         grad: Matrix,
+        _guard: &Vector,
     ) -> Disposition {
         Disposition::Keep(grad)
     }
@@ -257,7 +263,7 @@ fn resolved<T: Copy>(value: Option<T>, key: &str) -> Result<T> {
 }
 
 /// The names of the methods in this version.
-pub const NAMES: [&str; 6] = ["full", "lora", "switchlora", "relora", "galore", "fira"];
+pub const NAMES: &[&str] = crate::config::settings::METHODS;
 
 /// Makes the method that a configuration names, with its settings resolved for the model.
 pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
@@ -268,6 +274,9 @@ pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
         "relora" => Box::new(relora::Relora::new(config)?),
         "galore" => Box::new(galore::GaLore::new(config)?),
         "fira" => Box::new(fira::Fira::new(config)?),
+        "adarankgrad" => Box::new(adarankgrad::AdaRankGrad::new(config)?),
+        "sltrain" => Box::new(sltrain::SlTrain::new(config)?),
+        "inrank" => Box::new(inrank::InRank::new(config)?),
         other => return Err(unknown(other)),
     })
 }

@@ -1,8 +1,9 @@
-//! A linear layer of the network: a dense weight, a low-rank adapter, or both.
+//! A linear layer of the network: a dense weight, a low-rank adapter, or both; or an adapter with a sparse part.
 
-use crate::kernels::Matrix;
 use crate::kernels::lora::{lora_factor_grads, lora_input_grad, lora_linear};
-use crate::kernels::matmul::{Layout, matmul, matmul_add};
+use crate::kernels::matmul::{Layout, matmul, matmul_add, matmul_scaled};
+use crate::kernels::sparse::{gather, scatter_add};
+use crate::kernels::{Indices, Matrix};
 
 use super::backward::GradientSink;
 use super::params::{ParamId, Params};
@@ -22,7 +23,16 @@ pub struct Adapter {
     pub scale: f32,
 }
 
-/// `y = x·W_effᵀ` with `W_eff = W + s·B·A`, or either part alone.
+/// Values at fixed places of a linear layer's weight: `Sp`.
+#[derive(Debug, Clone)]
+pub struct Sparse {
+    /// `[1, k]`.
+    pub values: ParamId,
+    /// Flat indices `row·n + column`, ascending, one for each value.
+    pub places: Indices,
+}
+
+/// `y = x·W_effᵀ` with `W_eff = W + s·B·A`, either part alone, or `Sp + s·B·A`.
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// Module path, as in Hugging Face names: `model.layers.0.self_attn.q_proj`.
@@ -35,6 +45,8 @@ pub struct Linear {
     pub weight: Option<ParamId>,
     /// The low-rank pair, where a method has put one.
     pub adapter: Option<Adapter>,
+    /// The sparse part, in the place of `W` beside an adapter.
+    pub sparse: Option<Sparse>,
 }
 
 impl Linear {
@@ -43,8 +55,19 @@ impl Linear {
         self.rows.min(self.cols)
     }
 
+    /// `Sp + s·B·A [m, n]`, made anew for each product: it lives no longer than that.
+    fn materialised(&self, params: &Params) -> Option<Matrix> {
+        let (sparse, adapter) = (self.sparse.as_ref()?, self.adapter?);
+        let (a, b) = (params.value(adapter.a), params.value(adapter.b));
+        let low_rank = matmul_scaled(adapter.scale, Layout::Nn, b, a);
+        Some(scatter_add(low_rank, &sparse.places, params.value(sparse.values)))
+    }
+
     /// `x [T, n]` → `(y [T, m], h = x·Aᵀ [T, r])`; `h` is what the backward pass needs of an adapter.
     pub(super) fn forward(&self, params: &Params, x: &Matrix) -> (Matrix, Option<Matrix>) {
+        if let Some(weight) = self.materialised(params) {
+            return (matmul(Layout::Nt, x, &weight), None);
+        }
         let weight = self.weight.map(|id| params.value(id));
         match (&self.adapter, weight) {
             (Some(adapter), weight) => {
@@ -65,21 +88,22 @@ impl Linear {
         acc: Option<Matrix>,
         dy: &Matrix,
     ) -> (Matrix, Option<Matrix>) {
-        let weight = self.weight.map(|id| params.value(id));
+        let materialised = self.materialised(params);
+        let weight = materialised.as_ref().or_else(|| self.weight.map(|id| params.value(id)));
         match (&self.adapter, weight) {
-            (Some(adapter), weight) => {
+            (Some(adapter), weight) if materialised.is_none() => {
                 let (a, b) = (params.value(adapter.a), params.value(adapter.b));
                 let (dx, g) = lora_input_grad(acc, dy, weight, a, b, adapter.scale);
                 (dx, Some(g))
             }
-            (None, Some(weight)) => {
+            (_, Some(weight)) => {
                 let dx = match acc {
                     Some(acc) => matmul_add(acc, 1.0, Layout::Nn, dy, weight),
                     None => matmul(Layout::Nn, dy, weight),
                 };
                 (dx, None)
             }
-            (None, None) => unreachable!("layer {} has neither weight nor adapter", self.name),
+            (_, None) => unreachable!("layer {} has neither weight nor adapter", self.name),
         }
     }
 
@@ -101,6 +125,13 @@ impl Linear {
             };
             sink.deliver(params, weight, grad);
         }
+        if let (Some(sparse), Some(adapter)) = (&self.sparse, self.adapter) {
+            let grads = Self::sparse_grads(params, sink, sparse, adapter, x, dy);
+            for (id, grad) in [adapter.a, adapter.b, sparse.values].into_iter().zip(grads) {
+                sink.deliver(params, id, grad);
+            }
+            return;
+        }
         if let (Some(adapter), Some(h), Some(g)) = (&self.adapter, h, g)
             && params.is_trainable(adapter.a)
         {
@@ -109,5 +140,31 @@ impl Linear {
             sink.deliver(params, adapter.a, da);
             sink.deliver(params, adapter.b, db);
         }
+    }
+
+    /// Gradients of `A`, `B` and the values from that of `W_eff`, `G = dyᵀ·x`: `s·Bᵀ·G`, `s·G·Aᵀ`, and `G` at the
+    /// places. `G` is as large as `W_eff` was a moment before, and with more tokens than `m·n/(m + n)` its products
+    /// with the factors cost less than the thin products of the layer's input and output would.
+    fn sparse_grads(
+        params: &Params,
+        sink: &mut GradientSink<'_>,
+        sparse: &Sparse,
+        adapter: Adapter,
+        x: &Matrix,
+        dy: &Matrix,
+    ) -> [Matrix; 3] {
+        let grad = matmul(Layout::Tn, dy, x);
+        let (a, b) = (params.value(adapter.a), params.value(adapter.b));
+        let scale = adapter.scale;
+        let d_a = match sink.accumulated(adapter.a) {
+            Some(acc) => matmul_add(acc, scale, Layout::Tn, b, &grad),
+            None => matmul_scaled(scale, Layout::Tn, b, &grad),
+        };
+        let d_b = match sink.accumulated(adapter.b) {
+            Some(acc) => matmul_add(acc, scale, Layout::Nt, &grad, a),
+            None => matmul_scaled(scale, Layout::Nt, &grad, a),
+        };
+        let d_values = gather(sink.accumulated(sparse.values), &grad, &sparse.places);
+        [d_a, d_b, d_values]
     }
 }

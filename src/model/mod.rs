@@ -12,6 +12,6 @@ pub mod load;
 pub mod params;
 
 pub use config::ModelConfig;
-pub use linear::{Adapter, Linear, LinearId};
+pub use linear::{Adapter, Linear, LinearId, Sparse};
 pub use llama::{Batch, Model};
 pub use params::{Gradients, Param, ParamId, Params, Role};

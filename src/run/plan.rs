@@ -14,6 +14,7 @@ use crate::optim::Schedule;
 
 use super::engine::Settings;
 
+mod inrank;
 mod relora;
 
 /// Where the network comes from.
@@ -161,13 +162,13 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     if method == "lora" && config.lora.base == "none" && config.lora.init == "standard" {
         config.lora.init = "both_kaiming".into();
     }
-    let defaults = config.method_defaults();
+    let defaults = config.method_defaults(shape.hidden_size);
 
     let data = &mut config.data;
     let seq_len = *data.max_seq_length.get_or_insert(seq_len);
     data.data_seed.get_or_insert(config.train.seed);
     let train = &mut config.train;
-    let rank = (shape.hidden_size / 4).clamp(1, defaults.most_rank);
+    let rank = (shape.hidden_size / defaults.rank_divisor).clamp(1, defaults.most_rank);
     let rank = *train.rank.get_or_insert(rank);
     train.alpha.get_or_insert(defaults.alpha);
     let iters = *train.iters.get_or_insert(iters);
@@ -182,6 +183,8 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let gap = (iters / 50).clamp(10, 200);
     config.galore.update_proj_gap.get_or_insert(gap);
     config.fira.update_proj_gap.get_or_insert(gap);
+    config.adarankgrad.update_proj_gap.get_or_insert(gap);
+    inrank::resolve(&mut config.inrank, shape.hidden_size, iters);
     train.steps_per_report.get_or_insert((iters / 60).max(1));
     train.eval_every.get_or_insert((iters / 10).max(1));
     train.checkpoint_every.get_or_insert((iters / 4).max(1));
@@ -190,6 +193,14 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let on_host = waits_on_host(&config.switchlora.pools, pools, budget);
     config.switchlora.pools = if on_host { "host" } else { "device" }.into();
 
+    if is_fine_tuning && matches!(method.as_str(), "sltrain" | "inrank") {
+        return Err(Error::config(
+            format!(
+                "{method} trains layers from nothing, but model.model is a folder with weights"
+            ),
+            "use a preset with it, or another --method for these weights",
+        ));
+    }
     if rank > shape.hidden_size {
         return Err(Error::config(
             format!("train.rank = {rank} is above the model's hidden size {}", shape.hidden_size),

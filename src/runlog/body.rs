@@ -311,6 +311,9 @@ pub struct Subspace {
     pub side: String,
     /// Its dimension.
     pub rank: u64,
+    /// The dimension of the one before, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank_before: Option<u64>,
     /// The share of the gradient's squared norm that lies in it.
     #[serde(with = "number")]
     pub energy: f64,

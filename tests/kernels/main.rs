@@ -16,6 +16,7 @@ mod norm;
 mod pointwise;
 mod replay;
 mod scaling;
+mod sparse;
 mod storage;
 mod switch;
 mod update;

@@ -7,7 +7,7 @@ use fullrank::kernels::launch;
 use fullrank::kernels::reference;
 use fullrank::kernels::update::{
     AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares, clip_factor,
-    read_back,
+    guard, read_back,
 };
 use fullrank::kernels::{Array, Matrix, Vector};
 
@@ -116,6 +116,46 @@ fn adamw_with_counters_matches_the_reference_vector_by_vector() {
                     assert_eq!(old.to_bits(), new.to_bits(), "a frozen vector keeps its bits");
                 }
             }
+        }
+    });
+}
+
+#[test]
+fn a_number_that_is_not_finite_guards_an_update_which_then_changes_nothing() {
+    in_every_form(|device| {
+        for (number, right) in [
+            (0.0, 1.0),
+            (3e38, 1.0),
+            (f32::INFINITY, -1.0),
+            (f32::NEG_INFINITY, -1.0),
+            (f32::NAN, -1.0),
+            (-f32::NAN, -1.0),
+            (-1.0, -1.0),
+        ] {
+            assert_eq!(
+                guard(&vector(vec![number], device), 1.0, -1.0).to_host(),
+                [right],
+                "{number}"
+            );
+        }
+        let hyper = AdamW {
+            learning_rate: 0.1,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.5,
+            form: AdamForm::Torch,
+        };
+        let mut values = Values(91);
+        for shape in [[1, 1], [7, 9], [33, 40]] {
+            let state = [(); 3].map(|()| values.matrix(device, shape));
+            let before = state.each_ref().map(Matrix::to_host);
+            let [p, m, v] = state;
+            let grad =
+                Matrix::from_host(vec![f32::NAN; shape[0] * shape[1]], shape, device, Activations);
+            let off = vector(vec![-1.0], device);
+            let (p, m, v) = adamw(p, &grad, &off, m, v, hyper, 3);
+            assert_eq!([p, m, v].map(|x| x.to_host()), before);
         }
     });
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use fullrank::config::RunConfig;
+use fullrank::config::{InRankTable, RunConfig};
 use fullrank::device::Device;
 use fullrank::device::memory::Category;
 use fullrank::kernels::{Matrix, Vector};
@@ -59,6 +59,15 @@ pub fn config(method: &str) -> RunConfig {
     config.train.alpha = Some(if method == "lora" { 8.0 } else { 1.0 });
     config.galore.update_proj_gap = Some(5);
     config.fira.update_proj_gap = Some(5);
+    config.adarankgrad.update_proj_gap = Some(5);
+    config.inrank = InRankTable {
+        start_rank: 1,
+        buffer: Some(2),
+        ratio: 0.9,
+        first_check: Some(4),
+        gap: Some(3),
+        truncate_at: Some(16),
+    };
     config.train.iters = Some(100);
     config.train.learning_rate = Some(0.01);
     config.train.lr_schedule = Some("constant".into());

@@ -4,24 +4,32 @@
 use super::RunConfig;
 use crate::error::Result;
 
+pub(super) mod adarankgrad;
 pub(super) mod fira;
 pub(super) mod galore;
+pub(super) mod inrank;
 pub(super) mod lora;
 mod projection;
 pub(super) mod relora;
+pub(super) mod sltrain;
 pub(super) mod switchlora;
 
+pub use adarankgrad::AdaRankGradTable;
 pub use fira::FiraTable;
 pub use galore::GaloreTable;
+pub use inrank::InRankTable;
 pub use lora::LoraTable;
 pub use projection::ProjectionSettings;
 pub use relora::ReloraTable;
+pub use sltrain::SlTrainTable;
 pub use switchlora::SwitchLoraTable;
 
 /// What a method's runs have where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Defaults {
-    /// The rank is a quarter of the hidden size, and this at most.
+    /// The rank is this part of the hidden size.
+    pub rank_divisor: usize,
+    /// And this at most.
     pub most_rank: usize,
     /// Numerator of the adapter scale.
     pub alpha: f64,
@@ -38,6 +46,7 @@ pub struct Defaults {
 impl Defaults {
     /// Of methods that train factors (`methods.md` 3).
     const ADAPTER: Self = Self {
+        rank_divisor: 4,
         most_rank: usize::MAX,
         alpha: 32.0,
         learning_rate: 2e-3,
@@ -58,14 +67,17 @@ impl Defaults {
 }
 
 impl RunConfig {
-    /// The defaults of the common settings that the method has.
-    pub fn method_defaults(&self) -> Defaults {
+    /// The defaults of the common settings that the method has, for a model of this width.
+    pub fn method_defaults(&self, hidden_size: usize) -> Defaults {
         match self.train.method.as_str() {
             "lora" => lora::defaults(self),
             "switchlora" => switchlora::defaults(self),
             "relora" => relora::defaults(),
             "galore" => galore::defaults(),
             "fira" => fira::defaults(),
+            "adarankgrad" => adarankgrad::defaults(),
+            "sltrain" => sltrain::defaults(hidden_size),
+            "inrank" => inrank::defaults(),
             _ => Defaults::FULL,
         }
     }
@@ -77,5 +89,8 @@ pub(super) fn check(config: &RunConfig) -> Result<()> {
     switchlora::check(config)?;
     relora::check(config)?;
     galore::check(config)?;
-    fira::check(config)
+    fira::check(config)?;
+    adarankgrad::check(config)?;
+    sltrain::check(config)?;
+    inrank::check(config)
 }

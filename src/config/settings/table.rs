@@ -2,7 +2,9 @@
 //! the methods' own tables are in `methods`.
 
 use super::{ADAM_FORMS, Group, Kind, METHODS, SCHEDULES, Setting};
-use crate::config::methods::{fira, galore, lora, relora, switchlora};
+use crate::config::methods::{
+    adarankgrad, fira, galore, inrank, lora, relora, sltrain, switchlora,
+};
 use crate::config::rank;
 
 /// The table, by heading.
@@ -19,6 +21,9 @@ pub const GROUPS: &[Group] = &[
     Group { heading: "ReLoRA", settings: relora::SETTINGS },
     Group { heading: "GaLore", settings: galore::SETTINGS },
     Group { heading: "Fira", settings: fira::SETTINGS },
+    Group { heading: "AdaRankGrad", settings: adarankgrad::SETTINGS },
+    Group { heading: "SLTrain", settings: sltrain::SETTINGS },
+    Group { heading: "InRank", settings: inrank::SETTINGS },
 ];
 
 const MODEL: &[Setting] = &[
@@ -144,7 +149,7 @@ const TRAINING: &[Setting] = &[
         flag: "method",
         value: "NAME",
         kind: Kind::Choice(METHODS),
-        short: "Training method: full, lora, switchlora, relora, galore or fira",
+        short: "Training method: full, lora, switchlora, relora, galore, fira, adarankgrad, sltrain or inrank",
         more: "",
         aliases: &["fine-tune-type"],
     },

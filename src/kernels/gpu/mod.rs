@@ -30,6 +30,7 @@ mod norm;
 mod rope;
 mod rows;
 mod scaling;
+mod sparse;
 mod sums;
 mod swiglu;
 mod switch;
@@ -281,8 +282,20 @@ impl TrainOps for CubeBackend {
         scaling::limit_growth(&squares, &previous, gamma, unit)
     }
 
+    fn scatter_add(dense: CubeTensor, places: CubeTensor, values: CubeTensor) -> CubeTensor {
+        sparse::scatter_add(dense, &places, &values)
+    }
+
+    fn gather(acc: MaybeTensor<CubeBackend>, dense: CubeTensor, places: CubeTensor) -> CubeTensor {
+        sparse::gather(acc.into_option(), &dense, &places)
+    }
+
     fn clip_factor(sum_squares: CubeTensor, max_norm: f64) -> CubeTensor {
         clip::clip_factor(&sum_squares, max_norm)
+    }
+
+    fn guard(x: CubeTensor, yes: f32, no: f32) -> CubeTensor {
+        clip::guard(&x, yes, no)
     }
 
     fn pair(a: CubeTensor, b: CubeTensor) -> CubeTensor {

@@ -29,6 +29,8 @@ pub(super) struct Walk {
     /// Gradient of the head or the embedding, where they are trained.
     table_gradient: u128,
     is_tied: bool,
+    /// What a product of a layer holds for a moment.
+    product_scratch: u128,
     /// What the update of a layer holds beside the gradients.
     update_scratch: u128,
     /// What a merge of a layer holds, one layer at a time and not during an update.
@@ -74,6 +76,7 @@ impl Walk {
             blocks: layers.chunks(per_block).map(block).collect(),
             table_gradient: if trains_rest { vocab * hidden } else { 0 },
             is_tied: shape.tie_word_embeddings,
+            product_scratch: largest(|layer| layer.product_scratch),
             update_scratch: largest(|layer| layer.update_scratch),
             merge_scratch: largest(|layer| layer.merge_scratch),
             consumed_gradient: is_consumed
@@ -92,7 +95,7 @@ impl Walk {
     /// The most that a block's forward pass holds besides its trace: the norm's output beside a projection,
     /// or the inner activation beside the output.
     fn forward_extra(&self) -> u128 {
-        self.tokens * self.hidden.max(self.inner + self.hidden)
+        self.tokens * self.hidden.max(self.inner + self.hidden) + self.product_scratch
     }
 
     /// The most that a block's backward pass holds besides the block's trace and gradients: the gradient
@@ -107,7 +110,7 @@ impl Walk {
         let attention = (self.hidden + 2 * self.queries + 2 * self.keys + rank)
             .max(3 * self.hidden + self.queries + 2 * self.keys)
             .saturating_sub(released);
-        self.tokens * mlp.max(norm).max(attention)
+        self.tokens * mlp.max(norm).max(attention) + self.product_scratch
     }
 
     /// The largest number of gradient and activation entries that live together.
