@@ -15,7 +15,8 @@ mod tests;
 
 pub use load::FlagValue;
 pub use methods::{
-    Defaults, FiraTable, GaloreTable, LoraTable, ProjectionSettings, ReloraTable, SwitchLoraTable,
+    Defaults, FiraTable, GaloreTable, LoraGaTable, LoraPlusTable, LoraTable, ProjectionSettings,
+    ReloraTable, SwitchLoraTable,
 };
 
 /// Everything that decides a run. Tables of TOML: `[model] [data] [train]` and one per method.
@@ -38,9 +39,20 @@ pub struct RunConfig {
     pub galore: GaloreTable,
     /// Fira's settings.
     pub fira: FiraTable,
+    /// LoRA-GA's settings.
+    #[serde(rename = "lora-ga")]
+    pub lora_ga: LoraGaTable,
+    /// LoRA+'s settings.
+    #[serde(rename = "lora-plus")]
+    pub lora_plus: LoraPlusTable,
 }
 
 impl RunConfig {
+    /// Whether the method is LoRA or differs from it in one number: these read LoRA's table.
+    pub fn is_plain_lora(&self) -> bool {
+        matches!(self.train.method.as_str(), "lora" | "rslora" | "lora-plus")
+    }
+
     /// Full-rank updates before the method makes its factors; 0 where it has no such phase.
     pub fn warm_start(&self) -> u64 {
         match self.train.method.as_str() {

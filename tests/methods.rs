@@ -16,6 +16,10 @@ mod freeze;
 mod galore;
 #[path = "methods/lora.rs"]
 mod lora;
+#[path = "methods/lora_ga.rs"]
+mod lora_ga;
+#[path = "methods/lora_relatives.rs"]
+mod lora_relatives;
 #[path = "methods/rank.rs"]
 mod rank;
 #[path = "methods/relora.rs"]

@@ -44,6 +44,7 @@ fn filled() -> RunConfig {
     relora.rewarm_steps = Some(10);
     config.galore.update_proj_gap = Some(20);
     config.fira.update_proj_gap = Some(20);
+    config.lora_ga.gamma = Some(16.0);
     config
 }
 

@@ -6,3 +6,4 @@
 pub mod eigen;
 pub mod orthonormal;
 pub mod subspace;
+pub mod svd;

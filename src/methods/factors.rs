@@ -190,6 +190,7 @@ pub fn init_event(params: &Params, linear: &Linear, adapter: Adapter, max_change
         std_a: std(adapter.a),
         std_b: std(adapter.b),
         max_change,
+        ..Init::default()
     }
     .into()
 }

@@ -3,17 +3,26 @@
 //! In pre-training it is the baseline that fails: the update has at most rank `2r` over the whole run. `base = none` drops the dense
 //! weight altogether (the "Low-Rank" row of GaLore's tables). Evaluation never merges into `W`, so `W`
 //! keeps its bits for the whole run.
+//!
+//! Two relatives differ in one number each: rsLoRA (arXiv:2312.03732) has the scale `alpha/√r`, LoRA+
+//! (arXiv:2402.12354) a learning rate of `B` that is a multiple of that of `A`.
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::model::{Linear, LinearId, Model};
+use crate::kernels::Vector;
+use crate::model::{Adapter, Gradients, Linear, LinearId, Model};
 
 use super::factors::{self, FactorInit};
-use super::{Context, Export, Method, MethodState, StateReader, resolved};
+use super::{Context, Export, Method, MethodState, PlainAdapter, StateReader, adamw_all, resolved};
 
-/// Plain LoRA on all target layers.
+/// LoRA on all target layers.
 #[derive(Debug)]
 pub struct Lora {
+    name: &'static str,
+    /// `s = alpha/√r` instead of `alpha/r`.
+    is_rank_stabilised: bool,
+    /// Learning rate of `B` as a multiple of that of `A`.
+    b_rate_ratio: f64,
     rank: usize,
     alpha: f64,
     init: FactorInit,
@@ -29,12 +38,25 @@ impl Lora {
                 "use standard, both_kaiming, gaussian or switchlora",
             )
         })?;
+        let (name, is_rank_stabilised, b_rate_ratio) = match config.train.method.as_str() {
+            "rslora" => ("rslora", true, 1.0),
+            "lora-plus" => ("lora-plus", false, config.lora_plus.ratio),
+            _ => ("lora", false, 1.0),
+        };
         Ok(Self {
+            name,
+            is_rank_stabilised,
+            b_rate_ratio,
             rank: resolved(config.train.rank, "train.rank")?,
             alpha: resolved(config.train.alpha, "train.alpha")?,
             init,
             has_base: config.lora.base != "none",
         })
+    }
+
+    /// Whether the start of the factors is taken off the dense weight, as their product is not zero.
+    fn is_compensated(&self) -> bool {
+        matches!(self.init, FactorInit::BothKaiming | FactorInit::SwitchLora)
     }
 
     fn attach(
@@ -54,10 +76,9 @@ impl Lora {
             if !self.has_base {
                 cx.model.drop_weight(id);
             }
-            let compensate = fresh
-                && self.has_base
-                && matches!(self.init, FactorInit::BothKaiming | FactorInit::SwitchLora);
-            let scale = (self.alpha / rank as f64) as f32;
+            let compensate = fresh && self.has_base && self.is_compensated();
+            let divisor = if self.is_rank_stabilised { (rank as f64).sqrt() } else { rank as f64 };
+            let scale = (self.alpha / divisor) as f32;
             let pair = values(&linear, rank);
             let (adapter, change) = factors::attach(cx.model, id, rank, scale, pair, compensate);
             if fresh {
@@ -70,7 +91,7 @@ impl Lora {
 
 impl Method for Lora {
     fn name(&self) -> &'static str {
-        "lora"
+        self.name
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
@@ -88,9 +109,38 @@ impl Method for Lora {
         MethodState::default()
     }
 
+    fn update(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut grads: Gradients,
+        clip: &Vector,
+        learning_rate: f64,
+    ) {
+        let adapters = cx.model.linears().iter().filter_map(|linear| linear.adapter);
+        let b_rate = self.b_rate_ratio * learning_rate;
+        for id in adapters.map(|adapter| adapter.b).collect::<Vec<_>>() {
+            if let Some(grad) = grads.take(id) {
+                cx.optimizer.update(&mut cx.model.params, id, &grad, clip, b_rate);
+            }
+        }
+        adamw_all(cx, &mut grads, clip, learning_rate);
+    }
+
     fn export(&self, model: &Model) -> Export {
-        // An adapter holds the factors alone: exact only where nothing else was trained.
-        let trains_rest = model.non_targets().iter().any(|&id| model.params.is_trainable(id));
-        if self.has_base && !trains_rest { Export::MergedOrAdapter } else { Export::Merged }
+        if self.has_base && !self.is_compensated() {
+            Export::of_frozen_base(model)
+        } else {
+            Export::Merged
+        }
+    }
+
+    fn plain_adapter(&self, model: &Model, id: LinearId) -> Option<PlainAdapter> {
+        if self.export(model) == Export::Merged {
+            return None;
+        }
+        let Adapter { a, b, scale } = model.linears()[id.0].adapter?;
+        let rank = model.params.value(a).shape()[0];
+        let [a, b] = [a, b].map(|id| model.params.value(id).to_host());
+        Some(PlainAdapter { a, b, rank, scale })
     }
 }

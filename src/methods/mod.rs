@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::kernels::{Matrix, Vector};
-use crate::model::{Gradients, Model, ParamId, Params};
+use crate::model::{Batch, Gradients, LinearId, Model, ParamId, Params};
 use crate::optim::{Optimizer, Schedule};
 use crate::runlog::Body;
 
@@ -16,8 +16,11 @@ pub mod fira;
 pub mod full;
 pub mod galore;
 pub mod lora;
+pub mod lora_ga;
 pub mod projection;
 pub mod relora;
+pub mod singular;
+pub mod starts;
 pub mod switchlora;
 pub mod warm_start;
 
@@ -66,6 +69,8 @@ pub struct LayerContext<'a> {
     /// What the method tells the world.
     pub events: &'a mut Vec<Body>,
 }
+/// Gives the next micro-batch of the run's own data, for [`Method::look_ahead`].
+pub type NextBatch<'a> = dyn FnMut() -> Result<Batch> + 'a;
 
 /// What happens to a layer's finished gradient.
 #[expect(clippy::large_enum_variant, reason = "moved once per gradient, never stored")]
@@ -113,8 +118,30 @@ pub trait StateReader {
 pub enum Export {
     /// Merge the factors into the weights.
     Merged,
-    /// A plain adapter of the frozen base is exact too.
+    /// A plain adapter of the weights that the run began with ([`Method::plain_adapter`]) is exact too.
     MergedOrAdapter,
+}
+
+impl Export {
+    /// Of a method that leaves the dense weights frozen: an adapter holds the factors alone, so it is exact only
+    /// where nothing else was trained.
+    fn of_frozen_base(model: &Model) -> Self {
+        let trains_rest = model.non_targets().iter().any(|&id| model.params.is_trainable(id));
+        if trains_rest { Self::Merged } else { Self::MergedOrAdapter }
+    }
+}
+
+/// A low-rank pair on the weight that a run began with: `W + s·B·A` is the trained layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlainAdapter {
+    /// `A [r, n]`, row-major.
+    pub a: Vec<f32>,
+    /// `B [m, r]`, row-major.
+    pub b: Vec<f32>,
+    /// `r`.
+    pub rank: usize,
+    /// `s`.
+    pub scale: f32,
 }
 
 /// Learning-rate index of an update within a schedule that a method may restart.
@@ -143,6 +170,12 @@ impl ScheduleIndex {
 pub trait Method {
     /// The name on the command line and in logs.
     fn name(&self) -> &'static str;
+
+    /// Before [`Method::prepare`] of a fresh run: looks at the batches that the run begins with. Training
+    /// sees the same batches again; a run that resumes does not look. Weights must not change.
+    fn look_ahead(&mut self, _cx: &mut Context<'_>, _next_batch: &mut NextBatch<'_>) -> Result<()> {
+        Ok(())
+    }
 
     /// Makes the factors of a fresh run and says what is trained.
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()>;
@@ -205,6 +238,11 @@ pub trait Method {
 
     /// How the result can be written.
     fn export(&self, model: &Model) -> Export;
+
+    /// A layer's adapter for the weight that the run began with; `None` where [`Method::export`] rules it out.
+    fn plain_adapter(&self, _model: &Model, _id: LinearId) -> Option<PlainAdapter> {
+        None
+    }
 }
 
 /// AdamW on every parameter that still has a gradient, with a counter per parameter.
@@ -222,13 +260,15 @@ fn resolved<T: Copy>(value: Option<T>, key: &str) -> Result<T> {
 }
 
 /// The names of the methods in this version.
-pub const NAMES: [&str; 6] = ["full", "lora", "switchlora", "relora", "galore", "fira"];
+pub const NAMES: [&str; 9] =
+    ["full", "lora", "switchlora", "relora", "galore", "fira", "lora-ga", "rslora", "lora-plus"];
 
 /// Makes the method that a configuration names, with its settings resolved for the model.
 pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
     Ok(match config.train.method.as_str() {
         "full" => Box::new(full::Full),
-        "lora" => Box::new(lora::Lora::new(config)?),
+        "lora" | "rslora" | "lora-plus" => Box::new(lora::Lora::new(config)?),
+        "lora-ga" => Box::new(lora_ga::LoraGa::new(config)?),
         "switchlora" => Box::new(switchlora::SwitchLora::new(config)?),
         "relora" => Box::new(relora::Relora::new(config)?),
         "galore" => Box::new(galore::GaLore::new(config)?),

@@ -133,7 +133,7 @@ pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Esti
     let method = train.method.as_str();
     let has_factors = method != "full" && !is_projected(config);
     let rank = if has_factors { train.rank.unwrap_or(0) } else { 0 };
-    let has_base = !(method == "lora" && config.lora.base == "none");
+    let has_base = !(config.is_plain_lora() && config.lora.base == "none");
     // During a warm start everything is trained; the peak is that of the larger phase.
     let wrapped = phase(config, shape, rank, has_base, on_gpu);
     if config.warm_start() > 0 {
@@ -142,7 +142,30 @@ pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Esti
             return warm;
         }
     }
+    if method == "lora-ga" {
+        let ahead = gradient_estimate(config, shape, on_gpu);
+        if ahead.total() > wrapped.total() {
+            return ahead;
+        }
+    }
     wrapped
+}
+
+/// LoRA-GA's look at the gradient before the run: the network alone, nothing kept, and of the gradients one
+/// layer's at a time.
+fn gradient_estimate(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Estimate {
+    let mut alone = config.clone();
+    alone.train.train_non_targets = Some(false);
+    alone.train.grad_accumulation_steps = 1;
+    let mut sizes = sizes(&alone, shape, 0);
+    let largest = sizes.linears.iter().map(|linear| linear.weight).max().unwrap_or(0);
+    sizes.consumed_gradient = Some(largest);
+    let walk = walk(&sizes, config.train.grad_checkpoint, logits(&sizes, shape, on_gpu));
+    Estimate {
+        optimizer: 0,
+        gradients_and_activations: bytes(4 * walk + batch_bytes(&sizes, 1)),
+        ..phase(&alone, shape, 0, true, on_gpu)
+    }
 }
 
 /// Refuses a run that cannot fit this machine's memory, before the allocator or the system would end it.
@@ -259,6 +282,59 @@ fn pool_numbers(shape: &ModelConfig, rank: usize) -> u128 {
         .sum()
 }
 
+/// What the walk needs. `rank` 0: no adapters, the targets themselves are trained.
+fn sizes(config: &RunConfig, shape: &ModelConfig, rank: usize) -> Sizes {
+    let train = &config.train;
+    let linears: Vec<LinearSize> = block_linears(shape)
+        .iter()
+        .map(|&(_, m, n)| {
+            let most = m.min(n) / if train.method == "lora-ga" { 2 } else { 1 };
+            let rank = rank.min(most) as u128;
+            let (m, n) = (m as u128, n as u128);
+            LinearSize { weight: m * n, factors: rank * (m + n), rank }
+        })
+        .collect();
+    let trains_rest = train.train_non_targets.unwrap_or(true);
+    let hidden = shape.hidden_size as u128;
+    let trained = |linear: &LinearSize| if rank == 0 { linear.weight } else { linear.factors };
+    let trained_targets: u128 = linears.iter().map(trained).sum();
+    let mut sizes = Sizes {
+        tokens: micro_batch_tokens(config),
+        hidden,
+        queries: (shape.num_attention_heads * shape.head_dim) as u128,
+        keys: (shape.num_key_value_heads * shape.head_dim) as u128,
+        inner: shape.intermediate_size as u128,
+        heads: shape.num_attention_heads as u128,
+        block_gradient: trained_targets + if trains_rest { 2 * hidden } else { 0 },
+        table_gradient: if trains_rest { shape.vocab_size as u128 * hidden } else { 0 },
+        layers: shape.num_hidden_layers as u128,
+        is_tied: shape.tie_word_embeddings,
+        linears,
+        update_scratch: 0,
+        consumed_gradient: None,
+    };
+    if is_projected(config) {
+        let scratch = projected(config, shape).map(|(_, size)| size.scratch);
+        sizes.update_scratch = scratch.max().unwrap_or(0);
+        if train.method == "galore" && config.galore.per_layer {
+            let largest = projected(config, shape).map(|(weight, size)| weight + size.scratch);
+            sizes.consumed_gradient = Some(largest.max().unwrap_or(0));
+        }
+    }
+    sizes
+}
+
+/// The projected layers of a block, each with the entries of its weight.
+fn projected(
+    config: &RunConfig,
+    shape: &ModelConfig,
+) -> impl Iterator<Item = (u128, ProjectedSize)> {
+    let rank = config.train.rank.unwrap_or(0);
+    block_linears(shape)
+        .into_iter()
+        .map(move |(_, m, n)| (m as u128 * n as u128, ProjectedSize::new(m, n, rank)))
+}
+
 fn phase(
     config: &RunConfig,
     shape: &ModelConfig,
@@ -267,72 +343,27 @@ fn phase(
     on_gpu: bool,
 ) -> Estimate {
     let train = &config.train;
-    let linears: Vec<LinearSize> = block_linears(shape)
-        .iter()
-        .map(|&(_, m, n)| {
-            let rank = rank.min(m).min(n) as u128;
-            let (m, n) = (m as u128, n as u128);
-            LinearSize { weight: m * n, factors: rank * (m + n), rank }
-        })
-        .collect();
-    let layers = shape.num_hidden_layers as u128;
-    let per_model = |numbers: u128| 4 * layers * numbers;
-    let weight: u128 = linears.iter().map(|l| l.weight).sum();
-    let factors: u128 = linears.iter().map(|l| l.factors).sum();
-    let ranks: u128 = linears.iter().map(|l| l.rank).sum();
+    let sizes = sizes(config, shape, rank);
+    let per_model = |numbers: u128| 4 * sizes.layers * numbers;
+    let weight: u128 = sizes.linears.iter().map(|l| l.weight).sum();
+    let factors: u128 = sizes.linears.iter().map(|l| l.factors).sum();
     let non_targets = non_target_len(shape) as u128;
-    let trains_rest = train.train_non_targets.unwrap_or(true);
-    let trained_rest = if trains_rest { non_targets } else { 0 };
+    let trained_rest = if train.train_non_targets.unwrap_or(true) { non_targets } else { 0 };
     let trained_targets = if rank == 0 { weight } else { factors };
     let is_switching = train.method == "switchlora" && rank > 0;
     let is_on_device = is_switching && config.switchlora.pools != "host";
     let pools = if is_on_device { pool_numbers(shape, rank) } else { 0 };
     let rope = shape.max_position_embeddings * (shape.head_dim / 2) * 2;
     let dense = if has_base { weight } else { 0 };
-    let hidden = shape.hidden_size as u128;
-
-    let mut sizes = Sizes {
-        tokens: train.batch_size.unwrap_or(1) as u128
-            * config.data.max_seq_length.unwrap_or(1) as u128,
-        hidden,
-        queries: (shape.num_attention_heads * shape.head_dim) as u128,
-        keys: (shape.num_key_value_heads * shape.head_dim) as u128,
-        inner: shape.intermediate_size as u128,
-        heads: shape.num_attention_heads as u128,
-        block_gradient: trained_targets + if trains_rest { 2 * hidden } else { 0 },
-        table_gradient: if trains_rest { shape.vocab_size as u128 * hidden } else { 0 },
-        layers,
-        is_tied: shape.tie_word_embeddings,
-        linears,
-        update_scratch: 0,
-        consumed_gradient: None,
-    };
-    let projected = || {
-        let rank = train.rank.unwrap_or(0);
-        block_linears(shape).into_iter().map(move |(_, m, n)| {
-            let size = ProjectedSize::new(m, n, rank);
-            (m as u128 * n as u128, size)
-        })
-    };
     let target_moments = if is_projected(config) {
-        projected().map(|(_, size)| size.state).sum()
+        projected(config, shape).map(|(_, size)| size.state).sum()
     } else {
         2 * trained_targets
     };
-    if is_projected(config) {
-        sizes.update_scratch = projected().map(|(_, size)| size.scratch).max().unwrap_or(0);
-        if train.method == "galore" && config.galore.per_layer {
-            let largest = projected().map(|(weight, size)| weight + size.scratch).max();
-            sizes.consumed_gradient = Some(largest.unwrap_or(0));
-        }
-    }
-    let counters = if is_switching { 4 * ranks } else { 0 };
-    let bytes = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
+    let counters = if is_switching { 4 * sizes.ranks() } else { 0 };
     // What a merge adds to a weight, one layer at a time and not during an update.
     let merged = merge_entries(&sizes, train.method == "relora" && rank > 0);
-    let vocab = shape.vocab_size;
-    let chunk = if on_gpu { loss::gpu_chunk_tokens(vocab) } else { loss::chunk_tokens(vocab) };
-    let logits = (chunk as u128).min(sizes.tokens) * vocab as u128;
+    let logits = logits(&sizes, shape, on_gpu);
     let walked = walk(&sizes, train.grad_checkpoint, logits).max(merged);
     Estimate {
         weights: bytes(per_model(dense) + 4 * (non_targets + rope as u128)),
@@ -343,6 +374,17 @@ fn phase(
             4 * walked + batch_bytes(&sizes, train.grad_accumulation_steps),
         ),
     }
+}
+
+fn bytes(count: u128) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// Entries of one chunk of the logits.
+fn logits(sizes: &Sizes, shape: &ModelConfig, on_gpu: bool) -> u128 {
+    let vocab = shape.vocab_size;
+    let chunk = if on_gpu { loss::gpu_chunk_tokens(vocab) } else { loss::chunk_tokens(vocab) };
+    (chunk as u128).min(sizes.tokens) * vocab as u128
 }
 
 /// Entries of the largest dense weight, where the method merges into it.

@@ -9,13 +9,16 @@ use crate::formats::hf_config::HfConfig;
 use crate::formats::tokenizer::Tokenizer;
 use crate::methods::switchlora::pool::waits_on_host;
 use crate::model::ModelConfig;
-use crate::model::config::{PRESETS, Preset, preset};
+use crate::model::config::{PRESETS, Preset, non_target_len, preset, target_len};
 use crate::optim::Schedule;
 
 use super::engine::Settings;
 use super::estimate;
 
 mod relora;
+
+/// Above this many parameters LoRA-GA starts with shorter vectors (its paper's value for LLaMA).
+const BILLION: usize = 1_000_000_000;
 
 /// Where the network comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -159,7 +162,7 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         ModelSource::Directory(_) => (shape.max_position_embeddings.min(256), 4, 1_000),
     };
     let method = config.train.method.clone();
-    if method == "lora" && config.lora.base == "none" && config.lora.init == "standard" {
+    if config.is_plain_lora() && config.lora.base == "none" && config.lora.init == "standard" {
         config.lora.init = "both_kaiming".into();
     }
     let defaults = config.method_defaults();
@@ -175,7 +178,8 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     train.batch_size.get_or_insert(batch_size);
     let is_fine_tuning = matches!(source, ModelSource::Directory(_));
     train.train_non_targets.get_or_insert(!is_fine_tuning || method == "full");
-    train.learning_rate.get_or_insert(defaults.learning_rate);
+    let fine_tuning_rate = defaults.fine_tuning_rate.filter(|_| is_fine_tuning);
+    train.learning_rate.get_or_insert(fine_tuning_rate.unwrap_or(defaults.learning_rate));
     train.lr_schedule.get_or_insert_with(|| defaults.schedule.into());
     train.warmup_steps.get_or_insert((iters / 10).min(defaults.most_warmup));
     train.max_grad_norm.get_or_insert(defaults.max_grad_norm);
@@ -183,6 +187,8 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let gap = (iters / 50).clamp(10, 200);
     config.galore.update_proj_gap.get_or_insert(gap);
     config.fira.update_proj_gap.get_or_insert(gap);
+    let parameters = target_len(shape) + non_target_len(shape);
+    config.lora_ga.gamma.get_or_insert(if parameters > BILLION { 64.0 } else { 16.0 });
     let pools = estimate::pool_bytes(shape, rank);
     let on_host = waits_on_host(&config.switchlora.pools, pools, train.memory_budget);
     config.switchlora.pools = if on_host { "host" } else { "device" }.into();

@@ -3,6 +3,7 @@
 pub mod adamw;
 pub mod galore;
 pub mod llama;
+pub mod lora_ga;
 pub mod relora;
 pub mod schedules;
 pub mod switchlora;

@@ -7,6 +7,8 @@ use crate::error::Result;
 pub(super) mod fira;
 pub(super) mod galore;
 pub(super) mod lora;
+pub(super) mod lora_ga;
+pub(super) mod lora_plus;
 mod projection;
 pub(super) mod relora;
 pub(super) mod switchlora;
@@ -14,6 +16,8 @@ pub(super) mod switchlora;
 pub use fira::FiraTable;
 pub use galore::GaloreTable;
 pub use lora::LoraTable;
+pub use lora_ga::LoraGaTable;
+pub use lora_plus::LoraPlusTable;
 pub use projection::ProjectionSettings;
 pub use relora::ReloraTable;
 pub use switchlora::SwitchLoraTable;
@@ -27,6 +31,8 @@ pub struct Defaults {
     pub alpha: f64,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// The same on a model folder, where it differs.
+    pub fine_tuning_rate: Option<f64>,
     /// Schedule of the learning rate.
     pub schedule: &'static str,
     /// The warm-up is a tenth of the run, and this at most.
@@ -41,10 +47,14 @@ impl Defaults {
         most_rank: usize::MAX,
         alpha: 32.0,
         learning_rate: 2e-3,
+        fine_tuning_rate: None,
         schedule: "cosine",
         most_warmup: 100,
         max_grad_norm: 1.0,
     };
+    /// Of methods to fine-tune with (`methods.md` 3 and 7.4).
+    const FINE_TUNING: Self =
+        Self { most_rank: 8, alpha: 16.0, fine_tuning_rate: Some(1e-4), ..Self::ADAPTER };
     /// Of methods that project gradients (`methods.md` 5.4).
     const PROJECTED: Self = Self {
         alpha: 0.25,
@@ -61,7 +71,8 @@ impl RunConfig {
     /// The defaults of the common settings that the method has.
     pub fn method_defaults(&self) -> Defaults {
         match self.train.method.as_str() {
-            "lora" => lora::defaults(self),
+            "lora" | "rslora" | "lora-plus" => lora::defaults(self),
+            "lora-ga" => lora_ga::defaults(),
             "switchlora" => switchlora::defaults(self),
             "relora" => relora::defaults(),
             "galore" => galore::defaults(),
@@ -74,6 +85,8 @@ impl RunConfig {
 /// Checks the tables of all methods, whichever is used.
 pub(super) fn check(config: &RunConfig) -> Result<()> {
     lora::check(config)?;
+    lora_ga::check(config)?;
+    lora_plus::check(config)?;
     switchlora::check(config)?;
     relora::check(config)?;
     galore::check(config)?;
