@@ -23,6 +23,7 @@ pub mod launch;
 pub mod lora;
 pub mod loss;
 pub mod lowrank;
+pub mod magnitude;
 mod math;
 pub mod matmul;
 pub mod norm;

@@ -26,6 +26,7 @@ mod grid;
 mod lora;
 mod loss;
 mod lowrank;
+mod magnitude;
 mod matmul;
 mod norm;
 mod rope;
@@ -290,6 +291,28 @@ impl TrainOps for CubeBackend {
         unit: f64,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         scaling::limit_growth(&squares, &previous, gamma, unit)
+    }
+
+    fn magnitude_factor(
+        magnitude: CubeTensor,
+        squares: CubeTensor,
+        b: CubeTensor,
+        crossed: CubeTensor,
+    ) -> (CubeTensor, CubeTensor) {
+        magnitude::magnitude_factor(&magnitude, &squares, &b, &crossed)
+    }
+
+    fn scale_columns(x: CubeTensor, factors: CubeTensor) -> CubeTensor {
+        magnitude::scale_columns(&x, &factors)
+    }
+
+    fn magnitude_grad(
+        acc: CubeTensor,
+        dy: CubeTensor,
+        z: CubeTensor,
+        length: CubeTensor,
+    ) -> CubeTensor {
+        magnitude::magnitude_grad(acc, &dy, &z, &length)
     }
 
     fn clip_factor(sum_squares: CubeTensor, max_norm: f64) -> CubeTensor {
