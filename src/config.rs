@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 mod check;
 mod load;
 mod methods;
+mod ranks;
 pub mod settings;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use methods::{
     Defaults, FiraTable, GaloreTable, LoraGaTable, LoraPlusTable, LoraTable, ProjectionSettings,
     ReloraTable, SwitchLoraTable,
 };
+pub use ranks::Ranks;
 
 /// Everything that decides a run. Tables of TOML: `[model] [data] [train]` and one per method.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -134,6 +136,10 @@ pub struct TrainTable {
     pub method: String,
     /// Rank of the factors. Default: a quarter of the hidden size.
     pub rank: Option<usize>,
+    /// Rank in the first block, where ranks differ by depth. Default: `rank`.
+    pub rank_first: Option<usize>,
+    /// Rank in the last block. Default: `rank`.
+    pub rank_last: Option<usize>,
     /// Numerator of the adapter scale. Default: the method's.
     pub alpha: Option<f64>,
     /// Updates attempted. Default: the preset's.
@@ -199,6 +205,8 @@ impl Default for TrainTable {
         Self {
             method: "switchlora".into(),
             rank: None,
+            rank_first: None,
+            rank_last: None,
             alpha: None,
             iters: None,
             max_minutes: None,

@@ -7,7 +7,7 @@
 //! Two relatives differ in one number each: rsLoRA (arXiv:2312.03732) has the scale `alpha/√r`, LoRA+
 //! (arXiv:2402.12354) a learning rate of `B` that is a multiple of that of `A`.
 
-use crate::config::RunConfig;
+use crate::config::{Ranks, RunConfig};
 use crate::error::{Error, Result};
 use crate::kernels::Vector;
 use crate::model::{Adapter, Gradients, Linear, LinearId, Model};
@@ -23,7 +23,7 @@ pub struct Lora {
     is_rank_stabilised: bool,
     /// Learning rate of `B` as a multiple of that of `A`.
     b_rate_ratio: f64,
-    rank: usize,
+    ranks: Ranks,
     alpha: f64,
     init: FactorInit,
     has_base: bool,
@@ -47,7 +47,7 @@ impl Lora {
             name,
             is_rank_stabilised,
             b_rate_ratio,
-            rank: resolved(config.train.rank, "train.rank")?,
+            ranks: resolved(config.train.ranks(), "train.rank")?,
             alpha: resolved(config.train.alpha, "train.alpha")?,
             init,
             has_base: config.lora.base != "none",
@@ -68,9 +68,9 @@ impl Lora {
         for index in 0..cx.model.linears().len() {
             let linear = cx.model.linears()[index].clone();
             let rank = if fresh {
-                factors::layer_rank(&linear, self.rank, cx.events)
+                factors::layer_rank(&linear, self.ranks, cx.events)
             } else {
-                self.rank.min(linear.max_rank())
+                factors::restored_rank(&linear, self.ranks)
             };
             let id = LinearId(index);
             if !self.has_base {

@@ -9,7 +9,7 @@
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::config::RunConfig;
+use crate::config::{Ranks, RunConfig};
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
@@ -32,7 +32,7 @@ use start::{Direction, Length};
 /// LoRA-GA on all target layers.
 #[derive(Debug)]
 pub struct LoraGa {
-    rank: usize,
+    ranks: Ranks,
     alpha: f64,
     /// Micro-batches of the estimate.
     batches: usize,
@@ -65,7 +65,7 @@ impl LoraGa {
         };
         let gamma = resolved(table.gamma, "lora-ga.gamma")?;
         Ok(Self {
-            rank: resolved(config.train.rank, "train.rank")?,
+            ranks: resolved(config.train.ranks(), "train.rank")?,
             alpha: resolved(config.train.alpha, "train.alpha")?,
             batches: table.sequences.div_ceil(config.train.batch_size.unwrap_or(1).max(1)).max(1),
             recompute: config.train.grad_checkpoint,
@@ -92,7 +92,11 @@ impl LoraGa {
                 "use a wider model, or --method lora",
             ));
         }
-        Ok(self.rank.min(most))
+        Ok(self.wanted(linear).min(most))
+    }
+
+    fn wanted(&self, linear: &Linear) -> usize {
+        self.ranks.at(linear.block, linear.blocks)
     }
 
     fn scale(&self, rank: usize) -> f32 {
@@ -211,8 +215,9 @@ impl Method for LoraGa {
         cx.events.push(Phase { name: "gradient-estimate".into(), detail }.into());
         for (index, (linear, layer)) in layers.iter().zip(decomposed).enumerate() {
             let rank = self.layer_rank(linear)?;
-            if rank < self.rank {
-                cx.events.push(clamped(linear, self.rank, rank));
+            let wanted = self.wanted(linear);
+            if rank < wanted {
+                cx.events.push(clamped(linear, wanted, rank));
             }
             let [a, b] = self.start(cx.model, linear, &layer.svd, rank, cx.seed)?;
             let pair = (a.clone(), b.clone());

@@ -10,7 +10,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use crate::config::ProjectionSettings;
+use crate::config::{ProjectionSettings, Ranks};
 use crate::device::Device;
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
@@ -25,7 +25,7 @@ use crate::optim::adamw::Moments;
 use crate::random::stream;
 use crate::runlog::{Phase, Subspace};
 
-use super::factors::layer_rank;
+use super::factors::{layer_rank, restored_rank};
 use super::{Context, LayerContext, MethodState, NamedTensor, StateReader};
 
 /// Sides up to this size are decomposed exactly where nothing else is asked for.
@@ -288,19 +288,19 @@ pub struct Projection {
     pub rules: Rules,
     /// In the model's order.
     pub layers: Vec<Layer>,
-    rank: usize,
+    ranks: Ranks,
 }
 
 impl Projection {
     /// Without layers; [`Projection::prepare`] makes them.
-    pub fn new(rules: Rules, rank: usize) -> Self {
-        Self { rules, layers: Vec::new(), rank }
+    pub fn new(rules: Rules, ranks: Ranks) -> Self {
+        Self { rules, layers: Vec::new(), ranks }
     }
 
     /// Makes the layers of a fresh run, and tells which of them the rank leaves nothing to do.
     pub fn prepare(&mut self, cx: &mut Context<'_>) {
         for linear in cx.model.linears() {
-            let rank = layer_rank(linear, self.rank, cx.events);
+            let rank = layer_rank(linear, self.ranks, cx.events);
             let Some(layer) = Layer::new(linear, rank) else { continue };
             if layer.is_whole() {
                 let detail = format!(
@@ -320,7 +320,7 @@ impl Projection {
         };
         let device = cx.model.device().clone();
         for linear in cx.model.linears() {
-            let rank = self.rank.min(linear.max_rank());
+            let rank = restored_rank(linear, self.ranks);
             let Some(mut layer) = Layer::new(linear, rank) else { continue };
             if names.iter().any(|name| name.as_str() == Some(&layer.name)) {
                 let shape = [layer.rank, layer.len()];

@@ -27,6 +27,10 @@ pub struct Adapter {
 pub struct Linear {
     /// Module path, as in Hugging Face names: `model.layers.0.self_attn.q_proj`.
     pub name: String,
+    /// The block it stands in, from 0.
+    pub block: usize,
+    /// Blocks of the network.
+    pub blocks: usize,
     /// Outputs `m`.
     pub rows: usize,
     /// Inputs `n`.

@@ -134,7 +134,15 @@ impl Model {
             for (module, rows, cols) in block_linears(&config) {
                 let name = format!("{path}.{module}");
                 let weight = add(&mut params, format!("{name}.weight"), vec![rows, cols])?;
-                linears.push(Linear { name, rows, cols, weight: Some(weight), adapter: None });
+                linears.push(Linear {
+                    name,
+                    block: layer,
+                    blocks: config.num_hidden_layers,
+                    rows,
+                    cols,
+                    weight: Some(weight),
+                    adapter: None,
+                });
             }
             let input_norm =
                 add(&mut params, format!("{path}.input_layernorm.weight"), vec![hidden])?;

@@ -4,7 +4,7 @@
 //! `docs/performance.md` derives the activation formula. All sizes are f32. Counted in 128 bits, as the
 //! largest shapes that are let in have more than 2⁶⁴ bytes.
 
-use crate::config::RunConfig;
+use crate::config::{Ranks, RunConfig};
 use crate::device::Device;
 use crate::device::gpu::Tiling;
 use crate::device::memory::machine_bytes;
@@ -44,6 +44,27 @@ struct LinearSize {
     rank: u128,
 }
 
+/// A block's linear layers, and what of its gradient is kept for the update.
+struct BlockSize {
+    linears: Vec<LinearSize>,
+    gradient: u128,
+}
+
+impl BlockSize {
+    /// Ranks of all adapters of the block, for their `x·Aᵀ`.
+    fn ranks(&self) -> u128 {
+        self.linears.iter().map(|linear| linear.rank).sum()
+    }
+
+    fn weight(&self) -> u128 {
+        self.linears.iter().map(|linear| linear.weight).sum()
+    }
+
+    fn factors(&self) -> u128 {
+        self.linears.iter().map(|linear| linear.factors).sum()
+    }
+}
+
 /// The sizes that the walk through an update needs, in numbers.
 struct Sizes {
     tokens: u128,
@@ -53,12 +74,10 @@ struct Sizes {
     inner: u128,
     /// One `lse` per query and head.
     heads: u128,
-    linears: Vec<LinearSize>,
-    /// Gradient of one block that is kept for the update.
-    block_gradient: u128,
+    /// They differ in their ranks alone.
+    blocks: Vec<BlockSize>,
     /// Gradient of the head or the embedding, where they are trained.
     table_gradient: u128,
-    layers: u128,
     is_tied: bool,
     /// What the update of a layer holds beside the gradients.
     update_scratch: u128,
@@ -67,16 +86,11 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Ranks of all adapters of a block, for their `x·Aᵀ`.
-    fn ranks(&self) -> u128 {
-        self.linears.iter().map(|linear| linear.rank).sum()
-    }
-
     /// What a block keeps of its forward pass: `x, middle (C)`, `q, attended`, `k, v`, `gate, up`, two
     /// `rstd`, `lse`, and `x·Aᵀ` of every adapter.
-    fn trace(&self) -> u128 {
+    fn trace(&self, block: &BlockSize) -> u128 {
         let row = 2 * self.hidden + 2 * self.queries + 2 * self.keys + 2 * self.inner;
-        self.tokens * (row + 2 + self.heads + self.ranks())
+        self.tokens * (row + 2 + self.heads + block.ranks())
     }
 
     /// The most that a block's forward pass holds besides its trace: the norm's output beside a projection,
@@ -89,8 +103,8 @@ impl Sizes {
     /// of the output with, in the MLP, the inner activation (its own gradients replace `gate` and `up`), or
     /// the two gradients of the residual stream with the norm's output, or in the attention `dq, dk, dv`
     /// beside the residual gradient.
-    fn backward_extra(&self) -> u128 {
-        let rank = self.linears.iter().map(|linear| linear.rank).max().unwrap_or(0);
+    fn backward_extra(&self, block: &BlockSize) -> u128 {
+        let rank = block.linears.iter().map(|linear| linear.rank).max().unwrap_or(0);
         let mlp = self.hidden + self.inner + rank;
         let norm = 3 * self.hidden + 2 * rank;
         let released = self.hidden + 2 * self.inner; // `middle`, `gate` and `up` are gone by then
@@ -98,6 +112,16 @@ impl Sizes {
             .max(3 * self.hidden + self.queries + 2 * self.keys)
             .saturating_sub(released);
         self.tokens * mlp.max(norm).max(attention)
+    }
+
+    fn largest_weight(&self) -> u128 {
+        let linears = self.blocks.iter().flat_map(|block| &block.linears);
+        linears.map(|linear| linear.weight).max().unwrap_or(0)
+    }
+
+    /// A sum over the blocks.
+    fn of_blocks(&self, numbers: impl Fn(&BlockSize) -> u128) -> u128 {
+        self.blocks.iter().map(numbers).sum()
     }
 }
 
@@ -132,12 +156,12 @@ pub fn peak_bytes(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Esti
     let train = &config.train;
     let method = train.method.as_str();
     let has_factors = method != "full" && !is_projected(config);
-    let rank = if has_factors { train.rank.unwrap_or(0) } else { 0 };
+    let ranks = train.ranks().filter(|_| has_factors);
     let has_base = !(config.is_plain_lora() && config.lora.base == "none");
     // During a warm start everything is trained; the peak is that of the larger phase.
-    let wrapped = phase(config, shape, rank, has_base, on_gpu);
+    let wrapped = phase(config, shape, ranks, has_base, on_gpu);
     if config.warm_start() > 0 {
-        let warm = phase(config, shape, 0, true, on_gpu);
+        let warm = phase(config, shape, None, true, on_gpu);
         if warm.total() > wrapped.total() {
             return warm;
         }
@@ -157,14 +181,13 @@ fn gradient_estimate(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> E
     let mut alone = config.clone();
     alone.train.train_non_targets = Some(false);
     alone.train.grad_accumulation_steps = 1;
-    let mut sizes = sizes(&alone, shape, 0);
-    let largest = sizes.linears.iter().map(|linear| linear.weight).max().unwrap_or(0);
-    sizes.consumed_gradient = Some(largest);
+    let mut sizes = sizes(&alone, shape, None);
+    sizes.consumed_gradient = Some(sizes.largest_weight());
     let walk = walk(&sizes, config.train.grad_checkpoint, logits(&sizes, shape, on_gpu));
     Estimate {
         optimizer: 0,
         gradients_and_activations: bytes(4 * walk + batch_bytes(&sizes, 1)),
-        ..phase(&alone, shape, 0, true, on_gpu)
+        ..phase(&alone, shape, None, true, on_gpu)
     }
 }
 
@@ -268,36 +291,42 @@ fn largest_tensor(config: &RunConfig, shape: &ModelConfig) -> (&'static str, u12
 }
 
 /// Bytes of SwitchLoRA's pools.
-pub fn pool_bytes(shape: &ModelConfig, rank: usize) -> u64 {
-    let numbers = 4 * shape.num_hidden_layers as u128 * pool_numbers(shape, rank);
-    u64::try_from(numbers).unwrap_or(u64::MAX)
+pub fn pool_bytes(shape: &ModelConfig, ranks: Option<Ranks>) -> u64 {
+    bytes(4 * pool_numbers(shape, ranks))
 }
 
-/// Numbers in the pools of one block.
-fn pool_numbers(shape: &ModelConfig, rank: usize) -> u128 {
-    block_linears(shape)
-        .iter()
-        .filter(|&&(_, m, n)| rank >= 2 && m.min(n) > rank)
-        .map(|&(_, m, n)| m.min(n) as u128 * (m + n) as u128)
-        .sum()
+/// Numbers in the pools of all blocks.
+fn pool_numbers(shape: &ModelConfig, ranks: Option<Ranks>) -> u128 {
+    let of_rank = |rank: usize| -> u128 {
+        block_linears(shape)
+            .iter()
+            .filter(|&&(_, m, n)| rank >= 2 && m.min(n) > rank)
+            .map(|&(_, m, n)| m.min(n) as u128 * (m + n) as u128)
+            .sum()
+    };
+    let blocks = shape.num_hidden_layers;
+    let in_block = |block| ranks.map_or(0, |ranks| of_rank(ranks.at(block, blocks)));
+    (0..blocks).map(in_block).sum()
 }
 
-/// What the walk needs. `rank` 0: no adapters, the targets themselves are trained.
-fn sizes(config: &RunConfig, shape: &ModelConfig, rank: usize) -> Sizes {
+/// What the walk needs. Without ranks there are no adapters, and the targets themselves are trained.
+fn sizes(config: &RunConfig, shape: &ModelConfig, ranks: Option<Ranks>) -> Sizes {
     let train = &config.train;
-    let linears: Vec<LinearSize> = block_linears(shape)
-        .iter()
-        .map(|&(_, m, n)| {
-            let most = m.min(n) / if train.method == "lora-ga" { 2 } else { 1 };
-            let rank = rank.min(most) as u128;
-            let (m, n) = (m as u128, n as u128);
-            LinearSize { weight: m * n, factors: rank * (m + n), rank }
-        })
-        .collect();
     let trains_rest = train.train_non_targets.unwrap_or(true);
     let hidden = shape.hidden_size as u128;
-    let trained = |linear: &LinearSize| if rank == 0 { linear.weight } else { linear.factors };
-    let trained_targets: u128 = linears.iter().map(trained).sum();
+    let blocks = (0..shape.num_hidden_layers).map(|block| {
+        let wanted = ranks.map_or(0, |ranks| ranks.at(block, shape.num_hidden_layers));
+        let linears = block_linears(shape).map(|(_, m, n)| {
+            let most = m.min(n) / if train.method == "lora-ga" { 2 } else { 1 };
+            let rank = wanted.min(most) as u128;
+            let (m, n) = (m as u128, n as u128);
+            LinearSize { weight: m * n, factors: rank * (m + n), rank }
+        });
+        let mut block = BlockSize { linears: linears.into(), gradient: 0 };
+        let trained = if ranks.is_some() { block.factors() } else { block.weight() };
+        block.gradient = trained + if trains_rest { 2 * hidden } else { 0 };
+        block
+    });
     let mut sizes = Sizes {
         tokens: micro_batch_tokens(config),
         hidden,
@@ -305,11 +334,9 @@ fn sizes(config: &RunConfig, shape: &ModelConfig, rank: usize) -> Sizes {
         keys: (shape.num_key_value_heads * shape.head_dim) as u128,
         inner: shape.intermediate_size as u128,
         heads: shape.num_attention_heads as u128,
-        block_gradient: trained_targets + if trains_rest { 2 * hidden } else { 0 },
         table_gradient: if trains_rest { shape.vocab_size as u128 * hidden } else { 0 },
-        layers: shape.num_hidden_layers as u128,
         is_tied: shape.tie_word_embeddings,
-        linears,
+        blocks: blocks.collect(),
         update_scratch: 0,
         consumed_gradient: None,
     };
@@ -324,35 +351,39 @@ fn sizes(config: &RunConfig, shape: &ModelConfig, rank: usize) -> Sizes {
     sizes
 }
 
-/// The projected layers of a block, each with the entries of its weight.
+/// The projected layers of all blocks, each with the entries of its weight.
 fn projected(
     config: &RunConfig,
     shape: &ModelConfig,
 ) -> impl Iterator<Item = (u128, ProjectedSize)> {
-    let rank = config.train.rank.unwrap_or(0);
-    block_linears(shape)
-        .into_iter()
-        .map(move |(_, m, n)| (m as u128 * n as u128, ProjectedSize::new(m, n, rank)))
+    let (ranks, blocks) = (config.train.ranks(), shape.num_hidden_layers);
+    (0..blocks).flat_map(move |block| {
+        let rank = ranks.map_or(0, |ranks| ranks.at(block, blocks));
+        block_linears(shape)
+            .map(|(_, m, n)| (m as u128 * n as u128, ProjectedSize::new(m, n, rank)))
+    })
 }
 
 fn phase(
     config: &RunConfig,
     shape: &ModelConfig,
-    rank: usize,
+    ranks: Option<Ranks>,
     has_base: bool,
     on_gpu: bool,
 ) -> Estimate {
     let train = &config.train;
-    let sizes = sizes(config, shape, rank);
-    let per_model = |numbers: u128| 4 * sizes.layers * numbers;
-    let weight: u128 = sizes.linears.iter().map(|l| l.weight).sum();
-    let factors: u128 = sizes.linears.iter().map(|l| l.factors).sum();
+    let sizes = sizes(config, shape, ranks);
+    let has_factors = ranks.is_some();
+    let weight = sizes.of_blocks(BlockSize::weight);
+    let factors = sizes.of_blocks(BlockSize::factors);
     let non_targets = non_target_len(shape) as u128;
     let trained_rest = if train.train_non_targets.unwrap_or(true) { non_targets } else { 0 };
-    let trained_targets = if rank == 0 { weight } else { factors };
-    let is_switching = train.method == "switchlora" && rank > 0;
+    let trained_targets = if has_factors { factors } else { weight };
+    let is_switching = train.method == "switchlora" && has_factors;
     let is_on_device = is_switching && config.switchlora.pools != "host";
-    let pools = if is_on_device { pool_numbers(shape, rank) } else { 0 };
+    let pools = if is_on_device { pool_numbers(shape, ranks) } else { 0 };
+    // LoRA-GA keeps where its factors started, in host memory, which the CPU backend's ledger counts.
+    let starts = if train.method == "lora-ga" && has_factors && !on_gpu { factors } else { 0 };
     let rope = shape.max_position_embeddings * (shape.head_dim / 2) * 2;
     let dense = if has_base { weight } else { 0 };
     let target_moments = if is_projected(config) {
@@ -360,16 +391,17 @@ fn phase(
     } else {
         2 * trained_targets
     };
-    let counters = if is_switching { 4 * sizes.ranks() } else { 0 };
+    let counters = if is_switching { 4 * sizes.of_blocks(BlockSize::ranks) } else { 0 };
     // What a merge adds to a weight, one layer at a time and not during an update.
-    let merged = merge_entries(&sizes, train.method == "relora" && rank > 0);
+    let merges = train.method == "relora" && has_factors;
+    let merged = if merges { sizes.largest_weight() } else { 0 };
     let logits = logits(&sizes, shape, on_gpu);
     let walked = walk(&sizes, train.grad_checkpoint, logits).max(merged);
     Estimate {
-        weights: bytes(per_model(dense) + 4 * (non_targets + rope as u128)),
-        adapters: bytes(per_model(factors)),
-        pools: bytes(per_model(pools)),
-        optimizer: bytes(8 * trained_rest + per_model(target_moments + counters)),
+        weights: bytes(4 * (dense + non_targets + rope as u128)),
+        adapters: bytes(4 * (factors + starts)),
+        pools: bytes(4 * pools),
+        optimizer: bytes(8 * trained_rest + 4 * (target_moments + counters)),
         gradients_and_activations: bytes(
             4 * walked + batch_bytes(&sizes, train.grad_accumulation_steps),
         ),
@@ -387,12 +419,6 @@ fn logits(sizes: &Sizes, shape: &ModelConfig, on_gpu: bool) -> u128 {
     (chunk as u128).min(sizes.tokens) * vocab as u128
 }
 
-/// Entries of the largest dense weight, where the method merges into it.
-fn merge_entries(sizes: &Sizes, merges: bool) -> u128 {
-    let largest = sizes.linears.iter().map(|linear| linear.weight).max().unwrap_or(0);
-    if merges { largest } else { 0 }
-}
-
 /// Ids, targets, positions and order of every micro-batch of an update.
 fn batch_bytes(sizes: &Sizes, micro_batches: usize) -> u128 {
     16 * sizes.tokens * micro_batches as u128
@@ -402,15 +428,15 @@ fn batch_bytes(sizes: &Sizes, micro_batches: usize) -> u128 {
 /// micro-batch of an update. `logits`: entries of one chunk of them.
 fn walk(sizes: &Sizes, recompute: bool, logits: u128) -> u128 {
     let stream = sizes.tokens * sizes.hidden;
-    let kept = if recompute { stream } else { sizes.trace() };
+    let kept = |block: &BlockSize| if recompute { stream } else { sizes.trace(block) };
     let mut peak = 0;
     let mut see = |numbers: u128| peak = peak.max(numbers);
-    for layer in 0..sizes.layers {
-        let trace = if recompute { sizes.trace() } else { 0 };
-        see(layer * kept + trace.max(kept) + sizes.forward_extra());
+    let mut traces = 0;
+    for block in &sizes.blocks {
+        see(traces + sizes.trace(block).max(kept(block)) + sizes.forward_extra());
+        traces += kept(block);
     }
     // Head: the stream, its norm and the norm's gradient, a chunk of logits, the head's gradient.
-    let traces = sizes.layers * kept;
     let head_gradient = sizes.table_gradient;
     see(traces + 3 * stream + sizes.tokens + logits + head_gradient);
     see(traces + 3 * stream + head_gradient);
@@ -418,15 +444,15 @@ fn walk(sizes: &Sizes, recompute: bool, logits: u128) -> u128 {
     let is_consumed = sizes.consumed_gradient.is_some();
     let mut gradients = if is_consumed { 0 } else { head_gradient + sizes.hidden };
     let transient = sizes.consumed_gradient.unwrap_or(0);
-    for layer in (0..sizes.layers).rev() {
-        let trace = if recompute { stream * layer + sizes.trace() } else { kept * (layer + 1) };
+    for block in sizes.blocks.iter().rev() {
+        traces -= kept(block);
         if recompute {
             // The block runs forward again beside the gradient of its output.
-            see(gradients + stream * layer + sizes.trace() + stream + sizes.forward_extra());
+            see(gradients + traces + sizes.trace(block) + stream + sizes.forward_extra());
         }
-        see(gradients + trace + sizes.backward_extra() + transient);
-        gradients += if is_consumed { 0 } else { sizes.block_gradient };
-        see(gradients + kept * layer + 2 * stream);
+        see(gradients + traces + sizes.trace(block) + sizes.backward_extra(block) + transient);
+        gradients += if is_consumed { 0 } else { block.gradient };
+        see(gradients + traces + 2 * stream);
     }
     if !sizes.is_tied {
         gradients += sizes.table_gradient;

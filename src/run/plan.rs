@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::RunConfig;
+use crate::config::{Ranks, RunConfig};
 use crate::error::{Error, Result};
 use crate::formats::hf_config::HfConfig;
 use crate::formats::tokenizer::Tokenizer;
@@ -171,8 +171,12 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let seq_len = *data.max_seq_length.get_or_insert(seq_len);
     data.data_seed.get_or_insert(config.train.seed);
     let train = &mut config.train;
-    let rank = (shape.hidden_size / 4).clamp(1, defaults.most_rank);
-    let rank = *train.rank.get_or_insert(rank);
+    let ends = train.rank_first.zip(train.rank_last);
+    let quarter = (shape.hidden_size / 4).clamp(1, defaults.most_rank);
+    let rank = ends.map_or(quarter, |(first, last)| first.max(last));
+    train.rank.get_or_insert(rank);
+    let ranks = train.ranks();
+    let rank = ranks.map_or(rank, Ranks::most);
     train.alpha.get_or_insert(defaults.alpha);
     let iters = *train.iters.get_or_insert(iters);
     train.batch_size.get_or_insert(batch_size);
@@ -189,7 +193,7 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     config.fira.update_proj_gap.get_or_insert(gap);
     let parameters = target_len(shape) + non_target_len(shape);
     config.lora_ga.gamma.get_or_insert(if parameters > BILLION { 64.0 } else { 16.0 });
-    let pools = estimate::pool_bytes(shape, rank);
+    let pools = estimate::pool_bytes(shape, ranks);
     let on_host = waits_on_host(&config.switchlora.pools, pools, train.memory_budget);
     config.switchlora.pools = if on_host { "host" } else { "device" }.into();
     train.steps_per_report.get_or_insert((iters / 60).max(1));
@@ -197,8 +201,10 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     train.checkpoint_every.get_or_insert((iters / 4).max(1));
 
     if rank > shape.hidden_size {
+        let ends = [("rank_first", config.train.rank_first), ("rank_last", config.train.rank_last)];
+        let key = ends.into_iter().find(|(_, end)| *end == Some(rank)).map_or("rank", |end| end.0);
         return Err(Error::config(
-            format!("train.rank = {rank} is above the model's hidden size {}", shape.hidden_size),
+            format!("train.{key} = {rank} is above the model's hidden size {}", shape.hidden_size),
             format!("use a rank of at most {}; a quarter of it is a good start", shape.hidden_size),
         ));
     }
