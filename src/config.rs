@@ -16,8 +16,8 @@ mod tests;
 
 pub use load::FlagValue;
 pub use methods::{
-    Defaults, FiraTable, GaloreTable, LoraGaTable, LoraPlusTable, LoraTable, ProjectionSettings,
-    ReloraTable, SwitchLoraTable,
+    Defaults, FiraTable, GaloreTable, LoraGaTable, LoraPlusTable, LoraTable, PissaTable,
+    ProjectionSettings, ReloraTable, SwitchLoraTable,
 };
 pub use ranks::Ranks;
 
@@ -47,6 +47,8 @@ pub struct RunConfig {
     /// LoRA+'s settings.
     #[serde(rename = "lora-plus")]
     pub lora_plus: LoraPlusTable,
+    /// PiSSA's settings.
+    pub pissa: PissaTable,
 }
 
 impl RunConfig {

@@ -9,7 +9,9 @@ mod devices;
 mod parity;
 
 use fullrank::device::Device;
-use parity::{adamw, galore, llama, lora_ga, relora, schedules, switchlora, tokenizer, train};
+use parity::{
+    adamw, galore, llama, lora_ga, peft, relora, schedules, switchlora, tokenizer, train,
+};
 use std::path::{Path, PathBuf};
 
 type Case = fn(&Path, &Device);
@@ -29,7 +31,7 @@ const KINDS: [(&str, Option<Case>); 14] = [
     ("fira_", Some(galore::check_fira)),
     ("lora_ga_", Some(lora_ga::check)),
     ("lte_", None),
-    ("peft_", None),
+    ("peft_", Some(peft::check)),
 ];
 
 #[test]

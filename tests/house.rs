@@ -162,9 +162,10 @@ fn a_method_never_names_another() {
         ) {
             continue;
         }
-        for other in ["full", "lora", "lora_ga", "switchlora", "relora", "galore", "fira"]
-            .into_iter()
-            .filter(|name| *name != own)
+        for other in
+            ["full", "lora", "lora_ga", "switchlora", "relora", "galore", "fira", "pissa", "dora"]
+                .into_iter()
+                .filter(|name| *name != own)
         {
             let names = |line: &str| {
                 ["methods::", "super::"].into_iter().any(|room| {

@@ -17,7 +17,7 @@ struct Case {
     change: fn(&mut RunConfig),
 }
 
-const CASES: [Case; 22] = [
+const CASES: [Case; 31] = [
     Case { method: "full", change: |_| {} },
     Case { method: "lora", change: |_| {} },
     Case { method: "switchlora", change: |_| {} },
@@ -51,7 +51,21 @@ const CASES: [Case; 22] = [
     Case { method: "lora-ga", change: |c| c.train.train_non_targets = Some(false) },
     Case { method: "rslora", change: |_| {} },
     Case { method: "lora-plus", change: |_| {} },
+    Case { method: "pissa", change: |_| {} },
+    Case { method: "dora", change: |_| {} },
+    Case { method: "dora", change: |c| c.data.max_seq_length = Some(16) },
+    Case { method: "dora", change: |c| c.train.train_non_targets = Some(false) },
+    // Ranks by depth.
+    Case { method: "lora", change: rank_from_4_to_60 },
+    Case { method: "switchlora", change: rank_from_4_to_60 },
+    Case { method: "galore", change: rank_from_4_to_60 },
+    Case { method: "fira", change: rank_from_4_to_60 },
+    Case { method: "lora-ga", change: rank_from_4_to_60 },
 ];
+
+fn rank_from_4_to_60(config: &mut RunConfig) {
+    (config.train.rank_first, config.train.rank_last) = (Some(4), Some(60));
+}
 
 fn config(case: &Case, recompute: bool) -> RunConfig {
     let mut config = RunConfig::default();

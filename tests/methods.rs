@@ -6,6 +6,10 @@
 
 #[path = "methods/adamw.rs"]
 mod adamw;
+#[path = "methods/depth.rs"]
+mod depth;
+#[path = "methods/dora.rs"]
+mod dora;
 #[path = "methods/fira.rs"]
 mod fira;
 #[path = "methods/fixture.rs"]
@@ -20,6 +24,8 @@ mod lora;
 mod lora_ga;
 #[path = "methods/lora_relatives.rs"]
 mod lora_relatives;
+#[path = "methods/pissa.rs"]
+mod pissa;
 #[path = "methods/rank.rs"]
 mod rank;
 #[path = "methods/relora.rs"]

@@ -99,12 +99,22 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 }
 
 /// Methods that this version trains.
-pub const METHODS: &[&str] =
-    &["full", "lora", "switchlora", "relora", "galore", "fira", "lora-ga", "rslora", "lora-plus"];
+pub const METHODS: &[&str] = &[
+    "full",
+    "lora",
+    "switchlora",
+    "relora",
+    "galore",
+    "fira",
+    "lora-ga",
+    "rslora",
+    "lora-plus",
+    "pissa",
+    "dora",
+];
 
 /// Methods that are planned and known by name.
-pub const LATER_METHODS: &[&str] =
-    &["lte", "dora", "pissa", "spam", "sltrain", "adarankgrad", "inrank"];
+pub const LATER_METHODS: &[&str] = &["lte", "spam", "sltrain", "adarankgrad", "inrank"];
 
 /// Schedules of the learning rate.
 pub const SCHEDULES: &[&str] =

@@ -10,8 +10,8 @@ use rayon::prelude::*;
 
 use super::fallback::{Float, add, dims, div, mul, reshape};
 use super::flex::{self, rows_per_task};
-use super::matmul::{Layout, matmul, matmul_add, matmul_scaled};
 use super::math::vectorised;
+use super::matmul::{Layout, matmul, matmul_add, matmul_scaled};
 use super::ops::TrainOps;
 use super::pool;
 use super::{Matrix, Vector};

@@ -19,6 +19,7 @@ use crate::model::{Linear, LinearId, Model};
 use crate::runlog::{Body, Clamp, Phase};
 
 use super::factors;
+use super::singular::Decomposition;
 use super::starts::Starts;
 use super::{
     Context, Export, Method, MethodState, NextBatch, PlainAdapter, StateReader, resolved, singular,
@@ -115,7 +116,7 @@ impl LoraGa {
                 drop(gradient);
                 let shape = [linear.rows, linear.cols];
                 let total: f64 = wide.iter().map(|value| value * value).sum();
-                singular::leading(&wide, shape, 2 * rank, seed, &linear.name)
+                singular::leading(&wide, shape, 2 * rank, Decomposition::Auto, seed, &linear.name)
                     .filter(|_| total.is_finite())
                     .map(|mut svd| {
                         // No vector meets its own partner in B·A.
@@ -151,7 +152,8 @@ impl LoraGa {
         let mut is_finite = true;
         let c = self.length.of(linear.rows, f64::from(scale), || {
             let wide: Vec<f64> = weight.iter().map(|&value| f64::from(value)).collect();
-            let leading = singular::leading(&wide, shape, rank, seed, &linear.name);
+            let leading =
+                singular::leading(&wide, shape, rank, Decomposition::Auto, seed, &linear.name);
             is_finite = leading.is_some();
             leading.map(|svd| svd.s).unwrap_or_default()
         });

@@ -11,12 +11,14 @@ use crate::model::{Batch, Gradients, LinearId, Model, ParamId, Params};
 use crate::optim::{Optimizer, Schedule};
 use crate::runlog::Body;
 
+pub mod dora;
 pub mod factors;
 pub mod fira;
 pub mod full;
 pub mod galore;
 pub mod lora;
 pub mod lora_ga;
+pub mod pissa;
 pub mod projection;
 pub mod relora;
 pub mod singular;
@@ -183,6 +185,9 @@ pub trait Method {
     /// Rebuilds the structure and state of a checkpoint; factor values are loaded afterwards.
     fn restore(&mut self, cx: &mut Context<'_>, state: &dyn StateReader) -> Result<()>;
 
+    /// After [`Method::restore`], when the factors have their values.
+    fn restored(&mut self, _cx: &mut Context<'_>) {}
+
     /// What a checkpoint must hold besides parameters and moments.
     fn state(&self, cx: &Context<'_>) -> MethodState;
 
@@ -260,8 +265,19 @@ fn resolved<T: Copy>(value: Option<T>, key: &str) -> Result<T> {
 }
 
 /// The names of the methods in this version.
-pub const NAMES: [&str; 9] =
-    ["full", "lora", "switchlora", "relora", "galore", "fira", "lora-ga", "rslora", "lora-plus"];
+pub const NAMES: [&str; 11] = [
+    "full",
+    "lora",
+    "switchlora",
+    "relora",
+    "galore",
+    "fira",
+    "lora-ga",
+    "rslora",
+    "lora-plus",
+    "pissa",
+    "dora",
+];
 
 /// Makes the method that a configuration names, with its settings resolved for the model.
 pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
@@ -269,6 +285,8 @@ pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
         "full" => Box::new(full::Full),
         "lora" | "rslora" | "lora-plus" => Box::new(lora::Lora::new(config)?),
         "lora-ga" => Box::new(lora_ga::LoraGa::new(config)?),
+        "pissa" => Box::new(pissa::Pissa::new(config)?),
+        "dora" => Box::new(dora::Dora::new(config)?),
         "switchlora" => Box::new(switchlora::SwitchLora::new(config)?),
         "relora" => Box::new(relora::Relora::new(config)?),
         "galore" => Box::new(galore::GaLore::new(config)?),

@@ -12,18 +12,47 @@ const EXACT_UP_TO: usize = 512;
 const COLUMNS_PER_TRIPLET: usize = 2;
 const POWER_ITERATIONS: usize = 4;
 
+/// How triplets are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decomposition {
+    /// Exact up to a smaller side of 512, randomised above.
+    Auto,
+    /// All triplets, of which the leading are kept.
+    Exact,
+    /// A randomised range finder.
+    Randomised,
+}
+
+impl Decomposition {
+    /// The way of a configuration name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(Self::Auto),
+            "exact" => Some(Self::Exact),
+            "randomised" => Some(Self::Randomised),
+            _ => None,
+        }
+    }
+}
+
 /// The leading `count` triplets of a layer's matrix `[m, n]`; `None` if it holds numbers that are not finite.
 /// `count ≤ min(m, n)`.
 pub fn leading(
     matrix: &[f64],
     [m, n]: [usize; 2],
     count: usize,
+    way: Decomposition,
     seed: u64,
     layer: &str,
 ) -> Option<Svd> {
     let smaller = m.min(n);
     let columns = (COLUMNS_PER_TRIPLET * count).min(smaller);
-    if smaller <= EXACT_UP_TO || columns == smaller {
+    let is_exact = match way {
+        Decomposition::Auto => smaller <= EXACT_UP_TO || columns == smaller,
+        Decomposition::Exact => true,
+        Decomposition::Randomised => false,
+    };
+    if is_exact {
         let Svd { mut u, mut s, mut v } = svd(matrix, m, n)?;
         u.truncate(count);
         s.truncate(count);
@@ -72,8 +101,9 @@ mod tests {
                 row.iter_mut().zip(&v).for_each(|(x, v)| *x += size * u * v);
             }
         }
-        let found = leading(&matrix, [m, n], count, 3, "layer").unwrap();
-        assert_eq!(found, leading(&matrix, [m, n], count, 3, "layer").unwrap());
+        let find = || leading(&matrix, [m, n], count, Decomposition::Auto, 3, "layer").unwrap();
+        let found = find();
+        assert_eq!(found, find());
         assert_eq!(found.s.len(), count);
         // A·v = s·u holds for singular vectors alone.
         for i in 0..count {

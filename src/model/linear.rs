@@ -2,9 +2,11 @@
 
 use crate::kernels::Matrix;
 use crate::kernels::lora::{lora_factor_grads, lora_input_grad, lora_linear};
+use crate::kernels::magnitude::{magnitude_grad, scale_columns};
 use crate::kernels::matmul::{Layout, matmul, matmul_add};
 
 use super::backward::GradientSink;
+use super::magnitude::Magnitude;
 use super::params::{ParamId, Params};
 
 /// Index of a linear layer in the model, in the order `q k v o gate up down` per block.
@@ -39,6 +41,26 @@ pub struct Linear {
     pub weight: Option<ParamId>,
     /// The low-rank pair, where a method has put one.
     pub adapter: Option<Adapter>,
+    /// Trained lengths of the rows of both together, where a method has put them.
+    pub magnitude: Option<Magnitude>,
+}
+
+/// What a layer's backward pass needs of its forward pass besides the input.
+#[derive(Debug, Default)]
+pub(super) struct LinearTrace {
+    /// `x·Aᵀ [T, r]` of an adapter.
+    h: Option<Matrix>,
+    /// The output `[T, m]` before trained lengths.
+    z: Option<Matrix>,
+}
+
+/// What the input gradient leaves for the gradients of the parameters.
+#[derive(Debug)]
+pub(super) struct OutputGrad {
+    /// `s·dz·B [T, r]` of an adapter.
+    g: Option<Matrix>,
+    /// The gradient of the output before trained lengths, where there are some; else it is that of the output.
+    dz: Option<Matrix>,
 }
 
 impl Linear {
@@ -47,8 +69,19 @@ impl Linear {
         self.rows.min(self.cols)
     }
 
-    /// `x [T, n]` → `(y [T, m], h = x·Aᵀ [T, r])`; `h` is what the backward pass needs of an adapter.
-    pub(super) fn forward(&self, params: &Params, x: &Matrix) -> (Matrix, Option<Matrix>) {
+    /// `x [T, n]` → `y [T, m]` and what the backward pass needs.
+    pub(super) fn forward(&self, params: &Params, x: &Matrix) -> (Matrix, LinearTrace) {
+        let (z, h) = self.product(params, x);
+        match &self.magnitude {
+            Some(magnitude) => {
+                (scale_columns(&z, &magnitude.factor), LinearTrace { h, z: Some(z) })
+            }
+            None => (z, LinearTrace { h, z: None }),
+        }
+    }
+
+    /// `x·W_effᵀ [T, m]` and `x·Aᵀ [T, r]`, without trained lengths.
+    fn product(&self, params: &Params, x: &Matrix) -> (Matrix, Option<Matrix>) {
         let weight = self.weight.map(|id| params.value(id));
         match (&self.adapter, weight) {
             (Some(adapter), weight) => {
@@ -61,43 +94,52 @@ impl Linear {
         }
     }
 
-    /// Input gradient `dx [T, n]` from `dy [T, m]`, added to `acc` if given; with an adapter also
-    /// `g = s·dy·B`, which [`Linear::weight_grad`] needs.
+    /// Input gradient `dx [T, n]` from `dy [T, m]`, added to `acc` if given, and what [`Linear::weight_grad`] needs.
     pub(super) fn input_grad(
         &self,
         params: &Params,
         acc: Option<Matrix>,
         dy: &Matrix,
-    ) -> (Matrix, Option<Matrix>) {
+    ) -> (Matrix, OutputGrad) {
         let weight = self.weight.map(|id| params.value(id));
+        let dz = self.magnitude.as_ref().map(|magnitude| scale_columns(dy, &magnitude.factor));
+        let dy = dz.as_ref().unwrap_or(dy);
         match (&self.adapter, weight) {
             (Some(adapter), weight) => {
                 let (a, b) = (params.value(adapter.a), params.value(adapter.b));
                 let (dx, g) = lora_input_grad(acc, dy, weight, a, b, adapter.scale);
-                (dx, Some(g))
+                (dx, OutputGrad { g: Some(g), dz })
             }
             (None, Some(weight)) => {
                 let dx = match acc {
                     Some(acc) => matmul_add(acc, 1.0, Layout::Nn, dy, weight),
                     None => matmul(Layout::Nn, dy, weight),
                 };
-                (dx, None)
+                (dx, OutputGrad { g: None, dz })
             }
             (None, None) => unreachable!("layer {} has neither weight nor adapter", self.name),
         }
     }
 
-    /// Gradients of whatever is trained in this layer, handed to the sink. `x` is the layer's input,
-    /// `h` from the forward pass, `g` from [`Linear::input_grad`].
+    /// Gradients of whatever is trained in this layer, handed to the sink. `x` is the layer's input, `dy` the
+    /// gradient of its output.
     pub(super) fn weight_grad(
         &self,
         params: &mut Params,
         sink: &mut GradientSink<'_>,
         x: &Matrix,
         dy: &Matrix,
-        h: Option<&Matrix>,
-        g: Option<&Matrix>,
+        trace: LinearTrace,
+        output: OutputGrad,
     ) {
+        if let (Some(magnitude), Some(z)) = (&self.magnitude, &trace.z)
+            && params.is_trainable(magnitude.id)
+        {
+            let acc = sink.accumulated(magnitude.id).unwrap_or_else(|| magnitude.zero_grad());
+            let grad = magnitude_grad(acc, dy, z, &magnitude.length);
+            sink.deliver(params, magnitude.id, grad);
+        }
+        let dy = output.dz.as_ref().unwrap_or(dy);
         if let Some(weight) = self.weight.filter(|&id| params.is_trainable(id)) {
             let grad = match sink.accumulated(weight) {
                 Some(acc) => matmul_add(acc, 1.0, Layout::Tn, dy, x),
@@ -105,7 +147,7 @@ impl Linear {
             };
             sink.deliver(params, weight, grad);
         }
-        if let (Some(adapter), Some(h), Some(g)) = (&self.adapter, h, g)
+        if let (Some(adapter), Some(h), Some(g)) = (&self.adapter, &trace.h, &output.g)
             && params.is_trainable(adapter.a)
         {
             let acc = sink.accumulated(adapter.a).zip(sink.accumulated(adapter.b));

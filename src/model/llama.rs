@@ -13,7 +13,7 @@ use crate::kernels::{Indices, Matrix, Vector};
 use crate::random;
 
 use super::config::{ModelConfig, RopeKind, block_linears};
-use super::linear::{Linear, LinearId};
+use super::linear::{Linear, LinearId, LinearTrace};
 use super::params::{ParamId, Params, Role};
 
 /// One block: two norm gains and seven linear layers.
@@ -106,8 +106,8 @@ pub(super) struct BlockTrace {
     pub rstd_post: Vector,
     pub gate: Matrix,
     pub up: Matrix,
-    /// `x·Aᵀ` of each linear layer with an adapter.
-    pub lora_h: [Option<Matrix>; 7],
+    /// What each linear layer kept.
+    pub linears: [LinearTrace; 7],
 }
 
 impl Model {
@@ -142,6 +142,7 @@ impl Model {
                     cols,
                     weight: Some(weight),
                     adapter: None,
+                    magnitude: None,
                 });
             }
             let input_norm =
@@ -276,10 +277,10 @@ impl Model {
         batch: &Batch,
     ) -> (Matrix, BlockTrace) {
         let block = &self.blocks[index];
-        let mut lora_h: [Option<Matrix>; 7] = Default::default();
+        let mut linears: [LinearTrace; 7] = Default::default();
         let mut project = |place: usize, input: &Matrix| {
-            let (y, h) = self.linear(block, place).forward(&self.params, input);
-            lora_h[place] = h;
+            let (y, trace) = self.linear(block, place).forward(&self.params, input);
+            linears[place] = trace;
             y
         };
         let rotate = |y| rope(y, &batch.positions, &self.cos, &self.sin, Rotation::Forward);
@@ -311,7 +312,7 @@ impl Model {
             rstd_post,
             gate,
             up,
-            lora_h,
+            linears,
         };
         (output, trace)
     }

@@ -40,8 +40,11 @@ impl Estimate {
 /// What a linear layer contributes, in numbers.
 struct LinearSize {
     weight: u128,
+    /// Everything that is trained beside the weight: both factors, and trained lengths.
     factors: u128,
     rank: u128,
+    /// Trained lengths of the outputs.
+    lengths: u128,
 }
 
 /// A block's linear layers, and what of its gradient is kept for the update.
@@ -54,6 +57,10 @@ impl BlockSize {
     /// Ranks of all adapters of the block, for their `x·Aᵀ`.
     fn ranks(&self) -> u128 {
         self.linears.iter().map(|linear| linear.rank).sum()
+    }
+
+    fn lengths(&self) -> u128 {
+        self.linears.iter().map(|linear| linear.lengths).sum()
     }
 
     fn weight(&self) -> u128 {
@@ -87,10 +94,10 @@ struct Sizes {
 
 impl Sizes {
     /// What a block keeps of its forward pass: `x, middle (C)`, `q, attended`, `k, v`, `gate, up`, two
-    /// `rstd`, `lse`, and `x·Aᵀ` of every adapter.
+    /// `rstd`, `lse`, `x·Aᵀ` of every adapter, and the output before trained lengths.
     fn trace(&self, block: &BlockSize) -> u128 {
         let row = 2 * self.hidden + 2 * self.queries + 2 * self.keys + 2 * self.inner;
-        self.tokens * (row + 2 + self.heads + block.ranks())
+        self.tokens * (row + 2 + self.heads + block.ranks() + block.lengths())
     }
 
     /// The most that a block's forward pass holds besides its trace: the norm's output beside a projection,
@@ -102,14 +109,22 @@ impl Sizes {
     /// The most that a block's backward pass holds besides the block's trace and gradients: the gradient
     /// of the output with, in the MLP, the inner activation (its own gradients replace `gate` and `up`), or
     /// the two gradients of the residual stream with the norm's output, or in the attention `dq, dk, dv`
-    /// beside the residual gradient.
+    /// beside the residual gradient. With trained lengths there are the gradients before them too.
     fn backward_extra(&self, block: &BlockSize) -> u128 {
         let rank = block.linears.iter().map(|linear| linear.rank).max().unwrap_or(0);
-        let mlp = self.hidden + self.inner + rank;
-        let norm = 3 * self.hidden + 2 * rank;
-        let released = self.hidden + 2 * self.inner; // `middle`, `gate` and `up` are gone by then
+        let has_lengths = block.lengths() > 0;
+        let scaled = |width: u128| if has_lengths { width } else { 0 };
+        let mlp = self.hidden + self.inner + rank + scaled(self.hidden);
+        let norm = 3 * self.hidden + 2 * rank + scaled(2 * self.inner);
+        // `middle`, `gate` and `up` are gone by then.
+        let released = self.hidden + 2 * self.inner + scaled(self.hidden + 2 * self.inner);
         let attention = (self.hidden + 2 * self.queries + 2 * self.keys + rank)
-            .max(3 * self.hidden + self.queries + 2 * self.keys)
+            .max(
+                3 * self.hidden
+                    + self.queries
+                    + 2 * self.keys
+                    + scaled(self.queries + 2 * self.keys),
+            )
             .saturating_sub(released);
         self.tokens * mlp.max(norm).max(attention)
     }
@@ -320,7 +335,8 @@ fn sizes(config: &RunConfig, shape: &ModelConfig, ranks: Option<Ranks>) -> Sizes
             let most = m.min(n) / if train.method == "lora-ga" { 2 } else { 1 };
             let rank = wanted.min(most) as u128;
             let (m, n) = (m as u128, n as u128);
-            LinearSize { weight: m * n, factors: rank * (m + n), rank }
+            let lengths = if train.method == "dora" && ranks.is_some() { m } else { 0 };
+            LinearSize { weight: m * n, factors: rank * (m + n) + lengths, rank, lengths }
         });
         let mut block = BlockSize { linears: linears.into(), gradient: 0 };
         let trained = if ranks.is_some() { block.factors() } else { block.weight() };
@@ -382,8 +398,11 @@ fn phase(
     let is_switching = train.method == "switchlora" && has_factors;
     let is_on_device = is_switching && config.switchlora.pools != "host";
     let pools = if is_on_device { pool_numbers(shape, ranks) } else { 0 };
-    // LoRA-GA keeps where its factors started, in host memory, which the CPU backend's ledger counts.
-    let starts = if train.method == "lora-ga" && has_factors && !on_gpu { factors } else { 0 };
+    // Where factors started is kept in host memory, which the CPU backend's ledger counts.
+    let keeps_start = matches!(train.method.as_str(), "lora-ga" | "pissa");
+    let starts = if keeps_start && has_factors && !on_gpu { factors } else { 0 };
+    // Lengths of the weights' rows, of the whole rows, and the factors from them.
+    let lengths = 3 * sizes.of_blocks(BlockSize::lengths);
     let rope = shape.max_position_embeddings * (shape.head_dim / 2) * 2;
     let dense = if has_base { weight } else { 0 };
     let target_moments = if is_projected(config) {
@@ -399,7 +418,7 @@ fn phase(
     let walked = walk(&sizes, train.grad_checkpoint, logits).max(merged);
     Estimate {
         weights: bytes(4 * (dense + non_targets + rope as u128)),
-        adapters: bytes(4 * (factors + starts)),
+        adapters: bytes(4 * (factors + starts + lengths)),
         pools: bytes(4 * pools),
         optimizer: bytes(8 * trained_rest + 4 * (target_moments + counters)),
         gradients_and_activations: bytes(

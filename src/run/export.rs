@@ -11,21 +11,26 @@ use crate::formats::safetensors::{Dtype, SafetensorsWriter, TensorPlan, TensorVa
 use crate::formats::tokenizer::Tokenizer;
 use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul_add};
+use crate::kernels::scaling::{Along, scale};
 use crate::model::{Linear, Model, Role};
 
-/// `W + s·B·A` of a layer, on the host. The layer's own weight keeps its bits.
+/// `W + s·B·A` of a layer, with its trained lengths where it has some, on the host. The layer's own weight keeps its bits.
 pub fn merged_weight(model: &Model, linear: &Linear) -> Vec<f32> {
     let device = model.device();
     let weight = match linear.weight {
         Some(id) => model.params.value(id).duplicate(device, Category::Activations),
         None => Matrix::zeros([linear.rows, linear.cols], device, Category::Activations),
     };
-    match &linear.adapter {
+    let merged = match &linear.adapter {
         Some(adapter) => {
             let (a, b) = (model.params.value(adapter.a), model.params.value(adapter.b));
-            matmul_add(weight, adapter.scale, Layout::Nn, b, a).to_host()
+            matmul_add(weight, adapter.scale, Layout::Nn, b, a)
         }
-        None => weight.to_host(),
+        None => weight,
+    };
+    match &linear.magnitude {
+        Some(magnitude) => scale(merged, magnitude.factor(), Along::Rows).to_host(),
+        None => merged.to_host(),
     }
 }
 

@@ -12,6 +12,7 @@ mod forms;
 mod limits;
 mod loss;
 mod lowrank;
+mod magnitude;
 mod matmul;
 mod norm;
 mod pointwise;

@@ -45,6 +45,9 @@ impl Bench {
             cols: shape[1],
             weight: Some(id),
             adapter: None,
+            block: 0,
+            blocks: 1,
+            magnitude: None,
         };
         let mut layer = Layer::new(&linear, 3).unwrap();
         let rules = Rules { gap: 1, carry: Carry::Keep, decomposition: None };

@@ -32,8 +32,16 @@ impl Case {
         let mut params = Params::default();
         let value = Matrix::from_host(init.values, [m, n], device, Category::Weights);
         let id = params.add("W", vec![m, n], Role::Network, value, true);
-        let linear =
-            Linear { name: "layer".into(), rows: m, cols: n, weight: Some(id), adapter: None };
+        let linear = Linear {
+            name: "layer".into(),
+            rows: m,
+            cols: n,
+            weight: Some(id),
+            adapter: None,
+            block: 0,
+            blocks: 1,
+            magnitude: None,
+        };
         let layer = Layer::new(&linear, number(&file, "rank") as usize).unwrap();
         let hyper = AdamW {
             learning_rate: 0.0,
@@ -84,6 +92,9 @@ impl Case {
                 cols: shape[1],
                 weight: Some(self.layer.weight()),
                 adapter: None,
+                block: 0,
+                blocks: 1,
+                magnitude: None,
             };
             let mut own = Layer::new(&linear, number(&self.file, "rank") as usize).unwrap();
             let found = own.find(&grad.to_host(), &rules, 0, 0);

@@ -8,7 +8,7 @@ use fullrank::kernels::Matrix;
 use fullrank::linalg::svd::Svd;
 use fullrank::methods::factors::attach;
 use fullrank::methods::lora_ga::start::{Direction, Length, factors};
-use fullrank::methods::singular::leading;
+use fullrank::methods::singular::{Decomposition, leading};
 use std::path::Path;
 
 /// Columns of `[len, k]`.
@@ -62,7 +62,9 @@ pub fn check(path: &Path, device: &Device) {
     assert_close("W_corrected", &corrected, &values(&file, "W_corrected"), 1e-5);
 
     // From the gradient, by our own decomposition.
-    let svd = leading(&wide(&values(&file, "G")), [m, n], 2 * rank, 0, "layer").unwrap();
+    let svd =
+        leading(&wide(&values(&file, "G")), [m, n], 2 * rank, Decomposition::Auto, 0, "layer")
+            .unwrap();
     let narrow = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<_>>();
     assert_close("S", &narrow(&svd.s), &narrow(&file.read_f64("S_exact").unwrap()), 2e-5);
     let [a, b] = factors(&svd, &places, c);

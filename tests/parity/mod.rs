@@ -4,6 +4,7 @@ pub mod adamw;
 pub mod galore;
 pub mod llama;
 pub mod lora_ga;
+pub mod peft;
 pub mod relora;
 pub mod schedules;
 pub mod switchlora;

@@ -9,6 +9,7 @@ pub(super) mod galore;
 pub(super) mod lora;
 pub(super) mod lora_ga;
 pub(super) mod lora_plus;
+pub(super) mod pissa;
 mod projection;
 pub(super) mod relora;
 pub(super) mod switchlora;
@@ -18,6 +19,7 @@ pub use galore::GaloreTable;
 pub use lora::LoraTable;
 pub use lora_ga::LoraGaTable;
 pub use lora_plus::LoraPlusTable;
+pub use pissa::PissaTable;
 pub use projection::ProjectionSettings;
 pub use relora::ReloraTable;
 pub use switchlora::SwitchLoraTable;
@@ -73,6 +75,8 @@ impl RunConfig {
         match self.train.method.as_str() {
             "lora" | "rslora" | "lora-plus" => lora::defaults(self),
             "lora-ga" => lora_ga::defaults(),
+            "pissa" => pissa::defaults(),
+            "dora" => Defaults::FINE_TUNING,
             "switchlora" => switchlora::defaults(self),
             "relora" => relora::defaults(),
             "galore" => galore::defaults(),
@@ -87,6 +91,7 @@ pub(super) fn check(config: &RunConfig) -> Result<()> {
     lora::check(config)?;
     lora_ga::check(config)?;
     lora_plus::check(config)?;
+    pissa::check(config)?;
     switchlora::check(config)?;
     relora::check(config)?;
     galore::check(config)?;

@@ -2,7 +2,7 @@
 //! the methods' own tables are in `methods`.
 
 use super::{ADAM_FORMS, Group, Kind, METHODS, SCHEDULES, Setting};
-use crate::config::methods::{fira, galore, lora, lora_ga, lora_plus, relora, switchlora};
+use crate::config::methods::{fira, galore, lora, lora_ga, lora_plus, pissa, relora, switchlora};
 
 /// The table, by heading.
 pub const GROUPS: &[Group] = &[
@@ -19,6 +19,7 @@ pub const GROUPS: &[Group] = &[
     Group { heading: "Fira", settings: fira::SETTINGS },
     Group { heading: "LoRA-GA", settings: lora_ga::SETTINGS },
     Group { heading: "LoRA+", settings: lora_plus::SETTINGS },
+    Group { heading: "PiSSA", settings: pissa::SETTINGS },
 ];
 
 const MODEL: &[Setting] = &[
@@ -144,7 +145,7 @@ const TRAINING: &[Setting] = &[
         flag: "method",
         value: "NAME",
         kind: Kind::Choice(METHODS),
-        short: "Training method: full, lora, switchlora, relora, galore, fira, lora-ga, rslora or lora-plus",
+        short: "Training method: full, lora, switchlora, relora, galore, fira, lora-ga, rslora, lora-plus, pissa or dora",
         more: "",
         aliases: &["fine-tune-type"],
     },
@@ -181,7 +182,7 @@ const TRAINING: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "The adapter's scale is alpha / rank [default: the method's]",
-        more: "SwitchLoRA and its initialisation use 1, LoRA-GA 16, the other adapters 32. With lora-ga and rslora the scale is \
+        more: "SwitchLoRA and its initialisation use 1, LoRA-GA, PiSSA and DoRA 16, the other adapters 32. With lora-ga and rslora the scale is \
                alpha / sqrt(rank). GaLore and Fira multiply their projected updates by alpha itself, 0.25.",
         aliases: &["lora-alpha"],
     },
