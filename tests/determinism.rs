@@ -8,8 +8,18 @@ mod common;
 
 use common::{Place, assert_same_files, assert_same_run, newest_checkpoint, numbers};
 
-const METHODS: [&str; 8] =
-    ["full", "lora", "switchlora", "relora", "galore", "fira", "lora-ga", "lora-plus"];
+const METHODS: [&str; 10] = [
+    "full",
+    "lora",
+    "switchlora",
+    "relora",
+    "galore",
+    "fira",
+    "lora-ga",
+    "lora-plus",
+    "pissa",
+    "dora",
+];
 
 #[test]
 fn two_runs_give_the_same_bits_with_any_number_of_threads() {

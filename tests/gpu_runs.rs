@@ -12,7 +12,8 @@ use fullrank::run::session::Session;
 use fullrank::runlog::status::Status;
 use fullrank::runlog::{Action, Body, Command, Event, EventSink, RunDir, read_log};
 
-const METHODS: [&str; 6] = ["full", "lora", "switchlora", "relora", "galore", "fira"];
+const METHODS: [&str; 9] =
+    ["full", "lora", "switchlora", "relora", "galore", "fira", "lora-ga", "pissa", "dora"];
 
 fn losses(run: &RunDir) -> Vec<f64> {
     let events = read_log(run.events()).unwrap().events;

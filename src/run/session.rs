@@ -66,15 +66,8 @@ impl Session {
         let lock = dir.lock()?;
         write_atomically(dir.config(), prepared.config.to_toml()?.as_bytes())?;
         write_facts(&dir, &prepared, &device)?;
-        Ok(Self {
-            prepared,
-            dir,
-            _lock: lock,
-            device,
-            checkpoint: None,
-            is_resumed: false,
-            notes: Vec::new(),
-        })
+        let notes = prepared.unusual_start().into_iter().collect();
+        Ok(Self { prepared, dir, _lock: lock, device, checkpoint: None, is_resumed: false, notes })
     }
 
     /// An existing run, from its newest intact checkpoint; from its start if it has none. `extend` makes the

@@ -229,7 +229,7 @@ pub struct Init {
     /// Norm of the layer's gradient, where the preparation looked at it.
     #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
-    /// Share of the squared norm of that gradient in the singular directions that were taken.
+    /// Share of the squared norm of that gradient, or of the weight, in the singular directions that were taken.
     #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
     pub energy: Option<f64>,
 }

@@ -27,6 +27,8 @@ pub use switchlora::SwitchLoraTable;
 /// What a method's runs have where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Defaults {
+    /// Whether it is made for weights that are trained already; it works on random ones too.
+    pub is_for_fine_tuning: bool,
     /// The rank is a quarter of the hidden size, and this at most.
     pub most_rank: usize,
     /// Numerator of the adapter scale.
@@ -46,6 +48,7 @@ pub struct Defaults {
 impl Defaults {
     /// Of methods that train factors (`methods.md` 3).
     const ADAPTER: Self = Self {
+        is_for_fine_tuning: false,
         most_rank: usize::MAX,
         alpha: 32.0,
         learning_rate: 2e-3,
@@ -55,8 +58,13 @@ impl Defaults {
         max_grad_norm: 1.0,
     };
     /// Of methods to fine-tune with (`methods.md` 3 and 7.4).
-    const FINE_TUNING: Self =
-        Self { most_rank: 8, alpha: 16.0, fine_tuning_rate: Some(1e-4), ..Self::ADAPTER };
+    const FINE_TUNING: Self = Self {
+        is_for_fine_tuning: true,
+        most_rank: 8,
+        alpha: 16.0,
+        fine_tuning_rate: Some(1e-4),
+        ..Self::ADAPTER
+    };
     /// Of methods that project gradients (`methods.md` 5.4).
     const PROJECTED: Self = Self {
         alpha: 0.25,
