@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::config::{Ranks, RunConfig};
 use crate::error::{Error, Result};
 use crate::linalg::svd::Svd;
-use crate::model::{LinearId, Model};
+use crate::model::{Linear, LinearId, Model};
 use crate::runlog::{Body, Phase};
 
 use super::factors::{self, columns};
@@ -57,7 +57,7 @@ impl Pissa {
 
     /// Decomposes every layer's weight, layers in parallel.
     fn decompose(&self, model: &Model, ranks: &[usize], seed: u64) -> Result<Vec<Principal>> {
-        let host = |linear: &crate::model::Linear| {
+        let host = |linear: &Linear| {
             linear.weight.map(|id| model.params.value(id).to_host()).unwrap_or_default()
         };
         let weights: Vec<Vec<f32>> = model.linears().iter().map(host).collect();
