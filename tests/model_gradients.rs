@@ -267,7 +267,7 @@ fn magnitude_gradients_are_accumulated_over_micro_batches() {
     for (name, both) in &both {
         let scale = largest(both);
         for (i, both) in both.iter().enumerate() {
-            let mean = (each[0][name][i] + each[1][name][i]) / 2.0;
+            let mean = f32::midpoint(each[0][name][i], each[1][name][i]);
             let error = f64::from((both - mean).abs()) / scale;
             assert!(error < AUTODIFF_TOLERANCE, "{name}[{i}]: {both} for {mean}");
         }

@@ -71,7 +71,9 @@ pub fn fix_pair_signs(svd: &mut Svd) {
         let len = v.len();
         fix_signs(v, len);
         if *v != before {
-            u.iter_mut().for_each(|value| *value = -*value);
+            for value in u {
+                *value = -*value;
+            }
         }
     }
 }

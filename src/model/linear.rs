@@ -132,14 +132,16 @@ impl Linear {
         trace: LinearTrace,
         output: OutputGrad,
     ) {
-        if let (Some(magnitude), Some(z)) = (&self.magnitude, &trace.z)
+        // By value, so that both are freed with this call.
+        let (LinearTrace { h, z }, OutputGrad { g, dz }) = (trace, output);
+        if let (Some(magnitude), Some(z)) = (&self.magnitude, &z)
             && params.is_trainable(magnitude.id)
         {
             let acc = sink.accumulated(magnitude.id).unwrap_or_else(|| magnitude.zero_grad());
             let grad = magnitude_grad(acc, dy, z, &magnitude.length);
             sink.deliver(params, magnitude.id, grad);
         }
-        let dy = output.dz.as_ref().unwrap_or(dy);
+        let dy = dz.as_ref().unwrap_or(dy);
         if let Some(weight) = self.weight.filter(|&id| params.is_trainable(id)) {
             let grad = match sink.accumulated(weight) {
                 Some(acc) => matmul_add(acc, 1.0, Layout::Tn, dy, x),
@@ -147,7 +149,7 @@ impl Linear {
             };
             sink.deliver(params, weight, grad);
         }
-        if let (Some(adapter), Some(h), Some(g)) = (&self.adapter, &trace.h, &output.g)
+        if let (Some(adapter), Some(h), Some(g)) = (&self.adapter, &h, &g)
             && params.is_trainable(adapter.a)
         {
             let acc = sink.accumulated(adapter.a).zip(sink.accumulated(adapter.b));
