@@ -10,16 +10,18 @@ mod check;
 mod load;
 mod methods;
 mod rank;
+mod ranks;
 pub mod settings;
 #[cfg(test)]
 mod tests;
 
 pub use load::{FlagValue, setting_named};
 pub use methods::{
-    AdaRankGradTable, Defaults, FiraTable, GaloreTable, InRankTable, LoraTable, ProjectionSettings,
-    ReloraTable, SlTrainTable, SwitchLoraTable,
+    AdaRankGradTable, Defaults, FiraTable, GaloreTable, InRankTable, LoraGaTable, LoraPlusTable,
+    LoraTable, PissaTable, ProjectionSettings, ReloraTable, SlTrainTable, SwitchLoraTable,
 };
 pub use rank::RankTable;
+pub use ranks::Ranks;
 
 /// Everything that decides a run. Tables of TOML: `[model] [data] [train] [rank]` and one per method.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -43,6 +45,14 @@ pub struct RunConfig {
     pub galore: GaloreTable,
     /// Fira's settings.
     pub fira: FiraTable,
+    /// LoRA-GA's settings.
+    #[serde(rename = "lora-ga")]
+    pub lora_ga: LoraGaTable,
+    /// LoRA+'s settings.
+    #[serde(rename = "lora-plus")]
+    pub lora_plus: LoraPlusTable,
+    /// PiSSA's settings.
+    pub pissa: PissaTable,
     /// AdaRankGrad's settings.
     pub adarankgrad: AdaRankGradTable,
     /// SLTrain's settings.
@@ -52,6 +62,11 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
+    /// Whether the method is LoRA or differs from it in one number: these read LoRA's table.
+    pub fn is_plain_lora(&self) -> bool {
+        matches!(self.train.method.as_str(), "lora" | "rslora" | "lora-plus")
+    }
+
     /// Full-rank updates before the method makes its factors; 0 where it has no such phase.
     pub fn warm_start(&self) -> u64 {
         match self.train.method.as_str() {
@@ -139,6 +154,10 @@ pub struct TrainTable {
     pub method: String,
     /// Rank of the factors. Default: a quarter of the hidden size.
     pub rank: Option<usize>,
+    /// Rank in the first block, where ranks differ by depth. Default: `rank`.
+    pub rank_first: Option<usize>,
+    /// Rank in the last block. Default: `rank`.
+    pub rank_last: Option<usize>,
     /// Numerator of the adapter scale. Default: the method's.
     pub alpha: Option<f64>,
     /// Updates attempted. Default: the preset's.
@@ -204,6 +223,8 @@ impl Default for TrainTable {
         Self {
             method: "switchlora".into(),
             rank: None,
+            rank_first: None,
+            rank_last: None,
             alpha: None,
             iters: None,
             max_minutes: None,

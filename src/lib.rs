@@ -9,7 +9,7 @@
 //! | [`report`] | series, tables and plots of runs, from their logs alone |
 //! | [`mod@bench`], [`doctor`] | speed and memory beside stock burn; the self-test of a device |
 //! | [`run`] | a training run without any screen: engine, loop, checkpoints, evaluation, export |
-//! | [`methods`] | full rank, LoRA, SwitchLoRA, ReLoRA, GaLore and Fira behind one trait |
+//! | [`methods`] | full rank, LoRA and its relatives, SwitchLoRA, ReLoRA, GaLore and Fira behind one trait |
 //! | [`optim`] | AdamW's state, learning-rate schedules |
 //! | [`model`] | the network, forward and backward written out |
 //! | [`kernels`] | the operations of training on a backend; the only room with [`device`] that knows burn (and [`mod@bench`], for comparison) |

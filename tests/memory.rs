@@ -19,7 +19,7 @@ struct Case {
     change: fn(&mut RunConfig),
 }
 
-const CASES: [Case; 25] = [
+const CASES: [Case; 38] = [
     Case { method: "full", change: |_| {} },
     Case { method: "lora", change: |_| {} },
     Case { method: "switchlora", change: |_| {} },
@@ -48,6 +48,21 @@ const CASES: [Case; 25] = [
     Case { method: "galore", change: |c| c.train.rank = Some(64) },
     Case { method: "fira", change: |_| {} },
     Case { method: "fira", change: |c| c.data.max_seq_length = Some(16) },
+    Case { method: "lora-ga", change: |_| {} },
+    // The peak is in the estimate of the gradient.
+    Case { method: "lora-ga", change: |c| c.train.train_non_targets = Some(false) },
+    Case { method: "rslora", change: |_| {} },
+    Case { method: "lora-plus", change: |_| {} },
+    Case { method: "pissa", change: |_| {} },
+    Case { method: "dora", change: |_| {} },
+    Case { method: "dora", change: |c| c.data.max_seq_length = Some(16) },
+    Case { method: "dora", change: |c| c.train.train_non_targets = Some(false) },
+    // Ranks by depth.
+    Case { method: "lora", change: rank_from_4_to_60 },
+    Case { method: "switchlora", change: rank_from_4_to_60 },
+    Case { method: "galore", change: rank_from_4_to_60 },
+    Case { method: "fira", change: rank_from_4_to_60 },
+    Case { method: "lora-ga", change: rank_from_4_to_60 },
     // No residual allowed: the ranks are the most they may be, which is what is predicted.
     Case { method: "adarankgrad", change: |c| c.adarankgrad.residual = 0.0 },
     Case {
@@ -78,6 +93,10 @@ const CASES: [Case; 25] = [
     },
 ];
 
+fn rank_from_4_to_60(config: &mut RunConfig) {
+    (config.train.rank_first, config.train.rank_last) = (Some(4), Some(60));
+}
+
 fn config(case: &Case, recompute: bool) -> RunConfig {
     let mut config = RunConfig::default();
     config.train.method = case.method.into();
@@ -99,9 +118,16 @@ fn config(case: &Case, recompute: bool) -> RunConfig {
 fn measure(config: &RunConfig, shape: &ModelConfig, device: &Device) -> u64 {
     let model = Model::init(shape.clone(), 0, device);
     let mut engine = setup::engine(config, model).unwrap();
+    let (rows, seq_len) = (config.train.batch_size.unwrap(), config.data.max_seq_length.unwrap());
+    let mut ahead = || {
+        let ids: Vec<i32> = (0..rows * seq_len).map(|i| i as i32 * 5 % 4096).collect();
+        Ok(Batch::new(&ids, &ids, seq_len, device))
+    };
+    device.ledger().reset_peak();
+    engine.with_method(|method, cx| method.look_ahead(cx, &mut ahead)).unwrap();
+    let peak_ahead = device.ledger().read().peak;
     engine.with_method(|method, cx| method.prepare(cx)).unwrap();
     device.ledger().reset_peak();
-    let (rows, seq_len) = (config.train.batch_size.unwrap(), config.data.max_seq_length.unwrap());
     for update in 0..4 {
         let batches: Vec<Batch> = (0..config.train.grad_accumulation_steps)
             .map(|_| {
@@ -121,7 +147,7 @@ fn measure(config: &RunConfig, shape: &ModelConfig, device: &Device) -> u64 {
         0,
         "activations are freed by the update"
     );
-    reading.peak
+    reading.peak.max(peak_ahead)
 }
 
 #[test]

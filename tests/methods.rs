@@ -8,6 +8,10 @@
 mod adamw;
 #[path = "methods/adarankgrad.rs"]
 mod adarankgrad;
+#[path = "methods/depth.rs"]
+mod depth;
+#[path = "methods/dora.rs"]
+mod dora;
 #[path = "methods/fira.rs"]
 mod fira;
 #[path = "methods/fixture.rs"]
@@ -20,6 +24,12 @@ mod galore;
 mod inrank;
 #[path = "methods/lora.rs"]
 mod lora;
+#[path = "methods/lora_ga.rs"]
+mod lora_ga;
+#[path = "methods/lora_relatives.rs"]
+mod lora_relatives;
+#[path = "methods/pissa.rs"]
+mod pissa;
 #[path = "methods/rank.rs"]
 mod rank;
 #[path = "methods/relora.rs"]

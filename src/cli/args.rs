@@ -334,7 +334,11 @@ fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
     let (config, flags) = config(matches)?;
     for FlagValue { setting, .. } in &flags {
         let table = setting.table();
-        if METHODS.contains(&table) && table != config.train.method {
+        let method = config.train.method.as_str();
+        // rsLoRA and LoRA+ are LoRA in everything else.
+        let is_used =
+            table == method || (table == "lora" && ["rslora", "lora-plus"].contains(&method));
+        if METHODS.contains(&table) && !is_used {
             tracing::warn!("--{} has no effect with method {}", setting.flag, config.train.method);
         }
     }

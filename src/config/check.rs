@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::load::nearest;
 use super::settings;
-use super::{DataTable, ModelTable, RunConfig, TrainTable, methods, rank};
+use super::{DataTable, ModelTable, RunConfig, TrainTable, methods, rank, ranks};
 use crate::error::{Error, Result};
 
 /// More threads than this are a slip of the finger; each one costs memory.
@@ -88,6 +88,9 @@ fn check_method(method: &str) -> Result<()> {
 
 fn check_training(train: &TrainTable) -> Result<()> {
     at_least_if_set("train.rank", train.rank, 1)?;
+    at_least_if_set("train.rank_first", train.rank_first, 1)?;
+    at_least_if_set("train.rank_last", train.rank_last, 1)?;
+    ranks::check(train)?;
     if let Some(alpha) = train.alpha {
         positive("train.alpha", alpha)?;
     }

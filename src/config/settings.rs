@@ -99,12 +99,25 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 }
 
 /// Methods that this version trains.
-pub const METHODS: &[&str] =
-    &["full", "lora", "switchlora", "relora", "galore", "fira", "adarankgrad", "sltrain", "inrank"];
+pub const METHODS: &[&str] = &[
+    "full",
+    "lora",
+    "switchlora",
+    "relora",
+    "galore",
+    "fira",
+    "lora-ga",
+    "rslora",
+    "lora-plus",
+    "pissa",
+    "dora",
+    "sltrain",
+    "adarankgrad",
+    "inrank",
+];
 
 /// Methods that are planned and known by name.
-pub const LATER_METHODS: &[&str] =
-    &["lora-ga", "lte", "rslora", "lora-plus", "dora", "pissa", "spam"];
+pub const LATER_METHODS: &[&str] = &["lte", "spam"];
 
 /// Schedules of the learning rate.
 pub const SCHEDULES: &[&str] =

@@ -6,6 +6,7 @@
 
 mod attention;
 mod ends;
+mod magnitude;
 mod probe;
 mod products;
 mod rows;
@@ -61,7 +62,7 @@ type Check = (&'static str, fn(&mut Probe<'_>));
 
 /// Every check, short ones and those that others rest on first. The name of one that checks a single
 /// operation is the operation's.
-const CHECKS: [Check; 38] = [
+const CHECKS: [Check; 41] = [
     ("zero", updates::zero),
     ("fill", updates::fill),
     ("copy", updates::copy),
@@ -98,6 +99,9 @@ const CHECKS: [Check; 38] = [
     ("limit_growth", scaling::limit_growth),
     ("scatter_add", sparse::scatter_add),
     ("gather", sparse::gather),
+    ("scale_columns", magnitude::scale_columns),
+    ("magnitude_grad", magnitude::magnitude_grad),
+    ("magnitude_factor", magnitude::magnitude_factor),
     ("twelve layers", whole::twelve_layers),
     ("largest buffer", whole::largest_buffer),
 ];

@@ -11,7 +11,7 @@ use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
 use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, flex, lora, loss, norm, sparse, swiglu};
+use super::{clip, embedding, flex, lora, loss, magnitude, norm, sparse, swiglu};
 
 impl TrainOps for Flex {
     fn recycle(x: FloatTensor<Self>) -> bool {
@@ -413,6 +413,37 @@ impl TrainOps for Flex {
             return sparse::default_gather::<Self>(acc, dense, places);
         }
         sparse::flex_gather(acc, &dense, &places)
+    }
+
+    fn magnitude_factor(
+        magnitude: FloatTensor<Self>,
+        squares: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        crossed: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if DEFAULT_BODIES.get() {
+            return magnitude::default_magnitude_factor::<Self>(magnitude, squares, b, crossed);
+        }
+        magnitude::flex_magnitude_factor(&magnitude, &squares, &b, &crossed)
+    }
+
+    fn scale_columns(x: FloatTensor<Self>, factors: FloatTensor<Self>) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return magnitude::default_scale_columns::<Self>(x, factors);
+        }
+        magnitude::flex_scale_columns(&x, &factors)
+    }
+
+    fn magnitude_grad(
+        acc: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        z: FloatTensor<Self>,
+        length: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return magnitude::default_magnitude_grad::<Self>(acc, dy, z, length);
+        }
+        magnitude::flex_magnitude_grad(acc, &dy, &z, &length)
     }
 
     fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {

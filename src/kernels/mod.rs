@@ -22,6 +22,7 @@ mod gpu;
 pub mod launch;
 pub mod lora;
 pub mod loss;
+pub mod magnitude;
 mod math;
 pub mod matmul;
 pub mod norm;

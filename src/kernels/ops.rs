@@ -15,7 +15,7 @@ use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
 use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, lora, loss, norm, sparse, swiglu};
+use super::{clip, embedding, lora, loss, magnitude, norm, sparse, swiglu};
 
 thread_local! {
     pub(super) static DEFAULT_BODIES: Cell<bool> = const { Cell::new(false) };
@@ -389,6 +389,31 @@ pub trait TrainOps: Backend {
         places: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         sparse::default_gather::<Self>(acc.into_option(), dense, places)
+    }
+
+    /// `(length, factor)` of [`magnitude::magnitude_factor`], from the products.
+    fn magnitude_factor(
+        magnitude: FloatTensor<Self>,
+        squares: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        crossed: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        magnitude::default_magnitude_factor::<Self>(magnitude, squares, b, crossed)
+    }
+
+    /// `x` times factors by column.
+    fn scale_columns(x: FloatTensor<Self>, factors: FloatTensor<Self>) -> FloatTensor<Self> {
+        magnitude::default_scale_columns::<Self>(x, factors)
+    }
+
+    /// `acc += Σ dy·z / length` by column, in place.
+    fn magnitude_grad(
+        acc: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        z: FloatTensor<Self>,
+        length: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        magnitude::default_magnitude_grad::<Self>(acc, dy, z, length)
     }
 
     /// The factor that brings a gradient to `max_norm`.

@@ -8,3 +8,4 @@ pub mod factored;
 pub mod orthonormal;
 pub mod spectrum;
 pub mod subspace;
+pub mod svd;

@@ -27,7 +27,7 @@ impl AdaRankGrad {
     pub fn new(config: &RunConfig) -> Result<Self> {
         let rules = Rules::new(&ProjectionSettings::from(&config.adarankgrad))?;
         Ok(Self {
-            projection: Projection::new(rules, resolved(config.train.rank, "train.rank")?),
+            projection: Projection::new(rules, resolved(config.train.ranks(), "train.rank")?),
             alpha: resolved(config.train.alpha, "train.alpha")?,
         })
     }

@@ -5,7 +5,7 @@ use crate::kernels::Matrix;
 use crate::linalg::spectrum::Product;
 use crate::model::{Adapter, Linear, Model};
 
-/// `W + s·B·A` of a layer, row-major `[m, n]`, or with a sparse part in the place of `W`; only the parts that it has.
+/// `W + s·B·A` of a layer, row-major `[m, n]`, or with a sparse part in the place of `W`; only the parts that it has; times the trained lengths.
 pub fn weight(model: &Model, linear: &Linear) -> Vec<f64> {
     let mut values = match linear.weight {
         Some(id) => wide(&model.params.value(id).to_host()),
@@ -19,6 +19,12 @@ pub fn weight(model: &Model, linear: &Linear) -> Vec<f64> {
     }
     if let Some(product) = adapter(model, linear) {
         product.add_to(&mut values);
+    }
+    if let Some(magnitude) = &linear.magnitude {
+        let factors = magnitude.factor().to_host();
+        for (row, factor) in values.chunks_exact_mut(linear.cols).zip(factors) {
+            row.iter_mut().for_each(|value| *value *= f64::from(factor));
+        }
     }
     values
 }

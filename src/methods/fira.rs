@@ -90,7 +90,7 @@ impl Fira {
         };
         let rules = Rules::new(&ProjectionSettings::from(table))?;
         Ok(Self {
-            projection: Projection::new(rules, resolved(config.train.rank, "train.rank")?),
+            projection: Projection::new(rules, resolved(config.train.ranks(), "train.rank")?),
             terms: Terms {
                 alpha: resolved(config.train.alpha, "train.alpha")?,
                 is_released: table.form == "released",

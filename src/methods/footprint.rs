@@ -26,6 +26,10 @@ pub struct Footprint {
     pub trace_per_token: u128,
     /// What a product of this layer holds for a moment, forward and backward.
     pub product_scratch: u128,
+    /// What each token leaves of the layer's output before trained lengths scale it.
+    pub outputs_per_token: u128,
+    /// Arrays in host memory, which are part of the peak on the CPU backend alone.
+    pub host_arrays: u128,
     /// What the update of this layer holds for a moment beside the gradients.
     pub update_scratch: u128,
     /// What a merge of this layer holds for a moment, after the update, when the gradients are gone.
@@ -43,7 +47,11 @@ impl Footprint {
 
     /// A frozen dense weight with one trained low-rank pair of the layer's rank.
     pub fn adapter(layer: &TargetLayer, config: &RunConfig) -> Self {
-        let rank = rank(config, layer);
+        Self::pair(layer, rank(config, layer))
+    }
+
+    /// The same with a rank of its own.
+    pub fn pair(layer: &TargetLayer, rank: usize) -> Self {
         let factors = layer.factor_len(rank);
         Self {
             weight: layer.len(),
@@ -54,11 +62,20 @@ impl Footprint {
             ..Self::default()
         }
     }
+
+    /// With a copy of the first factors, for an adapter of the weight that the run began with.
+    pub fn with_start(self) -> Self {
+        Self { host_arrays: self.factors, ..self }
+    }
 }
 
 /// The rank that a configuration whose rank is set gives to a layer, at most `min(m, n)`.
 pub fn rank(config: &RunConfig, layer: &TargetLayer) -> usize {
-    config.train.rank.unwrap_or(0).min(layer.max_rank())
+    config
+        .train
+        .ranks()
+        .map_or(0, |ranks| ranks.at(layer.block, layer.blocks))
+        .min(layer.max_rank())
 }
 
 /// The footprint of a layer in one part of a run.

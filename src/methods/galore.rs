@@ -32,7 +32,7 @@ impl GaLore {
     pub fn new(config: &RunConfig) -> Result<Self> {
         let rules = Rules::new(&ProjectionSettings::from(&config.galore))?;
         Ok(Self {
-            projection: Projection::new(rules, resolved(config.train.rank, "train.rank")?),
+            projection: Projection::new(rules, resolved(config.train.ranks(), "train.rank")?),
             alpha: resolved(config.train.alpha, "train.alpha")?,
             is_per_layer: config.galore.per_layer,
             decays: config.train.weight_decay > 0.0,

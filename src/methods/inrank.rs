@@ -10,7 +10,7 @@
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use crate::config::{InRankTable, RunConfig};
+use crate::config::{InRankTable, Ranks, RunConfig};
 use crate::device::memory::Category;
 use crate::error::Result;
 use crate::kernels::Vector;
@@ -22,7 +22,7 @@ use crate::optim::adamw::Moments;
 use crate::random::stream;
 use crate::runlog::Phase;
 
-use super::footprint::Footprint;
+use super::footprint::{self, Footprint};
 use super::{
     Context, Export, Method, MethodState, StateReader, adamw_all, effective, factors, resolved,
 };
@@ -36,7 +36,7 @@ pub use spectrum::grown_rank;
 /// InRank on all target layers.
 #[derive(Debug)]
 pub struct InRank {
-    rank: usize,
+    ranks: Ranks,
     scale: f32,
     rules: Rules,
     /// Of the dense weights that the first products stand for.
@@ -85,7 +85,7 @@ impl InRank {
     /// Settings from a resolved configuration.
     pub fn new(config: &RunConfig) -> Result<Self> {
         Ok(Self {
-            rank: resolved(config.train.rank, "train.rank")?,
+            ranks: resolved(config.train.ranks(), "train.rank")?,
             scale: resolved(config.train.alpha, "train.alpha")? as f32,
             rules: Rules::new(&config.inrank)?,
             initializer_range: 0.0,
@@ -108,9 +108,13 @@ impl InRank {
         all
     }
 
+    fn most(&self, linear: &Linear) -> usize {
+        most_vectors(linear.rows, linear.cols, self.ranks.at(linear.block, linear.blocks))
+    }
+
     /// The factors that a layer starts with.
     fn first_factors(&self, linear: &Linear, seed: u64) -> (Vec<f32>, Vec<f32>) {
-        let most = most_vectors(linear.rows, linear.cols, self.rank);
+        let most = self.most(linear);
         let vectors = (self.rules.start_rank.min(most) + self.rules.buffer).min(most);
         layer::draw(self.initializer_range, linear, vectors, f64::from(self.scale), seed)
     }
@@ -158,7 +162,7 @@ impl Method for InRank {
         self.initializer_range = cx.model.config.initializer_range;
         for index in 0..cx.model.linears().len() {
             let linear = cx.model.linears()[index].clone();
-            let most = layer::clamped(&linear, self.rank, cx.events);
+            let most = layer::clamped(&linear, self.ranks, cx.events);
             let rank = self.rules.start_rank.min(most);
             let vectors = (rank + self.rules.buffer).min(most);
             let pair = self.first_factors(&linear, cx.seed);
@@ -181,14 +185,15 @@ impl Method for InRank {
         };
         for (index, entry) in entries.iter().enumerate() {
             let linear = cx.model.linears()[index].clone();
-            let most = most_vectors(linear.rows, linear.cols, self.rank);
+            let most = self.most(&linear);
             let number = |key: &str| entry.get(key).and_then(Value::as_u64).map(|n| n as usize);
             let saved = number("rank").zip(number("vectors"));
             let is_sound = |&(rank, vectors): &(usize, usize)| {
                 (1..=vectors).contains(&rank) && vectors <= most
             };
             let Some((rank, vectors)) = saved.filter(is_sound) else {
-                let what = format!("{}: no ranks that fit --rank {}", linear.name, self.rank);
+                let what =
+                    format!("{}: no ranks that fit --rank {}", linear.name, self.ranks.most());
                 return Err(state.mismatch(what));
             };
             let pair = factors::blank(&linear, vectors);
@@ -247,7 +252,7 @@ impl Method for InRank {
 
 /// Factors at the most that a layer may have, with a counter and a freeze for each vector on both sides.
 pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
-    let most = most_vectors(layer.rows, layer.cols, config.train.rank.unwrap_or(0));
+    let most = most_vectors(layer.rows, layer.cols, footprint::rank(config, layer));
     let factors = layer.factor_len(most);
     Footprint {
         factors,

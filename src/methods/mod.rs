@@ -8,11 +8,12 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::kernels::{Matrix, Vector};
 use crate::linalg::spectrum::Product;
-use crate::model::{Gradients, Linear, LinearId, Model, ParamId, Params};
+use crate::model::{Batch, Gradients, Linear, LinearId, Model, ParamId, Params};
 use crate::optim::{Optimizer, Schedule};
 use crate::runlog::{Body, Coverage};
 
 pub mod adarankgrad;
+pub mod dora;
 pub mod effective;
 pub mod factors;
 pub mod fira;
@@ -21,9 +22,13 @@ pub mod full;
 pub mod galore;
 pub mod inrank;
 pub mod lora;
+pub mod lora_ga;
+pub mod pissa;
 pub mod projection;
 pub mod relora;
+pub mod singular;
 pub mod sltrain;
+pub mod starts;
 pub mod switchlora;
 pub mod warm_start;
 
@@ -74,6 +79,8 @@ pub struct LayerContext<'a> {
     /// What the method tells the world.
     pub events: &'a mut Vec<Body>,
 }
+/// Gives the next micro-batch of the run's own data, for [`Method::look_ahead`].
+pub type NextBatch<'a> = dyn FnMut() -> Result<Batch> + 'a;
 
 /// What happens to a layer's finished gradient.
 #[expect(clippy::large_enum_variant, reason = "moved once per gradient, never stored")]
@@ -121,8 +128,30 @@ pub trait StateReader {
 pub enum Export {
     /// Merge the factors into the weights.
     Merged,
-    /// A plain adapter of the frozen base is exact too.
+    /// A plain adapter of the weights that the run began with ([`Method::plain_adapter`]) is exact too.
     MergedOrAdapter,
+}
+
+impl Export {
+    /// Of a method that leaves the dense weights frozen: an adapter holds the factors alone, so it is exact only
+    /// where nothing else was trained.
+    fn of_frozen_base(model: &Model) -> Self {
+        let trains_rest = model.non_targets().iter().any(|&id| model.params.is_trainable(id));
+        if trains_rest { Self::Merged } else { Self::MergedOrAdapter }
+    }
+}
+
+/// A low-rank pair on the weight that a run began with: `W + s·B·A` is the trained layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlainAdapter {
+    /// `A [r, n]`, row-major.
+    pub a: Vec<f32>,
+    /// `B [m, r]`, row-major.
+    pub b: Vec<f32>,
+    /// `r`.
+    pub rank: usize,
+    /// `s`.
+    pub scale: f32,
 }
 
 /// Learning-rate index of an update within a schedule that a method may restart.
@@ -152,11 +181,20 @@ pub trait Method {
     /// The name on the command line and in logs.
     fn name(&self) -> &'static str;
 
+    /// Before [`Method::prepare`] of a fresh run: looks at the batches that the run begins with. Training
+    /// sees the same batches again; a run that resumes does not look. Weights must not change.
+    fn look_ahead(&mut self, _cx: &mut Context<'_>, _next_batch: &mut NextBatch<'_>) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes the factors of a fresh run and says what is trained.
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()>;
 
     /// Rebuilds the structure and state of a checkpoint; factor values are loaded afterwards.
     fn restore(&mut self, cx: &mut Context<'_>, state: &dyn StateReader) -> Result<()>;
+
+    /// After [`Method::restore`], when the factors have their values.
+    fn restored(&mut self, _cx: &mut Context<'_>) {}
 
     /// What a checkpoint must hold besides parameters and moments.
     fn state(&self, cx: &Context<'_>) -> MethodState;
@@ -246,6 +284,11 @@ pub trait Method {
 
     /// How the result can be written.
     fn export(&self, model: &Model) -> Export;
+
+    /// A layer's adapter for the weight that the run began with; `None` where [`Method::export`] rules it out.
+    fn plain_adapter(&self, _model: &Model, _id: LinearId) -> Option<PlainAdapter> {
+        None
+    }
 }
 
 /// AdamW on every parameter that still has a gradient, with a counter per parameter.
@@ -269,7 +312,10 @@ pub const NAMES: &[&str] = crate::config::settings::METHODS;
 pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
     Ok(match config.train.method.as_str() {
         "full" => Box::new(full::Full),
-        "lora" => Box::new(lora::Lora::new(config)?),
+        "lora" | "rslora" | "lora-plus" => Box::new(lora::Lora::new(config)?),
+        "lora-ga" => Box::new(lora_ga::LoraGa::new(config)?),
+        "pissa" => Box::new(pissa::Pissa::new(config)?),
+        "dora" => Box::new(dora::Dora::new(config)?),
         "switchlora" => Box::new(switchlora::SwitchLora::new(config)?),
         "relora" => Box::new(relora::Relora::new(config)?),
         "galore" => Box::new(galore::GaLore::new(config)?),

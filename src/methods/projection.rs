@@ -11,7 +11,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use crate::config::{ProjectionSettings, RunConfig};
+use crate::config::{ProjectionSettings, Ranks, RunConfig};
 use crate::device::Device;
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ use crate::optim::adamw::Moments;
 use crate::random::stream;
 use crate::runlog::{Phase, Subspace};
 
-use super::factors::layer_rank;
+use super::factors::{layer_rank, restored_rank};
 use super::footprint::{self, Footprint};
 use super::{Context, LayerContext, MethodState, NamedTensor, StateReader};
 
@@ -331,19 +331,19 @@ pub struct Projection {
     pub rules: Rules,
     /// In the model's order.
     pub layers: Vec<Layer>,
-    rank: usize,
+    ranks: Ranks,
 }
 
 impl Projection {
     /// Without layers; [`Projection::prepare`] makes them.
-    pub fn new(rules: Rules, rank: usize) -> Self {
-        Self { rules, layers: Vec::new(), rank }
+    pub fn new(rules: Rules, ranks: Ranks) -> Self {
+        Self { rules, layers: Vec::new(), ranks }
     }
 
     /// Makes the layers of a fresh run, and tells which of them the rank leaves nothing to do.
     pub fn prepare(&mut self, cx: &mut Context<'_>) {
         for linear in cx.model.linears() {
-            let rank = layer_rank(linear, self.rank, cx.events);
+            let rank = layer_rank(linear, self.ranks, cx.events);
             let Some(layer) = Layer::new(linear, rank) else { continue };
             if layer.is_whole() {
                 let detail = format!(
@@ -364,7 +364,7 @@ impl Projection {
         let ranks = state.json().get("ranks");
         let device = cx.model.device().clone();
         for linear in cx.model.linears() {
-            let rank = self.rank.min(linear.max_rank());
+            let rank = restored_rank(linear, self.ranks);
             let Some(mut layer) = Layer::new(linear, rank) else { continue };
             if names.iter().any(|name| name.as_str() == Some(&layer.name)) {
                 if self.rules.residual.is_some() {
@@ -411,7 +411,7 @@ impl Projection {
     /// The largest rank of a sum of `t` updates that lie in the subspaces: that of one for every refresh so far.
     pub fn rank_ceiling(&self, linear: &Linear, t: u64) -> usize {
         let refreshes = usize::try_from(t.div_ceil(self.rules.gap)).unwrap_or(usize::MAX);
-        let rank = self.rank.min(linear.max_rank());
+        let rank = restored_rank(linear, self.ranks);
         refreshes.saturating_mul(rank).min(linear.max_rank())
     }
 

@@ -10,7 +10,7 @@
 
 use serde_json::{Value, json};
 
-use crate::config::RunConfig;
+use crate::config::{Ranks, RunConfig};
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
@@ -33,7 +33,7 @@ use prune::Prune;
 /// ReLoRA on all target layers.
 #[derive(Debug)]
 pub struct Relora {
-    rank: usize,
+    ranks: Ranks,
     alpha: f64,
     warm_start: WarmStart,
     /// Warm-up of the first cycle.
@@ -55,7 +55,7 @@ impl Relora {
             )
         })?;
         Ok(Self {
-            rank: resolved(config.train.rank, "train.rank")?,
+            ranks: resolved(config.train.ranks(), "train.rank")?,
             alpha: resolved(config.train.alpha, "train.alpha")?,
             warm_start: WarmStart {
                 updates: resolved(table.warm_start, "relora.warm_start")?,
@@ -77,9 +77,9 @@ impl Relora {
         for index in 0..cx.model.linears().len() {
             let linear = cx.model.linears()[index].clone();
             let rank = if fresh {
-                factors::layer_rank(&linear, self.rank, cx.events)
+                factors::layer_rank(&linear, self.ranks, cx.events)
             } else {
-                self.rank.min(linear.max_rank())
+                factors::restored_rank(&linear, self.ranks)
             };
             let scale = (self.alpha / rank as f64) as f32;
             let pair = values(&linear, rank);
@@ -254,7 +254,7 @@ impl Method for Relora {
             return linear.max_rank();
         }
         let cycles = usize::try_from(self.restarts(t) + 1).unwrap_or(usize::MAX);
-        cycles.saturating_mul(self.rank).min(linear.max_rank())
+        cycles.saturating_mul(factors::restored_rank(linear, self.ranks)).min(linear.max_rank())
     }
 
     fn export(&self, _model: &Model) -> Export {

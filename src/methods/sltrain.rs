@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use crate::config::RunConfig;
+use crate::config::{Ranks, RunConfig};
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::kernels::{Indices, Matrix};
@@ -21,7 +21,7 @@ use super::{Context, Export, Method, MethodState, StateReader, resolved};
 /// SLTrain on all target layers.
 #[derive(Debug)]
 pub struct SlTrain {
-    rank: usize,
+    ranks: Ranks,
     alpha: f64,
     density: f64,
     /// Of each layer's places, in the model's order.
@@ -75,7 +75,7 @@ impl SlTrain {
     /// Settings from a resolved configuration.
     pub fn new(config: &RunConfig) -> Result<Self> {
         Ok(Self {
-            rank: resolved(config.train.rank, "train.rank")?,
+            ranks: resolved(config.train.ranks(), "train.rank")?,
             alpha: resolved(config.train.alpha, "train.alpha")?,
             density: config.sltrain.density,
             hashes: Vec::new(),
@@ -89,9 +89,9 @@ impl SlTrain {
             let places = places(&linear, self.density, cx.seed)?;
             self.hashes.push(hash(&places));
             let rank = if fresh {
-                factors::layer_rank(&linear, self.rank, cx.events)
+                factors::layer_rank(&linear, self.ranks, cx.events)
             } else {
-                self.rank.min(linear.max_rank())
+                factors::restored_rank(&linear, self.ranks)
             };
             let pair = if fresh {
                 factors::draw(&linear, rank, FactorInit::Standard, cx.seed)

@@ -8,7 +8,7 @@
 
 use serde_json::{Value, json};
 
-use crate::config::RunConfig;
+use crate::config::{Ranks, RunConfig};
 use crate::error::{Error, Result};
 use crate::kernels::Vector;
 use crate::model::config::TargetLayer;
@@ -35,7 +35,7 @@ use schedule::{coverage, suggest_interval};
 /// SwitchLoRA on all target layers.
 #[derive(Debug)]
 pub struct SwitchLora {
-    rank: usize,
+    ranks: Ranks,
     alpha: f64,
     rate: Rate,
     rules: Rules,
@@ -57,7 +57,7 @@ impl SwitchLora {
             )
         })?;
         Ok(Self {
-            rank: resolved(config.train.rank, "train.rank")?,
+            ranks: resolved(config.train.ranks(), "train.rank")?,
             alpha: resolved(config.train.alpha, "train.alpha")?,
             rate: Rate {
                 interval0: table.interval0,
@@ -84,7 +84,7 @@ impl SwitchLora {
     fn wrap(&mut self, cx: &mut Context<'_>) {
         for index in 0..cx.model.linears().len() {
             let linear = cx.model.linears()[index].clone();
-            let rank = factors::layer_rank(&linear, self.rank, cx.events);
+            let rank = factors::layer_rank(&linear, self.ranks, cx.events);
             let scale = (self.alpha / rank as f64) as f32;
             let (layer, change) =
                 Layer::fresh(cx.model, LinearId(index), rank, scale, cx.seed, cx.t, &self.rules);
@@ -153,7 +153,7 @@ impl Method for SwitchLora {
             )));
         }
         for (index, entry) in entries.iter().enumerate() {
-            let rank = self.rank.min(cx.model.linears()[index].max_rank());
+            let rank = factors::restored_rank(&cx.model.linears()[index], self.ranks);
             let scale = (self.alpha / rank as f64) as f32;
             let id = LinearId(index);
             let rules = &self.rules;

@@ -9,9 +9,11 @@ pub mod generate;
 pub mod linear;
 pub mod llama;
 pub mod load;
+pub mod magnitude;
 pub mod params;
 
 pub use config::ModelConfig;
 pub use linear::{Adapter, Linear, LinearId, Sparse};
 pub use llama::{Batch, Model};
+pub use magnitude::Magnitude;
 pub use params::{Gradients, Param, ParamId, Params, Role};

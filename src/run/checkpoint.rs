@@ -360,6 +360,7 @@ impl Checkpoint {
                 engine.model.params.set(id, upload(values, shape, Category::Adapters));
             }
         }
+        engine.with_method(|method, cx| method.restored(cx));
         if !with_moments {
             return Ok(());
         }

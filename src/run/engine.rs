@@ -3,7 +3,7 @@
 use crate::device::memory::Category;
 use crate::kernels::Vector;
 use crate::kernels::update::{add_sum_squares, clip_factor, guard, read_back};
-use crate::methods::{Context, Disposition, LayerContext, Method};
+use crate::methods::{Context, Disposition, LayerContext, Method, NextBatch};
 use crate::model::backward::GradientSink;
 use crate::model::{Batch, Gradients, Model, ParamId, Params};
 use crate::optim::schedule::Span;
@@ -87,6 +87,15 @@ impl Engine {
         let late = std::mem::replace(&mut self.events, own);
         let t = self.t;
         self.late_events.extend(late.into_iter().map(|body| (t, body)));
+    }
+
+    /// Prepares the method for a fresh run. `next_batch` gives the run's first micro-batches to a method that
+    /// looks at them; it must leave the data position of the training as it is.
+    pub fn prepare(&mut self, next_batch: &mut NextBatch<'_>) -> crate::error::Result<()> {
+        self.with_method(|method, cx| {
+            method.look_ahead(cx, next_batch)?;
+            method.prepare(cx)
+        })
     }
 
     /// The learning rate of the next update.

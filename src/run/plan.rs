@@ -3,19 +3,22 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::RunConfig;
+use crate::config::{Ranks, RunConfig};
 use crate::error::{Error, Result};
 use crate::formats::hf_config::HfConfig;
 use crate::formats::tokenizer::Tokenizer;
 use crate::methods::switchlora::pool::{self, waits_on_host};
 use crate::model::ModelConfig;
-use crate::model::config::{PRESETS, Preset, preset};
+use crate::model::config::{PRESETS, Preset, non_target_len, preset, target_len};
 use crate::optim::Schedule;
 
 use super::engine::Settings;
 
 mod inrank;
 mod relora;
+
+/// Above this many parameters LoRA-GA starts with shorter vectors (its paper's value for LLaMA).
+const BILLION: usize = 1_000_000_000;
 
 /// Where the network comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -159,7 +162,7 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         ModelSource::Directory(_) => (shape.max_position_embeddings.min(256), 4, 1_000),
     };
     let method = config.train.method.clone();
-    if method == "lora" && config.lora.base == "none" && config.lora.init == "standard" {
+    if config.is_plain_lora() && config.lora.base == "none" && config.lora.init == "standard" {
         config.lora.init = "both_kaiming".into();
     }
     let defaults = config.method_defaults(shape.hidden_size);
@@ -168,14 +171,19 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let seq_len = *data.max_seq_length.get_or_insert(seq_len);
     data.data_seed.get_or_insert(config.train.seed);
     let train = &mut config.train;
-    let rank = (shape.hidden_size / defaults.rank_divisor).clamp(1, defaults.most_rank);
-    let rank = *train.rank.get_or_insert(rank);
+    let ends = train.rank_first.zip(train.rank_last);
+    let part = (shape.hidden_size / defaults.rank_divisor).clamp(1, defaults.most_rank);
+    let rank = ends.map_or(part, |(first, last)| first.max(last));
+    train.rank.get_or_insert(rank);
+    let ranks = train.ranks();
+    let rank = ranks.map_or(rank, Ranks::most);
     train.alpha.get_or_insert(defaults.alpha);
     let iters = *train.iters.get_or_insert(iters);
     train.batch_size.get_or_insert(batch_size);
     let is_fine_tuning = matches!(source, ModelSource::Directory(_));
     train.train_non_targets.get_or_insert(!is_fine_tuning || method == "full");
-    train.learning_rate.get_or_insert(defaults.learning_rate);
+    let fine_tuning_rate = defaults.fine_tuning_rate.filter(|_| is_fine_tuning);
+    train.learning_rate.get_or_insert(fine_tuning_rate.unwrap_or(defaults.learning_rate));
     train.lr_schedule.get_or_insert_with(|| defaults.schedule.into());
     train.warmup_steps.get_or_insert((iters / 10).min(defaults.most_warmup));
     train.max_grad_norm.get_or_insert(defaults.max_grad_norm);
@@ -185,6 +193,8 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     config.fira.update_proj_gap.get_or_insert(gap);
     config.adarankgrad.update_proj_gap.get_or_insert(gap);
     inrank::resolve(&mut config.inrank, shape.hidden_size, iters);
+    let parameters = target_len(shape) + non_target_len(shape);
+    config.lora_ga.gamma.get_or_insert(if parameters > BILLION { 64.0 } else { 16.0 });
     train.steps_per_report.get_or_insert((iters / 60).max(1));
     train.eval_every.get_or_insert((iters / 10).max(1));
     train.checkpoint_every.get_or_insert((iters / 4).max(1));
@@ -202,8 +212,10 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         ));
     }
     if rank > shape.hidden_size {
+        let ends = [("rank_first", config.train.rank_first), ("rank_last", config.train.rank_last)];
+        let key = ends.into_iter().find(|(_, end)| *end == Some(rank)).map_or("rank", |end| end.0);
         return Err(Error::config(
-            format!("train.rank = {rank} is above the model's hidden size {}", shape.hidden_size),
+            format!("train.{key} = {rank} is above the model's hidden size {}", shape.hidden_size),
             format!("use a rank of at most {}; a quarter of it is a good start", shape.hidden_size),
         ));
     }

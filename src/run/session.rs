@@ -6,11 +6,12 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::config::RunConfig;
+use crate::data::Loader;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::atomic::write_atomically;
 use crate::formats::tokenizer::Tokenizer;
-use crate::model::Role;
+use crate::model::{Batch, Role};
 use crate::runlog::status::LastWord;
 use crate::runlog::summary::RunState;
 use crate::runlog::{
@@ -82,15 +83,8 @@ impl Session {
         let lock = dir.lock()?;
         write_atomically(dir.config(), prepared.config.to_toml()?.as_bytes())?;
         write_facts(&dir, &prepared, &device)?;
-        Ok(Self {
-            prepared,
-            dir,
-            lock,
-            device,
-            checkpoint: None,
-            is_resumed: false,
-            notes: Vec::new(),
-        })
+        let notes = prepared.unusual_start().into_iter().collect();
+        Ok(Self { prepared, dir, lock, device, checkpoint: None, is_resumed: false, notes })
     }
 
     /// An existing run, from its newest intact checkpoint; from its start if it has none. `extend` makes the
@@ -209,8 +203,7 @@ impl Session {
                 return Err(error);
             }
         };
-        let mut loader =
-            prepared.dataset.loader(config.data.data_seed.unwrap_or(config.train.seed))?;
+        let mut loader = loader(&prepared)?;
         if let Some(position) = progress.position {
             loader.seek(position)?;
         }
@@ -284,8 +277,19 @@ fn begin(
         return Ok((engine, checkpoint.progress().clone()));
     }
     let mut engine = setup::engine(config, prepared.fresh_model(device)?)?;
-    engine.with_method(|method, cx| method.prepare(cx))?;
+    // A loader of its own, so that training begins with the first batch all the same.
+    let mut ahead = loader(prepared)?;
+    engine.prepare(&mut || {
+        let batch = ahead.next_batch(config.train.batch_size.unwrap_or(1))?;
+        Ok(Batch::new(&batch.inputs, &batch.targets, batch.seq_len, device))
+    })?;
     Ok((engine, Progress::default()))
+}
+
+/// The run's training data in its order.
+fn loader(prepared: &Prepared) -> Result<Loader> {
+    let config = &prepared.config;
+    prepared.dataset.loader(config.data.data_seed.unwrap_or(config.train.seed))
 }
 
 fn model_name(prepared: &Prepared) -> String {

@@ -75,6 +75,18 @@ fn make_paths_absolute(config: &mut RunConfig, source: &ModelSource) -> Result<(
 }
 
 impl Prepared {
+    /// What to say of a method that is made for trained weights where there are random ones.
+    pub fn unusual_start(&self) -> Option<String> {
+        let is_preset = matches!(self.source, ModelSource::Preset(_));
+        (is_preset && self.config.method_defaults(self.shape.hidden_size).is_for_fine_tuning).then(|| {
+            format!(
+                "{} is a method to fine-tune trained weights with, and this run starts from random ones: give --model a \
+                 folder, or take switchlora, relora, galore or fira to train from scratch",
+                self.config.train.method
+            )
+        })
+    }
+
     /// The network at its start.
     pub fn fresh_model(&self, device: &Device) -> Result<Model> {
         match &self.source {

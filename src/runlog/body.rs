@@ -235,6 +235,12 @@ pub struct Init {
     /// Largest absolute change of an entry of the effective weight by the preparation.
     #[serde(with = "number")]
     pub max_change: f64,
+    /// Norm of the layer's gradient, where the preparation looked at it.
+    #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// Share of the squared norm of that gradient, or of the weight, in the singular directions that were taken.
+    #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
+    pub energy: Option<f64>,
 }
 
 /// A rank that was lowered because the layer is too small for it.

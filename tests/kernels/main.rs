@@ -11,6 +11,7 @@ mod devices;
 mod forms;
 mod limits;
 mod loss;
+mod magnitude;
 mod matmul;
 mod norm;
 mod pointwise;

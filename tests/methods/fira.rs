@@ -46,6 +46,9 @@ impl Bench {
             weight: Some(id),
             adapter: None,
             sparse: None,
+            block: 0,
+            blocks: 1,
+            magnitude: None,
         };
         let mut layer = Layer::new(&linear, 3).unwrap();
         let rules = Rules { gap: 1, carry: Carry::Keep, decomposition: None, residual: None };

@@ -137,6 +137,9 @@ fn installed([m, n]: [usize; 2], rank: usize, grad: &[f32]) -> (Layer, Vec<f64>)
         weight: engine(&config("full")).model.linears()[0].weight,
         adapter: None,
         sparse: None,
+        block: 0,
+        blocks: 1,
+        magnitude: None,
     };
     let mut layer = Layer::new(&linear, rank).unwrap();
     let rules = Rules { gap: 1, carry: Carry::Keep, decomposition: None, residual: None };

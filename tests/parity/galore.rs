@@ -39,6 +39,9 @@ impl Case {
             weight: Some(id),
             adapter: None,
             sparse: None,
+            block: 0,
+            blocks: 1,
+            magnitude: None,
         };
         let layer = Layer::new(&linear, number(&file, "rank") as usize).unwrap();
         let hyper = AdamW {
@@ -92,6 +95,9 @@ impl Case {
                 weight: Some(self.layer.weight()),
                 adapter: None,
                 sparse: None,
+                block: 0,
+                blocks: 1,
+                magnitude: None,
             };
             let mut own = Layer::new(&linear, number(&self.file, "rank") as usize).unwrap();
             let found = own.find(&grad.to_host(), &rules, 0, 0);

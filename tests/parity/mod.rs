@@ -3,6 +3,8 @@
 pub mod adamw;
 pub mod galore;
 pub mod llama;
+pub mod lora_ga;
+pub mod peft;
 pub mod relora;
 pub mod schedules;
 pub mod switchlora;

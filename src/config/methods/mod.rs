@@ -9,6 +9,9 @@ pub(super) mod fira;
 pub(super) mod galore;
 pub(super) mod inrank;
 pub(super) mod lora;
+pub(super) mod lora_ga;
+pub(super) mod lora_plus;
+pub(super) mod pissa;
 mod projection;
 pub(super) mod relora;
 pub(super) mod sltrain;
@@ -19,6 +22,9 @@ pub use fira::FiraTable;
 pub use galore::GaloreTable;
 pub use inrank::InRankTable;
 pub use lora::LoraTable;
+pub use lora_ga::LoraGaTable;
+pub use lora_plus::LoraPlusTable;
+pub use pissa::PissaTable;
 pub use projection::ProjectionSettings;
 pub use relora::ReloraTable;
 pub use sltrain::SlTrainTable;
@@ -27,6 +33,8 @@ pub use switchlora::SwitchLoraTable;
 /// What a method's runs have where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Defaults {
+    /// Whether it is made for weights that are trained already; it works on random ones too.
+    pub is_for_fine_tuning: bool,
     /// The rank is this part of the hidden size.
     pub rank_divisor: usize,
     /// And this at most.
@@ -35,6 +43,8 @@ pub struct Defaults {
     pub alpha: f64,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// The same on a model folder, where it differs.
+    pub fine_tuning_rate: Option<f64>,
     /// Schedule of the learning rate.
     pub schedule: &'static str,
     /// The warm-up is a tenth of the run, and this at most.
@@ -46,13 +56,23 @@ pub struct Defaults {
 impl Defaults {
     /// Of methods that train factors (`methods.md` 3).
     const ADAPTER: Self = Self {
+        is_for_fine_tuning: false,
         rank_divisor: 4,
         most_rank: usize::MAX,
         alpha: 32.0,
         learning_rate: 2e-3,
+        fine_tuning_rate: None,
         schedule: "cosine",
         most_warmup: 100,
         max_grad_norm: 1.0,
+    };
+    /// Of methods to fine-tune with (`methods.md` 3 and 7.4).
+    const FINE_TUNING: Self = Self {
+        is_for_fine_tuning: true,
+        most_rank: 8,
+        alpha: 16.0,
+        fine_tuning_rate: Some(1e-4),
+        ..Self::ADAPTER
     };
     /// Of methods that project gradients (`methods.md` 5.4).
     const PROJECTED: Self = Self {
@@ -70,7 +90,10 @@ impl RunConfig {
     /// The defaults of the common settings that the method has, for a model of this width.
     pub fn method_defaults(&self, hidden_size: usize) -> Defaults {
         match self.train.method.as_str() {
-            "lora" => lora::defaults(self),
+            "lora" | "rslora" | "lora-plus" => lora::defaults(self),
+            "lora-ga" => lora_ga::defaults(),
+            "pissa" => pissa::defaults(),
+            "dora" => Defaults::FINE_TUNING,
             "switchlora" => switchlora::defaults(self),
             "relora" => relora::defaults(),
             "galore" => galore::defaults(),
@@ -86,6 +109,9 @@ impl RunConfig {
 /// Checks the tables of all methods, whichever is used.
 pub(super) fn check(config: &RunConfig) -> Result<()> {
     lora::check(config)?;
+    lora_ga::check(config)?;
+    lora_plus::check(config)?;
+    pissa::check(config)?;
     switchlora::check(config)?;
     relora::check(config)?;
     galore::check(config)?;

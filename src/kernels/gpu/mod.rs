@@ -25,6 +25,7 @@ pub(super) mod fill;
 mod grid;
 mod lora;
 mod loss;
+mod magnitude;
 mod matmul;
 mod norm;
 mod rope;
@@ -288,6 +289,28 @@ impl TrainOps for CubeBackend {
 
     fn gather(acc: MaybeTensor<CubeBackend>, dense: CubeTensor, places: CubeTensor) -> CubeTensor {
         sparse::gather(acc.into_option(), &dense, &places)
+    }
+
+    fn magnitude_factor(
+        magnitude: CubeTensor,
+        squares: CubeTensor,
+        b: CubeTensor,
+        crossed: CubeTensor,
+    ) -> (CubeTensor, CubeTensor) {
+        magnitude::magnitude_factor(&magnitude, &squares, &b, &crossed)
+    }
+
+    fn scale_columns(x: CubeTensor, factors: CubeTensor) -> CubeTensor {
+        magnitude::scale_columns(&x, &factors)
+    }
+
+    fn magnitude_grad(
+        acc: CubeTensor,
+        dy: CubeTensor,
+        z: CubeTensor,
+        length: CubeTensor,
+    ) -> CubeTensor {
+        magnitude::magnitude_grad(acc, &dy, &z, &length)
     }
 
     fn clip_factor(sum_squares: CubeTensor, max_norm: f64) -> CubeTensor {

@@ -8,9 +8,10 @@ use crate::model::{Adapter, Linear, ParamId, Params};
 use crate::runlog::{Body, Clamp, Subspace};
 
 use super::{
-    Axis, Category, Context, Gradients, Moments, ProductSvd, Vector, VectorCounters,
-    adamw_vectors, most_vectors, stream,
+    Axis, Category, Context, Gradients, Moments, ProductSvd, Vector, VectorCounters, adamw_vectors,
+    most_vectors, stream,
 };
+use crate::config::Ranks;
 
 /// A layer without dense weight whose rank grows.
 #[derive(Debug)]
@@ -30,7 +31,8 @@ pub(super) struct Layer {
 }
 
 /// The most vectors of a layer, with an event where that is less than configured.
-pub(super) fn clamped(linear: &Linear, wanted: usize, events: &mut Vec<Body>) -> usize {
+pub(super) fn clamped(linear: &Linear, ranks: Ranks, events: &mut Vec<Body>) -> usize {
+    let wanted = ranks.at(linear.block, linear.blocks);
     let most = most_vectors(linear.rows, linear.cols, wanted);
     if most < wanted {
         let reason = format!("half the full rank of a layer of {} x {}", linear.rows, linear.cols);

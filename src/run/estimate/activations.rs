@@ -12,6 +12,8 @@ struct Block {
     trace_per_token: u128,
     /// The largest of them.
     widest_trace: u128,
+    /// Outputs per token that are kept from before trained lengths, of all its layers.
+    outputs_per_token: u128,
     /// Gradients that are kept for the update, norm gains included.
     gradient: u128,
 }
@@ -53,7 +55,7 @@ impl Walk {
         let tokens = super::micro_batch_tokens(config);
         let hidden = shape.hidden_size as u128;
         let vocab = shape.vocab_size as u128;
-        let trains_rest = config.train.train_non_targets.unwrap_or(true);
+        let trains_rest = super::trains_rest(config, layers);
         let gains = if trains_rest { 2 * hidden } else { 0 };
         let per_block = layers.len().checked_div(shape.num_hidden_layers).unwrap_or(0).max(1);
         let block = |layers: &[Footprint]| {
@@ -61,6 +63,7 @@ impl Walk {
             Block {
                 trace_per_token: traces.clone().sum(),
                 widest_trace: traces.max().unwrap_or(0),
+                outputs_per_token: layers.iter().map(|layer| layer.outputs_per_token).sum(),
                 gradient: gains + layers.iter().map(|layer| layer.trained).sum::<u128>(),
             }
         };
@@ -86,10 +89,10 @@ impl Walk {
     }
 
     /// What a block keeps of its forward pass: `x, middle (C)`, `q, attended`, `k, v`, `gate, up`, two
-    /// `rstd`, `lse`, and `x·Aᵀ` of every adapter.
+    /// `rstd`, `lse`, `x·Aᵀ` of every adapter, and the output before trained lengths.
     fn trace(&self, block: &Block) -> u128 {
         let row = 2 * self.hidden + 2 * self.queries + 2 * self.keys + 2 * self.inner;
-        self.tokens * (row + 2 + self.heads + block.trace_per_token)
+        self.tokens * (row + 2 + self.heads + block.trace_per_token + block.outputs_per_token)
     }
 
     /// The most that a block's forward pass holds besides its trace: the norm's output beside a projection,
@@ -101,14 +104,17 @@ impl Walk {
     /// The most that a block's backward pass holds besides the block's trace and gradients: the gradient
     /// of the output with, in the MLP, the inner activation (its own gradients replace `gate` and `up`), or
     /// the two gradients of the residual stream with the norm's output, or in the attention `dq, dk, dv`
-    /// beside the residual gradient.
+    /// beside the residual gradient. With trained lengths there are the gradients before them too.
     fn backward_extra(&self, block: &Block) -> u128 {
         let rank = block.widest_trace;
-        let mlp = self.hidden + self.inner + rank;
-        let norm = 3 * self.hidden + 2 * rank;
-        let released = self.hidden + 2 * self.inner; // `middle`, `gate` and `up` are gone by then
+        let scaled = |width: u128| if block.outputs_per_token > 0 { width } else { 0 };
+        let mlp = self.hidden + self.inner + rank + scaled(self.hidden);
+        let norm = 3 * self.hidden + 2 * rank + scaled(2 * self.inner);
+        // `middle`, `gate` and `up` are gone by then.
+        let released = self.hidden + 2 * self.inner + scaled(self.hidden + 2 * self.inner);
+        let rows = self.queries + 2 * self.keys;
         let attention = (self.hidden + 2 * self.queries + 2 * self.keys + rank)
-            .max(3 * self.hidden + self.queries + 2 * self.keys)
+            .max(3 * self.hidden + rows + scaled(rows))
             .saturating_sub(released);
         self.tokens * mlp.max(norm).max(attention) + self.product_scratch
     }

@@ -66,17 +66,19 @@ fn phase(config: &RunConfig, shape: &ModelConfig, layers: &[Footprint], on_gpu: 
     let train = &config.train;
     let sum = |of: fn(&Footprint) -> u128| layers.iter().map(of).sum::<u128>();
     let non_targets = non_target_len(shape) as u128;
-    let trained_rest = if train.train_non_targets.unwrap_or(true) { non_targets } else { 0 };
+    let trained_rest = if trains_rest(config, layers) { non_targets } else { 0 };
     let rope = (shape.max_position_embeddings * (shape.head_dim / 2) * 2) as u128;
     let vocab = shape.vocab_size;
     let chunk = if on_gpu { loss::gpu_chunk_tokens(vocab) } else { loss::chunk_tokens(vocab) };
     let walked = Walk::new(config, shape, layers, chunk).peak(train.grad_checkpoint);
+    let on_host = if on_gpu { 0 } else { sum(|layer| layer.host_arrays) };
+    let micro_batches = if has_optimizer(layers) { train.grad_accumulation_steps } else { 1 };
     Estimate {
         weights: bytes(4 * (sum(|layer| layer.weight) + non_targets + rope)),
-        adapters: bytes(4 * sum(|layer| layer.factors)),
+        adapters: bytes(4 * (sum(|layer| layer.factors) + on_host)),
         pools: bytes(4 * sum(|layer| layer.pools)),
         optimizer: bytes(4 * (2 * trained_rest + sum(|layer| layer.optimizer))),
-        gradients_and_activations: bytes(4 * walked + batch_bytes(config)),
+        gradients_and_activations: bytes(4 * walked + batch_bytes(config, micro_batches)),
     }
 }
 
@@ -84,11 +86,21 @@ fn bytes(count: u128) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
+/// Whether this part of the run updates anything; a look at the gradient does not.
+fn has_optimizer(layers: &[Footprint]) -> bool {
+    layers.iter().any(|layer| layer.optimizer > 0)
+}
+
+/// Whether embedding, head and norms are trained in this part of the run.
+fn trains_rest(config: &RunConfig, layers: &[Footprint]) -> bool {
+    has_optimizer(layers) && config.train.train_non_targets.unwrap_or(true)
+}
+
 fn micro_batch_tokens(config: &RunConfig) -> u128 {
     config.train.batch_size.unwrap_or(1) as u128 * config.data.max_seq_length.unwrap_or(1) as u128
 }
 
 /// Ids, targets, positions and order of every micro-batch of an update.
-fn batch_bytes(config: &RunConfig) -> u128 {
-    16 * micro_batch_tokens(config) * config.train.grad_accumulation_steps as u128
+fn batch_bytes(config: &RunConfig, micro_batches: usize) -> u128 {
+    16 * micro_batch_tokens(config) * micro_batches as u128
 }
