@@ -1,6 +1,6 @@
 // AdamW in place on a matrix [rows, width].
 //
-//   g = grad * scale              (0 where the scale is 0, whatever the gradient is)
+//   g = grad * scale              (0 where the scale is 0, whatever the gradient is; below 0 nothing changes at AXIS 0)
 //   m = m + (1 - beta1) * (g - m)
 //   v = v * beta2 + (1 - beta2) * g * g
 //   p = (p * keep_before - rate * m / (sqrt(v) / root_divisor + eps)) * keep_after
@@ -67,6 +67,9 @@ fn main(
     }
     let first = (unit - row * segments) * {{ STEPS }}u;
     {% if AXIS == 0 -%}
+    if factors[0] < 0.0 {
+        return;
+    }
     let scale = {{ T }}(factors[0]);
     let rate = {{ T }}(params.rate);
     let root_divisor = {{ T }}(params.root_divisor);

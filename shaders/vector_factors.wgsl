@@ -4,10 +4,9 @@
 // One invocation to a vector. BY_COLUMN 0: out [vectors, 4]; 1: out [4, vectors].
 
 @group(0) @binding(0) var<storage, read_write> grad_scale: array<f32>;
-// The vector's step in this update is t + 1 - since.
-@group(0) @binding(1) var<storage, read_write> since: array<i32>;
-@group(0) @binding(2) var<storage, read_write> frozen_until: array<i32>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+// [2, vectors], "since" and "frozen until": the vector's step in this update is t + 1 - since.
+@group(0) @binding(1) var<storage, read_write> counters: array<i32>;
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
 
 struct Params {
     vectors: u32,
@@ -20,7 +19,7 @@ struct Params {
     is_torch: u32,
     decay_frozen: u32,
 }
-@group(0) @binding(4) var<storage, read> params: Params;
+@group(0) @binding(3) var<storage, read> params: Params;
 
 // 1 - beta^n of rest = 1 - beta. As 1 - x*y = (1 - x) + x*(1 - y), no step cancels, so the relative error stays
 // that of rest and a few roundings; 1 - pow(beta, n) would lose four digits.
@@ -47,8 +46,8 @@ fn main(
         return;
     }
     let now = i32(params.t);
-    let is_frozen = now < frozen_until[i];
-    let step = u32(max(now + 1 - since[i], 1));
+    let is_frozen = now < counters[params.vectors + i];
+    let step = u32(max(now + 1 - counters[i], 1));
     let correction1 = one_minus_power(params.new1, step);
     let correction2 = sqrt(one_minus_power(params.new2, step));
     var rate = params.learning_rate / correction1;

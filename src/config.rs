@@ -9,17 +9,22 @@ use serde::{Deserialize, Serialize};
 mod check;
 mod load;
 mod methods;
+mod rank;
+mod ranks;
 pub mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use load::FlagValue;
+pub use load::{FlagValue, setting_named};
 pub use methods::{
-    Defaults, FiraTable, GaloreTable, LoraTable, LteTable, ProjectionSettings, ReloraTable,
-    SpamTable, SwitchLoraTable, check_batch, check_warmup,
+    AdaRankGradTable, Defaults, FiraTable, GaloreTable, InRankTable, LoraGaTable, LoraPlusTable,
+    LoraTable, LteTable, PissaTable, ProjectionSettings, ReloraTable, SlTrainTable, SpamTable,
+    SwitchLoraTable, check_batch, check_warmup,
 };
+pub use rank::RankTable;
+pub use ranks::Ranks;
 
-/// Everything that decides a run. Tables of TOML: `[model] [data] [train]` and one per method.
+/// Everything that decides a run. Tables of TOML: `[model] [data] [train] [rank]` and one per method.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
@@ -29,6 +34,8 @@ pub struct RunConfig {
     pub data: DataTable,
     /// How to train it.
     pub train: TrainTable,
+    /// What is measured of the ranks.
+    pub rank: RankTable,
     /// LoRA's settings.
     pub lora: LoraTable,
     /// SwitchLoRA's settings.
@@ -39,6 +46,20 @@ pub struct RunConfig {
     pub galore: GaloreTable,
     /// Fira's settings.
     pub fira: FiraTable,
+    /// LoRA-GA's settings.
+    #[serde(rename = "lora-ga")]
+    pub lora_ga: LoraGaTable,
+    /// LoRA+'s settings.
+    #[serde(rename = "lora-plus")]
+    pub lora_plus: LoraPlusTable,
+    /// PiSSA's settings.
+    pub pissa: PissaTable,
+    /// AdaRankGrad's settings.
+    pub adarankgrad: AdaRankGradTable,
+    /// SLTrain's settings.
+    pub sltrain: SlTrainTable,
+    /// InRank's settings.
+    pub inrank: InRankTable,
     /// LTE's settings.
     pub lte: LteTable,
     /// SPAM's settings, which count with every method.
@@ -46,6 +67,11 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
+    /// Whether the method is LoRA or differs from it in one number: these read LoRA's table.
+    pub fn is_plain_lora(&self) -> bool {
+        matches!(self.train.method.as_str(), "lora" | "rslora" | "lora-plus")
+    }
+
     /// Full-rank updates before the method makes its factors; 0 where it has no such phase.
     pub fn warm_start(&self) -> u64 {
         match self.train.method.as_str() {
@@ -53,6 +79,12 @@ impl RunConfig {
             "relora" => self.relora.warm_start.unwrap_or(0),
             _ => 0,
         }
+    }
+
+    /// Has the method make its factors before the first update.
+    pub fn skip_warm_start(&mut self) {
+        self.switchlora.warm_start = 0;
+        self.relora.warm_start = Some(0);
     }
 }
 
@@ -127,6 +159,10 @@ pub struct TrainTable {
     pub method: String,
     /// Rank of the factors. Default: a quarter of the hidden size.
     pub rank: Option<usize>,
+    /// Rank in the first block, where ranks differ by depth. Default: `rank`.
+    pub rank_first: Option<usize>,
+    /// Rank in the last block. Default: `rank`.
+    pub rank_last: Option<usize>,
     /// Numerator of the adapter scale. Default: the method's.
     pub alpha: Option<f64>,
     /// Updates attempted. Default: the preset's.
@@ -192,6 +228,8 @@ impl Default for TrainTable {
         Self {
             method: "switchlora".into(),
             rank: None,
+            rank_first: None,
+            rank_last: None,
             alpha: None,
             iters: None,
             max_minutes: None,

@@ -5,9 +5,11 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`cli`] | the commands: parse, check, print |
+//! | [`compare`] | several runs by turns in one process |
+//! | [`report`] | series, tables and plots of runs, from their logs alone |
 //! | [`mod@bench`], [`doctor`] | speed and memory beside stock burn; the self-test of a device |
 //! | [`run`] | a training run without any screen: engine, loop, checkpoints, evaluation, export |
-//! | [`methods`] | full rank, LoRA, SwitchLoRA, ReLoRA, GaLore and Fira behind one trait |
+//! | [`methods`] | full rank, LoRA and its relatives, SwitchLoRA, ReLoRA, GaLore and Fira behind one trait |
 //! | [`optim`] | AdamW's state, learning-rate schedules |
 //! | [`model`] | the network, forward and backward written out |
 //! | [`kernels`] | the operations of training on a backend; the only room with [`device`] that knows burn (and [`mod@bench`], for comparison) |
@@ -21,6 +23,7 @@
 
 pub mod bench;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod device;
@@ -33,5 +36,6 @@ pub mod methods;
 pub mod model;
 pub mod optim;
 pub mod random;
+pub mod report;
 pub mod run;
 pub mod runlog;

@@ -8,7 +8,7 @@ mod common;
 
 use common::{Place, assert_same_files, assert_same_run, newest_checkpoint, numbers};
 
-const METHODS: [&str; 6] = ["full", "lora", "switchlora", "relora", "galore", "fira"];
+const METHODS: &[&str] = fullrank::methods::NAMES;
 
 #[test]
 fn two_runs_give_the_same_bits_with_any_number_of_threads() {
@@ -89,4 +89,20 @@ fn another_seed_gives_other_bits_and_another_data_seed_another_order() {
     assert_ne!(zero, order);
     assert_ne!(zero[0], other[0], "another start has another loss before the first update");
     assert_eq!(zero[0], order[0], "the start is the same for any order of the data");
+}
+
+/// LoRA-GA sees the first batches before the run; the training begins with them all the same.
+#[test]
+fn looking_ahead_does_not_change_the_order_of_the_data() {
+    let place = Place::new();
+    let seen = ["lora", "lora-ga"].map(|method| {
+        let run = place.train(method, &format!("--method {method} --iters 4"));
+        let state = common::read_json(newest_checkpoint(&run).join("state.json"));
+        let lines = numbers(&run);
+        let loss = lines.iter().find_map(|line| line.split_once(": loss ")?.1.split(' ').next());
+        (state["progress"]["position"].clone(), loss.unwrap().parse::<f64>().unwrap())
+    });
+    let [(lora, lora_loss), (ga, ga_loss)] = seen;
+    assert_eq!(lora, ga, "the data position after the run");
+    assert!((lora_loss / ga_loss - 1.0).abs() < 1e-5, "first losses {lora_loss}, {ga_loss}");
 }

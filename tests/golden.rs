@@ -9,7 +9,9 @@ mod devices;
 mod parity;
 
 use fullrank::device::Device;
-use parity::{adamw, galore, llama, lte, relora, schedules, switchlora, tokenizer, train};
+use parity::{
+    adamw, galore, llama, lora_ga, lte, peft, relora, schedules, switchlora, tokenizer, train,
+};
 use std::path::{Path, PathBuf};
 
 type Case = fn(&Path, &Device);
@@ -27,9 +29,9 @@ const KINDS: [(&str, Option<Case>); 14] = [
     ("relora_merge_", Some(relora::check_merge)),
     ("galore_", Some(galore::check)),
     ("fira_", Some(galore::check_fira)),
-    ("lora_ga_", None),
+    ("lora_ga_", Some(lora_ga::check)),
     ("lte_", Some(lte::check)),
-    ("peft_", None),
+    ("peft_", Some(peft::check)),
 ];
 
 #[test]

@@ -12,7 +12,7 @@ use fullrank::run::session::Session;
 use fullrank::runlog::status::Status;
 use fullrank::runlog::{Action, Body, Command, Event, EventSink, RunDir, read_log};
 
-const METHODS: [&str; 6] = ["full", "lora", "switchlora", "relora", "galore", "fira"];
+const METHODS: &[&str] = fullrank::methods::NAMES;
 
 fn losses(run: &RunDir) -> Vec<f64> {
     let events = read_log(run.events()).unwrap().events;

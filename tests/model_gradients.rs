@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 use fullrank::bench::stock::{NamedGradients, StockBatch, StockLlama};
 use fullrank::device::Device;
 use fullrank::device::memory::Category;
-use fullrank::kernels::Vector;
 use fullrank::kernels::loss::IGNORED;
+use fullrank::kernels::{Matrix, Vector};
 use fullrank::methods::factors;
 use fullrank::model::backward::GradientSink;
 use fullrank::model::config::{Rope, RopeKind};
@@ -72,6 +72,24 @@ fn model_with_factors(is_tied: bool) -> Model {
         factors::attach(&mut model, LinearId(index), RANK, 0.4, pair, false);
     }
     factors::freeze_targets(&mut model);
+    model
+}
+
+/// The same with trained lengths that are not those of the rows.
+fn model_with_magnitudes(is_tied: bool) -> Model {
+    let mut model = model_with_factors(is_tied);
+    for index in 0..model.linears().len() {
+        model.add_magnitude(LinearId(index));
+        let linear = model.linears()[index].clone();
+        let id = linear.magnitude.unwrap().id;
+        let noise = stream(SEED, &linear.name, "length", 0).normal_vec(linear.rows, 0.3);
+        let lengths = model.params.value(id).to_host().into_iter().zip(noise);
+        let lengths = lengths.map(|(length, noise)| length * (1.0 + noise)).collect();
+        let device = model.device().clone();
+        let value = Matrix::from_host(lengths, [1, linear.rows], &device, Category::Adapters);
+        model.params.set(id, value);
+    }
+    model.refresh_magnitudes();
     model
 }
 
@@ -232,9 +250,33 @@ fn factor_gradients_agree_with_differences_in_f64() {
     assert_agrees_with_differences(model_with_factors(true), true);
 }
 
+// Section 10.3: the lengths of the rows are constants in the backward pass.
+#[test]
+fn magnitude_gradients_agree_with_differences_in_f64_at_constant_lengths() {
+    assert_agrees_with_differences(model_with_magnitudes(false), false);
+    assert_agrees_with_differences(model_with_magnitudes(true), true);
+}
+
+#[test]
+fn magnitude_gradients_are_accumulated_over_micro_batches() {
+    let mut model = model_with_magnitudes(false);
+    let micro_batches = [tokens(0, false), tokens(1, false)];
+    let (_, both) = explicit(&mut model, &micro_batches, false);
+    let each = micro_batches.map(|batch| explicit(&mut model, &[batch], false).1);
+    assert!(both.keys().any(|name| name.ends_with("lora_magnitude_vector")));
+    for (name, both) in &both {
+        let scale = largest(both);
+        for (i, both) in both.iter().enumerate() {
+            let mean = f32::midpoint(each[0][name][i], each[1][name][i]);
+            let error = f64::from((both - mean).abs()) / scale;
+            assert!(error < AUTODIFF_TOLERANCE, "{name}[{i}]: {both} for {mean}");
+        }
+    }
+}
+
 #[test]
 fn recomputed_activations_give_the_same_bits() {
-    for model in [model(true), model_with_factors(false)] {
+    for model in [model(true), model_with_factors(false), model_with_magnitudes(true)] {
         let mut model = model;
         let micro_batches = [tokens(0, false), tokens(1, true)];
         let kept: BTreeMap<_, _> = explicit(&mut model, &micro_batches, false).1;

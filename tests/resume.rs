@@ -50,6 +50,14 @@ fn frozen_vectors(checkpoint: &std::path::Path) -> usize {
     until.filter(|until| until.as_i64().unwrap() > t).count()
 }
 
+// The kill at step 2 is before the first checkpoint: the run begins anew, with the same estimate.
+#[test]
+fn lora_ga_survives_being_killed() {
+    let place = Place::new();
+    let more = "--method lora-ga --lora-ga-sequences 10 --iters 16 --checkpoint-every 4";
+    assert_survives(&place, "ga", more, &[2, 6, 11]);
+}
+
 #[test]
 fn full_rank_training_survives_being_killed() {
     let place = Place::new();

@@ -16,11 +16,11 @@ use crate::kernels::ceiling::timed;
 use crate::kernels::embedding::{embedding, embedding_grad};
 use crate::kernels::lora::{lora_factor_grads, lora_input_grad, lora_linear};
 use crate::kernels::loss::{HeadGrad, cross_entropy};
-use crate::kernels::lowrank::{Exchange, switch_rows};
 use crate::kernels::matmul::{Layout, matmul};
 use crate::kernels::norm::{add_rms_norm, rms_norm, rms_norm_backward};
 use crate::kernels::rope::{Rotation, rope};
 use crate::kernels::swiglu::{swiglu, swiglu_backward};
+use crate::kernels::switch::{Exchange, Switch, Switched, switch};
 use crate::kernels::update::{AdamForm, AdamW, adamw, add_sum_squares};
 use crate::kernels::{Indices, Matrix, Vector};
 use crate::model::config::block_linears;
@@ -375,18 +375,22 @@ impl Table<'_> {
         if rank < 2 || pool < 4 {
             return;
         }
-        let b = self.matrix([ffn, rank]);
-        let mut state =
-            Some((self.matrix([ffn, dim]), self.matrix([rank, dim]), self.matrix([pool, dim])));
-        let exchange = Exchange { vectors: &[0, 1], from: &[0, 1], to: &[2, 3], scale: 1e-3 };
+        let mut state = Some((
+            self.matrix([ffn, dim]),
+            self.matrix([rank, dim]),
+            self.matrix([ffn, rank]),
+            [self.matrix([pool, dim]), self.matrix([pool, ffn])],
+        ));
+        let exchange = |vectors| Exchange { vectors, from: &[0], to: &[2] };
+        let plan = Switch { a: exchange(&[0]), b: exchange(&[1]), scale: 1e-3 };
         let run = || {
-            in_place(&mut state, |(w, a, pool)| {
-                let (w, a, pool, _) = switch_rows(w, a, &b, pool, &exchange);
-                (w, a, pool)
+            in_place(&mut state, |(w, a, b, pools)| {
+                let Switched { w, a, b, pools, .. } = switch(w, a, b, pools, &plan);
+                (w, a, b, pools)
             });
         };
         let size = ffn * dim;
-        let label = ("switch_rows", format!("2 of {rank} of {ffn} x {dim}"));
+        let label = ("switch", format!("1 and 1 of {rank} of {ffn} x {dim}"));
         self.row(label, Cost::new(4 * size, 2 * size), run, None);
     }
 }

@@ -162,7 +162,7 @@ fn engine(method: &str, shape: &Shape, device: &Device) -> Result<(Engine, u64)>
     config.data.max_seq_length = Some(shape.seq);
     config.relora.warm_start = Some(0);
     resolve(&mut config, &ModelSource::find("demo")?, &shape.model())?;
-    let predicted = peak_bytes(&config, &shape.model(), device.gpu().is_some()).total();
+    let predicted = peak_bytes(&config, &shape.model(), device.gpu().is_some())?.total();
     let mut engine = setup::engine(&config, Model::init(shape.model(), SEED, device))?;
     engine.settings = Settings {
         learning_rate: LEARNING_RATE,

@@ -10,9 +10,11 @@ use clap_complete::Shell;
 
 use super::settings;
 use crate::bench::{Options, Shape};
-use crate::config::settings::METHODS;
-use crate::config::{FlagValue, RunConfig};
+use crate::compare::Wanted;
+use crate::config::settings::{METHODS, Setting};
+use crate::config::{FlagValue, RunConfig, setting_named};
 use crate::error::{Error, Result};
+use crate::report::series::At;
 use crate::runlog::Action;
 
 /// How a run shows itself.
@@ -60,6 +62,44 @@ pub struct ResumeArgs {
     pub threads: Option<usize>,
     /// Device instead of the recorded one.
     pub device: Option<String>,
+}
+
+/// What `compare` is given.
+#[derive(Debug, Clone)]
+pub struct CompareArgs {
+    /// A new comparison, or one to go on with.
+    pub start: CompareStart,
+    /// Folder in which the comparison's folder is made or looked for.
+    pub out: PathBuf,
+    /// How it shows itself.
+    pub ui: UiMode,
+}
+
+/// What `compare` begins with.
+#[derive(Debug, Clone)]
+pub enum CompareStart {
+    /// A new comparison.
+    New {
+        /// What is compared.
+        wanted: Box<Wanted>,
+        /// Last part of its folder's name.
+        name: Option<String>,
+    },
+    /// The folder or the name of one.
+    Resume(String),
+}
+
+/// What `report` is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReportArgs {
+    /// A comparison, or for each run its folder, its name, or `latest`.
+    pub runs: Vec<String>,
+    /// Folder with the runs.
+    pub out: PathBuf,
+    /// Where the report goes; without it beside the runs.
+    pub to: Option<PathBuf>,
+    /// Look at all runs at the same budget.
+    pub at: Option<At>,
 }
 
 /// What `eval` is given.
@@ -115,6 +155,21 @@ pub struct CtlArgs {
     pub wait: bool,
 }
 
+/// What `estimate` is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EstimateArgs {
+    /// The configuration, loaded and checked, of which the methods take turns.
+    pub config: RunConfig,
+    /// The methods.
+    pub methods: Vec<String>,
+    /// Entries of the vocabulary instead of the tokenizer's.
+    pub vocab_size: Option<usize>,
+    /// Whether a few updates are timed.
+    pub measure: bool,
+    /// Result as JSON.
+    pub json: bool,
+}
+
 /// What `bench` is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BenchArgs {
@@ -131,6 +186,8 @@ pub struct BenchArgs {
 pub enum Request {
     /// Train.
     Train(Box<TrainArgs>),
+    /// Train several side by side.
+    Compare(Box<CompareArgs>),
     /// Go on with a run.
     Resume(ResumeArgs),
     /// Loss and perplexity.
@@ -174,8 +231,12 @@ pub enum Request {
         /// As JSON.
         json: bool,
     },
+    /// Predict memory.
+    Estimate(Box<EstimateArgs>),
     /// Measure kernels and steps.
     Bench(BenchArgs),
+    /// A page with plots and a table.
+    Report(ReportArgs),
     /// A completion script.
     Completions(Shell),
 }
@@ -187,6 +248,7 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
     };
     Ok(match name {
         "train" => Request::Train(Box::new(train_args(matches)?)),
+        "compare" => Request::Compare(Box::new(compare_args(matches)?)),
         "resume" => Request::Resume(ResumeArgs {
             run: text(matches, "run"),
             out: out(matches),
@@ -227,6 +289,13 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
         }),
         "devices" => Request::Devices { json: matches.get_flag("json") },
         "doctor" => Request::Doctor { device: device(matches), json: matches.get_flag("json") },
+        "estimate" => Request::Estimate(Box::new(estimate_args(matches)?)),
+        "report" => Request::Report(ReportArgs {
+            runs: matches.get_many::<String>("run").unwrap_or_default().cloned().collect(),
+            out: out(matches),
+            to: matches.get_one::<PathBuf>("to").cloned(),
+            at: matches.get_one::<String>("at").map(|text| at(text)).transpose()?,
+        }),
         "bench" => Request::Bench(bench_args(matches)?),
         _ => {
             Request::Completions(matches.get_one::<Shell>("shell").copied().unwrap_or(Shell::Bash))
@@ -234,17 +303,45 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
     })
 }
 
-fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
+/// The configuration of a file and the flags, and the flags.
+fn config(matches: &ArgMatches) -> Result<(RunConfig, Vec<FlagValue>)> {
     let file = matches.get_one::<PathBuf>("config");
     let flags = settings::given(matches);
     let config = RunConfig::load(file.map(PathBuf::as_path), &flags)?;
     config.check()?;
+    Ok((config, flags))
+}
+
+fn estimate_args(matches: &ArgMatches) -> Result<EstimateArgs> {
+    let (config, _) = config(matches)?;
+    let named: Vec<String> =
+        matches.get_many::<String>("methods").unwrap_or_default().cloned().collect();
+    let methods = match named.as_slice() {
+        [] => vec![config.train.method.clone()],
+        [all] if all == "all" => METHODS.iter().map(|&method| method.to_owned()).collect(),
+        _ => named,
+    };
+    Ok(EstimateArgs {
+        config,
+        methods,
+        vocab_size: matches.get_one::<u64>("vocab-size").map(|&entries| entries as usize),
+        measure: matches.get_flag("measure"),
+        json: matches.get_flag("json"),
+    })
+}
+
+fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
+    let (config, flags) = config(matches)?;
     for FlagValue { setting, .. } in &flags {
         let table = setting.table();
+        let method = config.train.method.as_str();
+        // rsLoRA and LoRA+ are LoRA in everything else.
+        let is_used =
+            table == method || (table == "lora" && ["rslora", "lora-plus"].contains(&method));
         let is_idle = if table == "spam" {
             !config.uses_spam()
         } else {
-            METHODS.contains(&table) && table != config.train.method
+            METHODS.contains(&table) && !is_used
         };
         if is_idle {
             tracing::warn!("--{} has no effect with method {}", setting.flag, config.train.method);
@@ -261,6 +358,103 @@ fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
         ui: ui(matches),
         resume_auto: matches.contains_id("resume"),
     })
+}
+
+fn compare_args(matches: &ArgMatches) -> Result<CompareArgs> {
+    let (out, ui) = (out(matches), ui(matches));
+    let flags = settings::given(matches);
+    let file = matches.get_one::<PathBuf>("config");
+    if let Some(what) = matches.get_one::<String>("resume").cloned() {
+        if file.is_some() || !flags.is_empty() {
+            return Err(Error::config(
+                "--resume goes on with the settings of the comparison",
+                "leave the other settings out",
+            ));
+        }
+        return Ok(CompareArgs { start: CompareStart::Resume(what), out, ui });
+    }
+    let name = matches.get_one::<String>("name").cloned();
+    if let Some(name) = &name {
+        check_name(name)?;
+    }
+    let list = |name: &str| -> Vec<String> {
+        matches.get_many::<String>(name).unwrap_or_default().map(|s| s.trim().to_owned()).collect()
+    };
+    let sweeps = list("sweep").iter().map(|text| sweep(text)).collect::<Result<_>>()?;
+    let only = list("for").iter().map(|text| for_one(text)).collect::<Result<_>>()?;
+    let target_loss = matches.get_one::<f64>("target-loss").copied();
+    if let Some(loss) = target_loss.filter(|loss| !(*loss > 0.0 && loss.is_finite())) {
+        return Err(Error::config(
+            format!("--target-loss is {loss}, expected above 0 and finite"),
+            "give a validation loss in nats, for example 4.5",
+        ));
+    }
+    let wanted = Wanted {
+        methods: list("methods"),
+        seeds: count(matches, "seeds"),
+        ranks: list("ranks"),
+        sweeps,
+        only,
+        baseline: matches.get_one::<String>("baseline").cloned(),
+        target_loss,
+        sequential: matches.get_flag("sequential"),
+        common: RunConfig::given(file.map(PathBuf::as_path), &flags)?,
+    };
+    Ok(CompareArgs { start: CompareStart::New { wanted: Box::new(wanted), name }, out, ui })
+}
+
+/// `tokens=N`, `step=N` or `time=SECONDS`
+fn at(text: &str) -> Result<At> {
+    let wrong = || {
+        Error::config(
+            format!("--at is `{text}`, expected tokens=N, step=N or time=SECONDS"),
+            "give for example `--at tokens=1000000`",
+        )
+    };
+    let (what, number) = text.split_once('=').ok_or_else(wrong)?;
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    if !(number >= 0.0 && number < 1e18) {
+        return Err(wrong());
+    }
+    match what.trim() {
+        "tokens" => Ok(At::Tokens(number as u64)),
+        "step" => Ok(At::Step(number as u64)),
+        "time" => Ok(At::Time(number)),
+        _ => Err(wrong()),
+    }
+}
+
+/// `KEY=A,B,C`
+fn sweep(text: &str) -> Result<(&'static Setting, Vec<String>)> {
+    let Some((key, values)) = text.split_once('=') else {
+        return Err(Error::config(
+            format!("--sweep is `{text}`, expected KEY=A,B,C"),
+            "give for example `--sweep learning_rate=1e-3,2e-3`",
+        ));
+    };
+    let values: Vec<String> = values.split(',').map(|value| value.trim().to_owned()).collect();
+    if values.iter().any(String::is_empty) {
+        return Err(Error::config(
+            format!("--sweep is `{text}`, with an empty value"),
+            "give for example `--sweep learning_rate=1e-3,2e-3`",
+        ));
+    }
+    Ok((setting_named(key)?, values))
+}
+
+/// `METHOD:KEY=VALUE`
+fn for_one(text: &str) -> Result<(String, FlagValue)> {
+    let parts = text.split_once(':').and_then(|(method, rest)| {
+        let (key, value) = rest.split_once('=')?;
+        Some((method, key, value))
+    });
+    let Some((method, key, value)) = parts else {
+        return Err(Error::config(
+            format!("--for is `{text}`, expected METHOD:KEY=VALUE"),
+            "give for example `--for lora:learning_rate=2e-3`",
+        ));
+    };
+    Ok((method.to_owned(), FlagValue { setting: setting_named(key)?, text: value.to_owned() }))
 }
 
 /// A run's name becomes part of a folder's name on any system.

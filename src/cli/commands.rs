@@ -14,10 +14,13 @@ Examples:
   fullrank train --method full --iters 500          full rank, for comparison
   fullrank train --data novels/ --rank 32           your own text
   fullrank train --config runs/NAME/run.toml        the settings of an earlier run
+  fullrank compare --methods full,lora,switchlora   three methods side by side
+  fullrank report latest                            plots and a table as a page
   fullrank ls                                       what has been trained
   fullrank resume latest                            go on after an interruption
   fullrank devices                                  which GPUs there are
   fullrank doctor                                   whether they compute right
+  fullrank estimate --model 1.3B --methods all      what the methods would need
   fullrank generate latest --prompt \"It was\"        let the model write
 
 Exit codes: 0 finished or stopped with a checkpoint, 1 failure, 2 wrong usage or configuration,
@@ -34,6 +37,18 @@ Settings can stand in a TOML file: --batch-size 8 is `batch_size = 8` under [tra
 flags have a table of their own: --switchlora-ratio 0.2 is `ratio = 0.2` under [switchlora].
 Flags win over the file. The spellings of Hugging Face (--max-steps, --learning_rate) work too.";
 
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  fullrank compare --methods full,lora,switchlora,galore --iters 600
+  fullrank compare --methods full,switchlora --ranks 16,32,64 --seeds 3
+  fullrank compare --methods full,lora --for full:learning_rate=1e-3 --for lora:learning_rate=2e-3
+  fullrank compare --methods switchlora --sweep switchlora-interval0=10,40,160,inf
+  fullrank compare --resume latest
+
+Every method has its own documented learning rate unless --learning-rate or --for sets one. --max-minutes and
+--memory-budget are those of all runs together. Exit codes: 0 every run finished, 1 some failed or diverged
+(the others are in the table), 2 wrong usage, 130 or 143 interrupted with a checkpoint of each.";
+
 /// The whole command line.
 pub fn command() -> Command {
     Command::new("fullrank")
@@ -47,6 +62,7 @@ pub fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(train_command())
+        .subcommand(compare_command())
         .subcommand(resume_command())
         .subcommand(eval_command())
         .subcommand(generate_command())
@@ -66,6 +82,7 @@ pub fn command() -> Command {
                 )
                 .args([run_arg().num_args(1..), out_arg()]),
         )
+        .subcommand(report_command())
         .subcommand(ctl_command())
         .subcommand(
             Command::new("devices")
@@ -82,6 +99,7 @@ pub fn command() -> Command {
                 )
                 .args([device_arg(), json_arg()]),
         )
+        .subcommand(estimate_command())
         .subcommand(bench_command())
         .subcommand(
             Command::new("completions")
@@ -111,16 +129,7 @@ fn train_command() -> Command {
         .after_help(TRAIN_EXAMPLES)
         .args_override_self(true)
         .next_help_heading("Run")
-        .arg(
-            Arg::new("config")
-                .short('c')
-                .long("config")
-                .value_name("FILE")
-                .value_hint(ValueHint::FilePath)
-                .value_parser(value_parser!(PathBuf))
-                .help("Read settings from a TOML file")
-                .long_help("Read settings from a TOML file. A run's own is run.toml in its folder."),
-        )
+        .arg(config_arg())
         .arg(out_arg().help("Folder in which the run's folder is made").alias("output-dir"))
         .arg(
             Arg::new("name")
@@ -149,9 +158,98 @@ fn train_command() -> Command {
         .args(settings::flags())
 }
 
+fn compare_command() -> Command {
+    let list = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).value_delimiter(',').help(help)
+    };
+    Command::new("compare")
+        .about("Trains several methods side by side and compares them")
+        .long_about(
+            "Trains several methods by turns, one update each, on the same text in the same order from the \
+             same start, and ends in a table. Every member is an ordinary run with the bits of that run \
+             alone: `ls`, `show`, `resume` and `eval` work on it.",
+        )
+        .after_help(COMPARE_EXAMPLES)
+        .args_override_self(true)
+        .arg(
+            list("methods", "NAME,...", "Which methods; the first is the baseline")
+                .default_value("full,lora,switchlora"),
+        )
+        .arg(
+            Arg::new("seeds")
+                .long("seeds")
+                .value_name("N")
+                .default_value("1")
+                .value_parser(value_parser!(u64).range(1..=64))
+                .help("Number of seeds of each, counted from --seed"),
+        )
+        .arg(list("ranks", "R,...", "Ranks of each method that has one"))
+        .arg(
+            Arg::new("sweep")
+                .long("sweep")
+                .value_name("KEY=A,B,...")
+                .action(ArgAction::Append)
+                .help("Cross a setting with these values; may be given more than once"),
+        )
+        .arg(
+            Arg::new("for")
+                .long("for")
+                .value_name("METHOD:KEY=VALUE")
+                .action(ArgAction::Append)
+                .help("A setting of one method alone; may be given more than once"),
+        )
+        .arg(
+            Arg::new("baseline")
+                .long("baseline")
+                .value_name("NAME")
+                .help("What the others are compared with [default: the first]"),
+        )
+        .arg(
+            Arg::new("target-loss")
+                .long("target-loss")
+                .value_name("LOSS")
+                .value_parser(value_parser!(f64))
+                .help("Count tokens to this validation loss [default: the baseline's last]"),
+        )
+        .arg(
+            Arg::new("sequential")
+                .long("sequential")
+                .action(ArgAction::SetTrue)
+                .help("One after the other [default: by turns, where memory allows]"),
+        )
+        .arg(
+            Arg::new("resume")
+                .long("resume")
+                .value_name("DIR")
+                .value_hint(ValueHint::DirPath)
+                .help("Go on with a comparison: its folder, its name or `latest`"),
+        )
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .value_hint(ValueHint::FilePath)
+                .value_parser(value_parser!(PathBuf))
+                .help("Read common settings from a TOML file")
+                .long_help(
+                    "Read common settings from a TOML file. What it sets, it sets for every method: the \
+                     run.toml of a run has that run's learning rate in it.",
+                ),
+        )
+        .arg(out_arg().help("Folder in which the comparison's folder is made"))
+        .arg(
+            Arg::new("name")
+                .long("name")
+                .value_name("NAME")
+                .help("Name of the comparison [default: made from the methods]"),
+        )
+        .arg(ui_arg())
+        .args(settings::flags().into_iter().filter(|arg| arg.get_id().as_str() != "train.method"))
+}
+
 fn resume_command() -> Command {
     Command::new("resume")
-        .about("Goes on with a run from its newest intact checkpoint")
+        .about("Goes on with a run or a comparison from its newest checkpoints")
         .long_about(
             "Goes on with a run from its newest intact checkpoint, with the settings in its run.toml. \
              On the same device the result has the bits of not having stopped.",
@@ -299,6 +397,84 @@ fn ctl_command() -> Command {
                 .long("no-wait")
                 .action(ArgAction::SetTrue)
                 .help("Do not wait for the run's answer"),
+        )
+}
+
+fn estimate_command() -> Command {
+    let flag = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
+    Command::new("estimate")
+        .about("Predicts what methods need, before anything runs")
+        .long_about(
+            "Predicts what methods need before anything runs: memory by category, trained parameters, \
+             activations with and without recomputation, what data-parallel workers would send, and, \
+             with --memory-budget, the largest rank and batch that fit. Nothing is allocated, so any \
+             preset will do. Takes the settings of `train`.",
+        )
+        .args_override_self(true)
+        .next_help_heading("Estimate")
+        .arg(config_arg())
+        .arg(
+            Arg::new("methods")
+                .long("methods")
+                .value_name("NAME,...")
+                .value_delimiter(',')
+                .help("Methods to compare, or `all` [default: --method]"),
+        )
+        .arg(
+            Arg::new("vocab-size")
+                .long("vocab-size")
+                .value_name("N")
+                .value_parser(value_parser!(u64).range(1..=1 << 24))
+                .help("Entries of the vocabulary [default: the tokenizer's]"),
+        )
+        .arg(flag("measure", "Time a few updates on random tokens too, which allocates the model"))
+        .arg(json_arg())
+        .args(settings::flags())
+}
+
+fn config_arg() -> Arg {
+    Arg::new("config")
+        .short('c')
+        .long("config")
+        .value_name("FILE")
+        .value_hint(ValueHint::FilePath)
+        .value_parser(value_parser!(PathBuf))
+        .help("Read settings from a TOML file")
+        .long_help("Read settings from a TOML file. A run's own is run.toml in its folder.")
+}
+
+fn report_command() -> Command {
+    Command::new("report")
+        .about("Writes a page with plots and a table of runs or of a comparison")
+        .long_about(
+            "Writes a page with plots and a table of runs or of a comparison, finished or not: report.html, which \
+             needs nothing else, each plot as SVG and PNG, and the table as Markdown, CSV and JSON. Of several \
+             runs the first is the baseline.",
+        )
+        .arg(
+            Arg::new("run")
+                .value_name("RUN|COMPARISON")
+                .required(true)
+                .num_args(1..)
+                .value_hint(ValueHint::DirPath)
+                .help("A comparison, or runs: folders, names in --out, `latest`"),
+        )
+        .arg(out_arg())
+        .arg(
+            Arg::new("to")
+                .long("to")
+                .value_name("DIR")
+                .value_hint(ValueHint::DirPath)
+                .value_parser(value_parser!(PathBuf))
+                .help("Folder of the report [default: report/ beside the runs]"),
+        )
+        .arg(
+            Arg::new("at")
+                .long("at")
+                .value_name("tokens=N|step=N|time=S")
+                .help("Look at all runs at this budget"),
         )
 }
 

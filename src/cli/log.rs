@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -13,8 +13,8 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::error::{Error, Result};
 
-/// The file of the run that this process trains; a process trains one run at a time.
-static RUN_LOG: Mutex<Option<File>> = Mutex::new(None);
+/// The file of the run that this process trains; of several that of the one whose turn it is.
+static RUN_LOG: Mutex<Option<Arc<File>>> = Mutex::new(None);
 
 /// Writes to the run's file where there is one.
 struct RunLog;
@@ -28,18 +28,18 @@ impl<'a> MakeWriter<'a> for RunLog {
 }
 
 /// One line's access to the run's file.
-struct RunLogWriter<'a>(MutexGuard<'a, Option<File>>);
+struct RunLogWriter<'a>(MutexGuard<'a, Option<Arc<File>>>);
 
 impl Write for RunLogWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.0.as_mut() {
-            Some(file) => file.write(bytes),
+            Some(file) => file.as_ref().write(bytes),
             None => Ok(bytes.len()),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.as_mut().map_or(Ok(()), File::flush)
+        self.0.as_mut().map_or(Ok(()), |file| file.as_ref().flush())
     }
 }
 
@@ -63,8 +63,18 @@ pub fn start() {
 
 /// Sends the log of this process to a run's `log.txt` from here on, behind what stands there.
 pub fn to_run(path: &Path) -> Result<()> {
+    to(Some(open(path)?));
+    Ok(())
+}
+
+/// Opens a run's `log.txt` for [`to`].
+pub fn open(path: &Path) -> Result<Arc<File>> {
     let file =
         OpenOptions::new().create(true).append(true).open(path).map_err(Error::io("open", path))?;
-    *RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
-    Ok(())
+    Ok(Arc::new(file))
+}
+
+/// Sends the log of this process to a file from here on; `None`: to stderr alone.
+pub fn to(file: Option<Arc<File>>) {
+    *RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner) = file;
 }

@@ -13,9 +13,11 @@ use crate::error::Result;
 pub mod args;
 pub mod bench;
 pub mod commands;
+pub mod compare;
 pub mod ctl;
 pub mod devices;
 pub mod doctor;
+pub mod estimate;
 pub mod eval;
 pub mod generate;
 pub mod line;
@@ -23,15 +25,17 @@ pub mod log;
 pub mod ls;
 mod pace;
 pub mod print;
+pub mod report;
 pub mod resume;
 pub mod rm;
 pub mod settings;
 pub mod show;
 #[cfg(test)]
 mod test_runs;
-pub mod text;
 pub mod train;
 mod words;
+
+pub use crate::report::text;
 
 use args::{Request, UiMode};
 
@@ -68,6 +72,10 @@ pub fn run(request: Request) -> Result<()> {
             args.ui = available(args.ui);
             resume::resume(args)
         }
+        Request::Compare(mut args) => {
+            args.ui = available(args.ui);
+            compare::compare(*args, stdout)
+        }
         Request::Eval(args) => eval::eval(args),
         Request::Generate(args) => generate::generate(args),
         Request::Ls { out, json } => ls::ls(&out, json, stdout),
@@ -79,7 +87,9 @@ pub fn run(request: Request) -> Result<()> {
         }
         Request::Devices { json } => devices::devices(json, stdout),
         Request::Doctor { device, json } => doctor::doctor(&device, json, stdout),
+        Request::Estimate(args) => estimate::estimate(&args, stdout),
         Request::Bench(args) => bench::bench(&args, stdout),
+        Request::Report(args) => report::report(&args, stdout),
         Request::Completions(shell) => completions(shell, stdout),
     }
 }

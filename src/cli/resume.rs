@@ -1,16 +1,28 @@
 //! `fullrank resume`: goes on from the newest intact checkpoint.
 
 use super::args::ResumeArgs;
+use super::compare;
 use super::train::follow;
 use crate::config::RunConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::session::{Session, with_threads};
-use crate::runlog::find;
+use crate::runlog::{CompareDir, RunDir, find, find_comparison};
 
-/// Resumes a run; the bits are those of a run that was never stopped.
+/// Resumes a run, or what is left of a comparison; the bits are those of a run that was never stopped.
 pub fn resume(args: ResumeArgs) -> Result<()> {
-    let ResumeArgs { run, out, extend, ui, threads: wanted, device } = args;
-    let dir = find(out, &run)?;
+    let dir = match open(&args)? {
+        Found::Run(dir) => dir,
+        Found::Comparison(dir) => {
+            if args.extend.is_some() || args.threads.is_some() || args.device.is_some() {
+                return Err(Error::config(
+                    "--extend, --threads and --device are for single runs",
+                    format!("leave them out, or name one of {}", dir.members().display()),
+                ));
+            }
+            return compare::go_on(&dir, args.ui, &mut std::io::stdout());
+        }
+    };
+    let ResumeArgs { extend, ui, threads: wanted, device, .. } = args;
     let threads = match wanted {
         Some(threads) => threads,
         None => RunConfig::read(&dir.config())?.train.threads,
@@ -18,4 +30,26 @@ pub fn resume(args: ResumeArgs) -> Result<()> {
     with_threads(threads, move || {
         follow(Session::resume(dir, extend, wanted, device.as_deref())?, ui)
     })
+}
+
+enum Found {
+    Run(RunDir),
+    Comparison(CompareDir),
+}
+
+/// What the user means: a run before a comparison, unless a comparison's folder is named.
+fn open(args: &ResumeArgs) -> Result<Found> {
+    let ResumeArgs { run, out, .. } = args;
+    let named = [std::path::PathBuf::from(run), out.join(run)].map(CompareDir::at);
+    if let Some(dir) = named.into_iter().find(CompareDir::is_comparison) {
+        return Ok(Found::Comparison(dir));
+    }
+    match find(out, run) {
+        Ok(dir) => Ok(Found::Run(dir)),
+        // A name that fits the members of one comparison fits no single run.
+        Err(error) => match find_comparison(out, run) {
+            Ok(Some(dir)) if run != "latest" => Ok(Found::Comparison(dir)),
+            _ => Err(error),
+        },
+    }
 }

@@ -60,7 +60,8 @@ fn flag(setting: &'static Setting, defaults: &Table) -> Arg {
 pub fn given(matches: &ArgMatches) -> Vec<FlagValue> {
     settings::all()
         .filter_map(|setting| {
-            let text = matches.get_one::<String>(setting.key)?.clone();
+            // Not every command has every setting.
+            let text = matches.try_get_one::<String>(setting.key).ok()??.clone();
             Some(FlagValue { setting, text })
         })
         .collect()

@@ -15,7 +15,7 @@ use super::text::{self, Table};
 use crate::error::{Error, Result};
 use crate::runlog::status::Status;
 use crate::runlog::summary::{EvalPoint, RunState};
-use crate::runlog::{Body, RunDir, Sample, find};
+use crate::runlog::{Body, Rank, RunDir, Sample, find};
 
 /// How many evaluations the text form lists; the first stays, the middle goes.
 const MAX_EVALS: usize = 12;
@@ -40,6 +40,8 @@ struct Details {
     run: RunDir,
     state: RunState,
     sample: Option<(u64, Sample)>,
+    /// The changes of the newest rank measurement, with its step.
+    ranks: (u64, Vec<Rank>),
     config: Option<String>,
     facts: Option<Value>,
 }
@@ -47,16 +49,22 @@ struct Details {
 impl Details {
     fn read(run: RunDir) -> Result<Self> {
         let mut sample = None;
-        let state = RunState::of_with(&run, |event| {
-            if let Body::Sample(text) = &event.body {
-                sample = Some((event.step, text.clone()));
+        let mut ranks = (0, Vec::new());
+        let state = RunState::of_with(&run, |event| match &event.body {
+            Body::Sample(text) => sample = Some((event.step, text.clone())),
+            Body::Rank(rank) if rank.matrix == "change" => {
+                if ranks.0 != event.step {
+                    ranks = (event.step, Vec::new());
+                }
+                ranks.1.push(Rank::clone(rank));
             }
+            _ => {}
         })?;
         // A run that died young has neither file; one that cannot be read is left out as well.
         let config = fs::read_to_string(run.config()).ok();
         let facts = fs::read_to_string(run.facts()).ok();
         let facts = facts.and_then(|text| serde_json::from_str(&text).ok());
-        Ok(Self { run, state, sample, config, facts })
+        Ok(Self { run, state, sample, ranks, config, facts })
     }
 
     fn record(&self) -> Result<Value> {
@@ -72,6 +80,9 @@ impl Details {
             |(step, sample)| json!({"step": step, "prompt": sample.prompt, "text": sample.text}),
         );
         fields.insert("sample".into(), sample.unwrap_or_default());
+        let (step, ranks) = &self.ranks;
+        let ranks = (!ranks.is_empty()).then(|| json!({"step": step, "changes": ranks}));
+        fields.insert("ranks".into(), ranks.unwrap_or_default());
         let checkpoints: Vec<Value> = self
             .run
             .list_checkpoints()?
@@ -157,6 +168,7 @@ impl Details {
             line("loss", format!("{loss}, smoothed {smooth}, learning rate {lr}"));
         }
         line("validation", self.validation());
+        line("rank", self.rank());
         if let Some(bytes) = summary.peak_bytes {
             line("memory", format!("at most {}", text::bytes(bytes)));
         }
@@ -172,6 +184,26 @@ impl Details {
         note(summary.damaged, "damaged line in the log", "damaged lines in the log");
         line("notes", notes.join(", "));
         page
+    }
+
+    /// The mean over layers, each as a share of its full rank, as they differ in shape.
+    fn rank(&self) -> String {
+        let (step, ranks) = &self.ranks;
+        if ranks.is_empty() {
+            return String::new();
+        }
+        let mean = |of: fn(&Rank) -> f64| {
+            let shares = ranks.iter().map(|rank| of(rank) / rank.full.max(1) as f64);
+            100.0 * shares.sum::<f64>() / ranks.len() as f64
+        };
+        format!(
+            "change of the weights at step {}: effective {:.0} %, numerical {:.0} % of full rank, the mean of {} \
+             layers",
+            text::count(*step),
+            mean(|rank| rank.effective),
+            mean(|rank| rank.numerical as f64),
+            ranks.len()
+        )
     }
 
     fn progress(&self) -> String {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::load::nearest;
 use super::settings;
-use super::{DataTable, ModelTable, RunConfig, TrainTable, methods};
+use super::{DataTable, ModelTable, RunConfig, TrainTable, methods, rank, ranks};
 use crate::error::{Error, Result};
 
 /// More threads than this are a slip of the finger; each one costs memory.
@@ -29,6 +29,7 @@ impl RunConfig {
         check_optimizer(&self.train)?;
         check_output(&self.train)?;
         check_restarts(&self.train)?;
+        rank::check(self)?;
         methods::check(self)?;
         check_warm_start(self)?;
         check_device(&self.train.device)
@@ -66,27 +67,22 @@ fn check_method(method: &str) -> Result<()> {
     if settings::METHODS.contains(&method) {
         return Ok(());
     }
-    let here = format!("this version has {}", in_words(settings::METHODS, "and"));
-    let dashed = method.replace('_', "-");
-    if settings::LATER_METHODS.contains(&dashed.as_str()) {
-        return Err(Error::config(
-            format!("method {dashed} is not in this version yet"),
-            format!("{here}: {}", place("train.method", "NAME")),
-        ));
-    }
-    let names = settings::METHODS.iter().chain(settings::LATER_METHODS).copied();
-    let remedy = match nearest(&dashed, names) {
-        Some(name) if settings::METHODS.contains(&name) => {
-            format!("did you mean {name}? {}", place("train.method", name))
-        }
-        Some(name) => format!("did you mean {name}? it is not in this version yet; {here}"),
-        None => format!("{here}: {}", place("train.method", "NAME")),
+    let remedy = match nearest(&method.replace('_', "-"), settings::METHODS.iter().copied()) {
+        Some(name) => format!("did you mean {name}? {}", place("train.method", name)),
+        None => format!(
+            "this version has {}: {}",
+            in_words(settings::METHODS, "and"),
+            place("train.method", "NAME")
+        ),
     };
     Err(Error::config(format!("train.method is `{method}`, which is no method"), remedy))
 }
 
 fn check_training(train: &TrainTable) -> Result<()> {
     at_least_if_set("train.rank", train.rank, 1)?;
+    at_least_if_set("train.rank_first", train.rank_first, 1)?;
+    at_least_if_set("train.rank_last", train.rank_last, 1)?;
+    ranks::check(train)?;
     if let Some(alpha) = train.alpha {
         positive("train.alpha", alpha)?;
     }

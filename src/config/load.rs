@@ -26,17 +26,28 @@ impl RunConfig {
     /// Errors: `Error::Config` for an unreadable file, a syntax error, an unknown key or a value of the wrong
     /// type. Ranges are for [`RunConfig::check`].
     pub fn load(file: Option<&Path>, flags: &[FlagValue]) -> Result<Self> {
+        build(Self::given(file, flags)?)
+    }
+
+    /// What a file and flags say, as tables of TOML, without the defaults.
+    ///
+    /// Errors: as [`load`](Self::load).
+    pub fn given(file: Option<&Path>, flags: &[FlagValue]) -> Result<Table> {
         let mut tables = match file {
             Some(file) => parse(&read(file)?, file)?,
             None => Table::new(),
         };
-        for FlagValue { setting, text } in flags {
-            let value = from_flag(setting, text)?;
-            let table = tables.entry(setting.table()).or_insert_with(|| Table::new().into());
-            if let Value::Table(table) = table {
-                table.insert(setting.name().into(), value);
-            }
-        }
+        lay_over(&mut tables, flags)?;
+        Ok(tables)
+    }
+
+    /// The defaults, changed by tables that stood in the file `name`, changed by flags.
+    ///
+    /// Errors: as [`load`](Self::load).
+    pub fn layered(tables: &Table, name: &Path, flags: &[FlagValue]) -> Result<Self> {
+        let mut tables = tables.clone();
+        check_tables(&mut tables, name)?;
+        lay_over(&mut tables, flags)?;
         build(tables)
     }
 
@@ -62,6 +73,39 @@ impl RunConfig {
     }
 }
 
+/// Puts the values of flags into tables.
+fn lay_over(tables: &mut Table, flags: &[FlagValue]) -> Result<()> {
+    for FlagValue { setting, text } in flags {
+        let value = from_flag(setting, text)?;
+        let table = tables.entry(setting.table()).or_insert_with(|| Table::new().into());
+        if let Value::Table(table) = table {
+            table.insert(setting.name().into(), value);
+        }
+    }
+    Ok(())
+}
+
+/// The setting that a user means by `word`: its key (`train.rank`), its flag or its bare key, with dashes or
+/// underscores, or another tool's spelling of it.
+///
+/// Errors: `Error::Config` that names the nearest.
+pub fn setting_named(word: &str) -> Result<&'static Setting> {
+    let plain = word.trim_start_matches('-').replace('-', "_");
+    let is_it = |setting: &&Setting| {
+        let spellings = setting.aliases.iter().chain([&setting.flag]);
+        setting.key.replace('-', "_") == plain
+            || spellings.into_iter().any(|name| name.replace('-', "_") == plain)
+    };
+    settings::all().find(is_it).ok_or_else(|| {
+        let bare = plain.split_once('.').map_or(plain.as_str(), |(_, name)| name);
+        let remedy = match nearest_setting("", bare) {
+            Some(setting) => format!("did you mean {}?", setting.flag),
+            None => "`fullrank train --help` lists the settings".into(),
+        };
+        Error::config(format!("there is no setting `{word}`"), remedy)
+    })
+}
+
 fn build(tables: Table) -> Result<RunConfig> {
     Value::Table(tables).try_into().map_err(|error: toml::de::Error| {
         Error::config(
@@ -83,7 +127,12 @@ fn read(file: &Path) -> Result<String> {
 /// Parses text and checks every key and every type; whole numbers become floats where floats are wanted.
 fn parse(text: &str, file: &Path) -> Result<Table> {
     let mut tables = text.parse::<Table>().map_err(|error| syntax_error(text, file, &error))?;
-    for (name, content) in &mut tables {
+    check_tables(&mut tables, file)?;
+    Ok(tables)
+}
+
+fn check_tables(tables: &mut Table, file: &Path) -> Result<()> {
+    for (name, content) in tables {
         let Some(table) = known_table(name) else {
             return Err(unknown_table(name, content, file));
         };
@@ -100,7 +149,7 @@ fn parse(text: &str, file: &Path) -> Result<Table> {
             check_type(setting, value, file)?;
         }
     }
-    Ok(tables)
+    Ok(())
 }
 
 fn syntax_error(text: &str, file: &Path, error: &toml::de::Error) -> Error {

@@ -99,12 +99,24 @@ pub fn find(key: &str) -> Option<&'static Setting> {
 }
 
 /// Methods that this version trains.
-pub const METHODS: &[&str] =
-    &["full", "lora", "switchlora", "relora", "galore", "fira", "lte", "spam"];
-
-/// Methods that are planned and known by name.
-pub const LATER_METHODS: &[&str] =
-    &["lora-ga", "rslora", "lora-plus", "dora", "pissa", "sltrain", "adarankgrad", "inrank"];
+pub const METHODS: &[&str] = &[
+    "full",
+    "lora",
+    "switchlora",
+    "relora",
+    "galore",
+    "fira",
+    "lora-ga",
+    "rslora",
+    "lora-plus",
+    "pissa",
+    "dora",
+    "lte",
+    "spam",
+    "sltrain",
+    "adarankgrad",
+    "inrank",
+];
 
 /// Schedules of the learning rate.
 pub const SCHEDULES: &[&str] =

@@ -24,6 +24,8 @@ fn filled() -> RunConfig {
     data.data_seed = Some(3);
     let train = &mut config.train;
     train.rank = Some(16);
+    train.rank_first = Some(8);
+    train.rank_last = Some(16);
     train.alpha = Some(1.0);
     train.iters = Some(1000);
     train.max_minutes = Some(2.5);
@@ -44,6 +46,14 @@ fn filled() -> RunConfig {
     relora.rewarm_steps = Some(10);
     config.galore.update_proj_gap = Some(20);
     config.fira.update_proj_gap = Some(20);
+    config.adarankgrad.update_proj_gap = Some(20);
+    let inrank = &mut config.inrank;
+    inrank.buffer = Some(8);
+    inrank.first_check = Some(100);
+    inrank.gap = Some(25);
+    inrank.truncate_at = Some(800);
+    config.rank.every = Some(100);
+    config.lora_ga.gamma = Some(16.0);
     config
 }
 

@@ -85,6 +85,11 @@ impl Ledger {
         Arc::new(Self { faults, ..Self::default() })
     }
 
+    /// A ledger with nothing in it, for the same device.
+    pub fn emptied(&self) -> Arc<Self> {
+        Self::with_faults(Arc::clone(&self.faults))
+    }
+
     /// What went wrong on the device.
     pub fn faults(&self) -> &Faults {
         &self.faults

@@ -75,6 +75,12 @@ impl Device {
         }
     }
 
+    /// The same device with an empty ledger: for a run that begins when another is through with it.
+    #[must_use]
+    pub fn with_new_ledger(&self) -> Self {
+        Self { ledger: self.ledger.emptied(), ..self.clone() }
+    }
+
     /// What tensors on this device are accounted in.
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger

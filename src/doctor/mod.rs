@@ -6,10 +6,12 @@
 
 mod attention;
 mod ends;
+mod magnitude;
 mod probe;
 mod products;
 mod rows;
 mod scaling;
+mod sparse;
 mod switches;
 mod updates;
 mod whole;
@@ -60,11 +62,10 @@ type Check = (&'static str, fn(&mut Probe<'_>));
 
 /// Every check, short ones and those that others rest on first. The name of one that checks a single
 /// operation is the operation's.
-const CHECKS: [Check; 39] = [
+const CHECKS: [Check; 42] = [
     ("zero", updates::zero),
     ("fill", updates::fill),
     ("copy", updates::copy),
-    ("set_entries", updates::set_entries),
     ("matmul", products::matmul),
     ("matmul_add", products::matmul_add),
     ("lora_linear", products::lora_linear),
@@ -84,20 +85,24 @@ const CHECKS: [Check; 39] = [
     ("attention", attention::attention),
     ("attention_backward", attention::attention_backward),
     ("copy_rows", attention::copy_rows),
-    ("switch_rows", switches::switch_rows),
-    ("switch_columns", switches::switch_columns),
-    ("zero_rows", switches::zero_rows),
-    ("zero_columns", switches::zero_columns),
+    ("switch", switches::switch),
+    ("restart", switches::restart),
     ("adamw", updates::adamw),
     ("adamw_vectors", updates::adamw_vectors),
     ("add_sum_squares", updates::add_sum_squares),
     ("clip_factor", updates::clip_factor),
+    ("guard", updates::guard),
     ("pair", updates::pair),
     ("clip_spikes", updates::clip_spikes),
     ("scale", scaling::scale),
     ("add_scaled", scaling::add_scaled),
     ("norm_ratios", scaling::norm_ratios),
     ("limit_growth", scaling::limit_growth),
+    ("scatter_add", sparse::scatter_add),
+    ("gather", sparse::gather),
+    ("scale_columns", magnitude::scale_columns),
+    ("magnitude_grad", magnitude::magnitude_grad),
+    ("magnitude_factor", magnitude::magnitude_factor),
     ("twelve layers", whole::twelve_layers),
     ("largest buffer", whole::largest_buffer),
 ];

@@ -46,21 +46,6 @@ pub fn copy(probe: &mut Probe<'_>) {
     probe.compare("x", &got.to_host(), &x.wide());
 }
 
-pub fn set_entries(probe: &mut Probe<'_>) {
-    const LEN: usize = 5461;
-    probe.shape(format!("every third of {LEN}"));
-    let device = probe.device;
-    let start: Vec<i32> = (0..LEN as i32).collect();
-    let entries: Vec<usize> = (0..LEN).step_by(3).collect();
-    let mut list = probe.indices(&start);
-    probe.timed(|| list.set_entries(&entries, -7, device));
-    // These are small enough for f32.
-    let got: Vec<f32> = list.to_host().into_iter().map(|value| value as f32).collect();
-    let right: Vec<f64> =
-        (0..LEN).map(|at| if at.is_multiple_of(3) { -7.0 } else { at as f64 }).collect();
-    probe.compare("entries", &got, &right);
-}
-
 pub fn pair(probe: &mut Probe<'_>) {
     probe.shape("two numbers, read at once");
     let (a, b) = (probe.vector(vec![2.5]), probe.vector(vec![-7.0]));
@@ -135,15 +120,15 @@ pub fn adamw_vectors(probe: &mut Probe<'_>) {
     let is_frozen = |vector: usize| vector.is_multiple_of(5);
     let until: Vec<i32> =
         (0..VECTORS).map(|vector| if is_frozen(vector) { 30 } else { 10 }).collect();
-    let (since_on, until_on, clip) =
-        (probe.indices(&since), probe.indices(&until), probe.vector(vec![CLIP]));
+    let clip = probe.vector(vec![CLIP]);
     for (axis, shape) in [(Axis::Rows, [VECTORS, LONG]), (Axis::Columns, [LONG, VECTORS])] {
         let state = State::new(shape);
         let [param, grad, exp_avg, exp_avg_sq] = state.on(probe);
-        let counters =
-            VectorCounters { axis, since: &since_on, frozen_until: &until_on, decay_frozen: false };
+        let counters = VectorCounters::new(axis, &since, &until, probe.device);
         let got = probe.timed(|| {
-            kernel::adamw_vectors(param, &grad, &clip, exp_avg, exp_avg_sq, HYPER, NOW, &counters)
+            kernel::adamw_vectors(
+                param, &grad, &clip, exp_avg, exp_avg_sq, HYPER, NOW, &counters, false,
+            )
         });
         compare(probe, &got, |place| {
             let vector = if axis == Axis::Rows { place / LONG } else { place % VECTORS };
@@ -159,6 +144,17 @@ pub fn add_sum_squares(probe: &mut Probe<'_>) {
     let sum = probe.timed(|| kernel::add_sum_squares(acc, &on));
     let right: f64 = 3.0 + x.host().iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
     probe.compare("sum", &sum.to_host(), &[right]);
+}
+
+pub fn guard(probe: &mut Probe<'_>) {
+    probe.shape("finite, negative, infinite, no number");
+    for (number, right) in
+        [(0.25f32, 1.0), (0.0, 1.0), (-1.0, -2.0), (f32::INFINITY, -2.0), (f32::NAN, -2.0)]
+    {
+        let number: Vector = probe.vector(vec![number]);
+        let got = probe.timed(|| kernel::guard(&number, 1.0, -2.0));
+        probe.compare("guard", &got.to_host(), &[right]);
+    }
 }
 
 pub fn clip_factor(probe: &mut Probe<'_>) {

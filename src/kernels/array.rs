@@ -260,21 +260,15 @@ impl Indices {
         read_values(read, self.len(), i32::MIN, self.ticket.ledger())
     }
 
-    /// Sets the listed entries to one value. Nothing is uploaded to a GPU for it.
-    pub fn set_entries(&mut self, entries: &[usize], value: i32, device: &Device) {
-        assert!(entries.iter().all(|&i| i < self.len()), "entries of a list of {}", self.len());
-        if device.gpu().is_some() {
-            let nothing = Tensor::<1, Int>::empty([1], (device.tensor_device(), DType::I32));
-            let tensor = std::mem::replace(&mut self.tensor, nothing).into_dispatch();
-            let tensor = <Dispatch as TrainOps>::set_entries(tensor, entries, value);
-            self.tensor = Tensor::from_dispatch(tensor);
-            return;
-        }
-        let mut values = self.to_host();
-        for &i in entries {
-            values[i] = value;
-        }
-        self.tensor = int_tensor(values, device);
+    /// Runs an operation that works in place on the only handle.
+    pub(super) fn in_place<R>(
+        &mut self,
+        run: impl FnOnce(Tensor<1, Int>) -> (R, Tensor<1, Int>),
+    ) -> R {
+        let nothing = Tensor::<1, Int>::empty([1], (Device::cpu().tensor_device(), DType::I32));
+        let (result, tensor) = run(std::mem::replace(&mut self.tensor, nothing));
+        self.tensor = tensor;
+        result
     }
 
     pub(super) fn tensor(&self) -> Tensor<1, Int> {

@@ -1,6 +1,6 @@
 //! Norms of gradients and the clip factor, which stays on the device.
 
-use burn::backend::{Backend, Dispatch, Scalar, TensorMetadata};
+use burn::backend::{Backend, BoolDType, Dispatch, FloatDType, Scalar, TensorMetadata};
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -35,6 +35,15 @@ pub fn clip_factor(sum_squares: &Vector, max_norm: f64) -> Vector {
         sum_squares.tensor().into_dispatch(),
         max_norm,
     )))
+}
+
+/// `yes` where the number `x [1]` is finite and not negative, `no` where it is not, as `[1]`.
+///
+/// Of a sum of squares it makes the factor that [`super::update::adamw`] takes: one below 0 leaves everything as it is.
+pub fn guard(x: &Vector, yes: f32, no: f32) -> Vector {
+    assert_eq!(x.shape(), [1], "a number to be looked at");
+    let number = x.tensor().into_dispatch();
+    x.like(Tensor::from_dispatch(<Dispatch as TrainOps>::guard(number, yes, no)))
 }
 
 /// The one read-back of an update: the loss sum and the squared gradient norm, both `[1]`, and whether
@@ -81,6 +90,24 @@ pub(super) fn flex_clip_factor(sum_squares: &FlexTensor, max_norm: f64) -> FlexT
     let factor =
         if max_norm <= 0.0 || norm <= max_norm { 1.0 } else { max_norm / (norm + CLIP_EPS) };
     flex::vector(vec![factor as f32])
+}
+
+pub(super) fn flex_guard(x: &FlexTensor, yes: f32, no: f32) -> FlexTensor {
+    let x = flex::values(x)[0];
+    flex::vector(vec![if x.is_finite() && x >= 0.0 { yes } else { no }])
+}
+
+pub(super) fn default_guard<B: Backend>(x: Float<B>, yes: f32, no: f32) -> Float<B> {
+    let bools = BoolDType::Native;
+    let largest = Scalar::from(f32::MAX);
+    // A comparison with NaN is false.
+    let is_above = B::float_greater_equal_elem(x.clone(), Scalar::from(0.0), bools);
+    let is_below = B::float_lower_equal_elem(x, largest, bools);
+    let both = mul::<B>(
+        B::bool_into_float(is_above, FloatDType::F32),
+        B::bool_into_float(is_below, FloatDType::F32),
+    );
+    shifted::<B>(scaled::<B>(both, yes - no), no)
 }
 
 pub(super) fn default_add_sum_squares<B: Backend>(acc: Float<B>, x: Float<B>) -> Float<B> {

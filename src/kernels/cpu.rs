@@ -5,14 +5,14 @@ use burn::backend::Flex;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 
 use super::attention::{self, AttentionShape};
-use super::lowrank::{self, Exchange};
 use super::matmul::{self, Layout};
 use super::ops::{DEFAULT_BODIES, MaybeTensor, TrainOps};
 use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
 use super::spikes::{self, SpikeRule};
+use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, flex, lora, loss, norm, swiglu};
+use super::{clip, embedding, flex, lora, loss, magnitude, norm, sparse, swiglu};
 
 impl TrainOps for Flex {
     fn recycle(x: FloatTensor<Self>) -> bool {
@@ -253,44 +253,42 @@ impl TrainOps for Flex {
         loss::flex_token_losses(&hidden, &head, &targets)
     }
 
-    fn switch_rows(
+    fn switch(
         w: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
-        pool: FloatTensor<Self>,
-        exchange: &Exchange<'_>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        pool_a: FloatTensor<Self>,
+        pool_b: FloatTensor<Self>,
+        switch: &Switch<'_>,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
         if DEFAULT_BODIES.get() {
-            return lowrank::default_switch_rows::<Self>(w, a, b, pool, exchange);
+            return switch::default_switch::<Self>(w, a, b, pool_a, pool_b, switch);
         }
-        lowrank::flex_switch_rows(w, a, &b, pool, exchange)
+        switch::flex_switch(w, a, b, pool_a, pool_b, switch)
     }
 
-    fn switch_columns(
-        w: FloatTensor<Self>,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        pool: FloatTensor<Self>,
-        exchange: &Exchange<'_>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+    fn restart(
+        exp_avg: FloatTensor<Self>,
+        exp_avg_sq: FloatTensor<Self>,
+        counters: IntTensor<Self>,
+        axis: Axis,
+        vectors: &[usize],
+        since: i32,
+        until: i32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, IntTensor<Self>) {
         if DEFAULT_BODIES.get() {
-            return lowrank::default_switch_columns::<Self>(w, a, b, pool, exchange);
+            return switch::default_restart::<Self>(
+                exp_avg, exp_avg_sq, counters, axis, vectors, since, until,
+            );
         }
-        lowrank::flex_switch_columns(w, &a, b, pool, exchange)
-    }
-
-    fn zero_rows(x: FloatTensor<Self>, rows: &[usize]) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return lowrank::default_zero_rows::<Self>(x, rows);
-        }
-        lowrank::flex_zero_rows(x, rows)
-    }
-
-    fn zero_columns(x: FloatTensor<Self>, columns: &[usize]) -> FloatTensor<Self> {
-        if DEFAULT_BODIES.get() {
-            return lowrank::default_zero_columns::<Self>(x, columns);
-        }
-        lowrank::flex_zero_columns(x, columns)
+        switch::flex_restart(exp_avg, exp_avg_sq, counters, axis, vectors, since, until)
     }
 
     fn adamw(
@@ -316,8 +314,7 @@ impl TrainOps for Flex {
         grad_scale: FloatTensor<Self>,
         exp_avg: FloatTensor<Self>,
         exp_avg_sq: FloatTensor<Self>,
-        since: IntTensor<Self>,
-        frozen_until: IntTensor<Self>,
+        counters: IntTensor<Self>,
         hyper: AdamW,
         t: u32,
         axis: Axis,
@@ -330,8 +327,7 @@ impl TrainOps for Flex {
                 grad_scale,
                 exp_avg,
                 exp_avg_sq,
-                since,
-                frozen_until,
+                counters,
                 hyper,
                 t,
                 axis,
@@ -344,8 +340,7 @@ impl TrainOps for Flex {
             &grad_scale,
             exp_avg,
             exp_avg_sq,
-            &since,
-            &frozen_until,
+            &counters,
             hyper,
             t,
             axis,
@@ -411,11 +406,72 @@ impl TrainOps for Flex {
         spikes::flex_clip_spikes(grad, &scale, &exp_avg_sq, rule, tally)
     }
 
+    fn scatter_add(
+        dense: FloatTensor<Self>,
+        places: IntTensor<Self>,
+        values: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return sparse::default_scatter_add::<Self>(dense, places, values);
+        }
+        sparse::flex_scatter_add(dense, &places, &values)
+    }
+
+    fn gather(
+        acc: MaybeTensor<Self>,
+        dense: FloatTensor<Self>,
+        places: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let acc = acc.into_option();
+        if DEFAULT_BODIES.get() {
+            return sparse::default_gather::<Self>(acc, dense, places);
+        }
+        sparse::flex_gather(acc, &dense, &places)
+    }
+
+    fn magnitude_factor(
+        magnitude: FloatTensor<Self>,
+        squares: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        crossed: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if DEFAULT_BODIES.get() {
+            return magnitude::default_magnitude_factor::<Self>(magnitude, squares, b, crossed);
+        }
+        magnitude::flex_magnitude_factor(&magnitude, &squares, &b, &crossed)
+    }
+
+    fn scale_columns(x: FloatTensor<Self>, factors: FloatTensor<Self>) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return magnitude::default_scale_columns::<Self>(x, factors);
+        }
+        magnitude::flex_scale_columns(&x, &factors)
+    }
+
+    fn magnitude_grad(
+        acc: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        z: FloatTensor<Self>,
+        length: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return magnitude::default_magnitude_grad::<Self>(acc, dy, z, length);
+        }
+        magnitude::flex_magnitude_grad(acc, &dy, &z, &length)
+    }
+
     fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {
         if DEFAULT_BODIES.get() {
             return clip::default_clip_factor::<Self>(sum_squares, max_norm);
         }
         clip::flex_clip_factor(&sum_squares, max_norm)
+    }
+
+    fn guard(x: FloatTensor<Self>, yes: f32, no: f32) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return clip::default_guard::<Self>(x, yes, no);
+        }
+        clip::flex_guard(&x, yes, no)
     }
 
     fn pair(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {

@@ -50,6 +50,13 @@ pub(super) fn values_mut(tensor: &mut FlexTensor) -> &mut [f32] {
     values
 }
 
+/// The i32 values, to be changed in place; as [`values_mut`].
+pub(super) fn indices_mut(tensor: &mut FlexTensor) -> &mut [i32] {
+    let values = tensor.try_storage_mut::<i32>();
+    assert!(values.is_some(), "an operation in place needs the only handle to its target");
+    values.unwrap_or_default()
+}
+
 /// Sizes of a matrix.
 pub(super) fn sizes(tensor: &FlexTensor) -> [usize; 2] {
     tensor.layout().shape().dims()

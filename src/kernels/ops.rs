@@ -10,13 +10,13 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, backend_extension};
 
 use super::attention::{self, AttentionShape};
-use super::lowrank::{self, Exchange};
 use super::matmul::{self, Layout};
 use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
 use super::spikes::{self, SpikeRule};
+use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, lora, loss, norm, swiglu};
+use super::{clip, embedding, lora, loss, magnitude, norm, sparse, swiglu};
 
 thread_local! {
     pub(super) static DEFAULT_BODIES: Cell<bool> = const { Cell::new(false) };
@@ -72,11 +72,6 @@ pub trait TrainOps: Backend {
     /// Sets every element of `x`, in place.
     fn fill(x: FloatTensor<Self>, value: f32) -> FloatTensor<Self> {
         super::fallback::shifted::<Self>(super::fallback::zeroed::<Self>(&x), value)
-    }
-
-    /// Sets the listed entries of `x` to one value, in place.
-    fn set_entries(x: IntTensor<Self>, entries: &[usize], value: i32) -> IntTensor<Self> {
-        super::fallback::set_entries::<Self>(x, entries, value)
     }
 
     /// Zeroes `x` in place.
@@ -272,36 +267,36 @@ pub trait TrainOps: Backend {
         loss::default_token_losses::<Self>(hidden, head, targets)
     }
 
-    /// `(w, a, pool, norm)`; all but the norm in place.
-    fn switch_rows(
+    /// `(w, a, b, pool_a, pool_b, norm)`; all but the norm in place.
+    fn switch(
         w: FloatTensor<Self>,
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
-        pool: FloatTensor<Self>,
-        exchange: &Exchange<'_>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        lowrank::default_switch_rows::<Self>(w, a, b, pool, exchange)
+        pool_a: FloatTensor<Self>,
+        pool_b: FloatTensor<Self>,
+        switch: &Switch<'_>,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
+        switch::default_switch::<Self>(w, a, b, pool_a, pool_b, switch)
     }
 
-    /// `(w, b, pool, norm)`; all but the norm in place.
-    fn switch_columns(
-        w: FloatTensor<Self>,
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        pool: FloatTensor<Self>,
-        exchange: &Exchange<'_>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        lowrank::default_switch_columns::<Self>(w, a, b, pool, exchange)
-    }
-
-    /// Zeroes rows in place.
-    fn zero_rows(x: FloatTensor<Self>, rows: &[usize]) -> FloatTensor<Self> {
-        lowrank::default_zero_rows::<Self>(x, rows)
-    }
-
-    /// Zeroes columns in place.
-    fn zero_columns(x: FloatTensor<Self>, columns: &[usize]) -> FloatTensor<Self> {
-        lowrank::default_zero_columns::<Self>(x, columns)
+    /// `(exp_avg, exp_avg_sq, counters)`, all in place.
+    fn restart(
+        exp_avg: FloatTensor<Self>,
+        exp_avg_sq: FloatTensor<Self>,
+        counters: IntTensor<Self>,
+        axis: Axis,
+        vectors: &[usize],
+        since: i32,
+        until: i32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, IntTensor<Self>) {
+        switch::default_restart::<Self>(exp_avg, exp_avg_sq, counters, axis, vectors, since, until)
     }
 
     /// `(param, exp_avg, exp_avg_sq)`, all in place.
@@ -324,8 +319,7 @@ pub trait TrainOps: Backend {
         grad_scale: FloatTensor<Self>,
         exp_avg: FloatTensor<Self>,
         exp_avg_sq: FloatTensor<Self>,
-        since: IntTensor<Self>,
-        frozen_until: IntTensor<Self>,
+        counters: IntTensor<Self>,
         hyper: AdamW,
         t: u32,
         axis: Axis,
@@ -337,8 +331,7 @@ pub trait TrainOps: Backend {
             grad_scale,
             exp_avg,
             exp_avg_sq,
-            since,
-            frozen_until,
+            counters,
             hyper,
             t,
             axis,
@@ -392,9 +385,57 @@ pub trait TrainOps: Backend {
         spikes::default_clip_spikes::<Self>(grad, scale, exp_avg_sq, rule, tally)
     }
 
+    /// `dense[places[k]] += values[k]`, in place.
+    fn scatter_add(
+        dense: FloatTensor<Self>,
+        places: IntTensor<Self>,
+        values: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        sparse::default_scatter_add::<Self>(dense, places, values)
+    }
+
+    /// `dense[places[k]]`, added to `acc` in place if given.
+    fn gather(
+        #[extension_type] acc: MaybeTensor<Self>,
+        dense: FloatTensor<Self>,
+        places: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        sparse::default_gather::<Self>(acc.into_option(), dense, places)
+    }
+
+    /// `(length, factor)` of [`magnitude::magnitude_factor`], from the products.
+    fn magnitude_factor(
+        magnitude: FloatTensor<Self>,
+        squares: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        crossed: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        magnitude::default_magnitude_factor::<Self>(magnitude, squares, b, crossed)
+    }
+
+    /// `x` times factors by column.
+    fn scale_columns(x: FloatTensor<Self>, factors: FloatTensor<Self>) -> FloatTensor<Self> {
+        magnitude::default_scale_columns::<Self>(x, factors)
+    }
+
+    /// `acc += Σ dy·z / length` by column, in place.
+    fn magnitude_grad(
+        acc: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        z: FloatTensor<Self>,
+        length: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        magnitude::default_magnitude_grad::<Self>(acc, dy, z, length)
+    }
+
     /// The factor that brings a gradient to `max_norm`.
     fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {
         clip::default_clip_factor::<Self>(sum_squares, max_norm)
+    }
+
+    /// `yes` where the number is finite and not negative, else `no`.
+    fn guard(x: FloatTensor<Self>, yes: f32, no: f32) -> FloatTensor<Self> {
+        clip::default_guard::<Self>(x, yes, no)
     }
 
     /// `[a, b, missing]` of two `[1]`; `missing` is not 0 if the device did not do all that was queued.

@@ -5,8 +5,8 @@
 
 use super::attention::AttentionShape;
 use super::loss::IGNORED;
-use super::lowrank::Exchange;
 use super::matmul::Layout;
+use super::switch::{Exchange, Switch};
 use super::update::{AdamForm, AdamW};
 
 /// `A · B` with `(M, N, K)`.
@@ -248,36 +248,39 @@ pub fn adamw((p, m, v): (f64, f64, f64), grad: f64, hyper: AdamW, step: u32) -> 
     (p, m, v)
 }
 
-/// Exchange of rows of A: changes `w [M, N]`, `a [R, N]` and `pool [C, N]`, returns the squared norm of
-/// the correction of `w`. With `n` columns and rank `r`.
-pub fn switch_rows(
+/// A switch of `w [M, N]`, `a [R, N]`, `b [M, R]` and the pools `[C, N]` and `[C, M]`. Returns the squared norm of the
+/// change of `w`, which is that of `-s·B·A`.
+pub fn switch(
     w: &mut [f64],
     a: &mut [f64],
-    b: &[f64],
-    pool: &mut [f64],
-    n: usize,
-    exchange: &Exchange<'_>,
+    b: &mut [f64],
+    [pool_a, pool_b]: [&mut [f64]; 2],
+    (m, n): (usize, usize),
+    switch: &Switch<'_>,
 ) -> f64 {
     let rank = a.len() / n;
-    let old = a.to_vec();
-    for (&i, &row) in exchange.vectors.iter().zip(exchange.from) {
-        pool[row * n..(row + 1) * n].copy_from_slice(&old[i * n..(i + 1) * n]);
-    }
-    for (&i, &row) in exchange.vectors.iter().zip(exchange.to) {
-        a[i * n..(i + 1) * n].copy_from_slice(&pool[row * n..(row + 1) * n]);
-    }
+    let before = matmul(Layout::Nn, b, a, (m, n, rank));
+    exchange(a, pool_a, n, &switch.a);
+    let mut columns = transpose(b, rank);
+    exchange(&mut columns, pool_b, m, &switch.b);
+    b.copy_from_slice(&transpose(&columns, m));
+    let after = matmul(Layout::Nn, b, a, (m, n, rank));
     let mut norm = 0.0;
-    for (row, w) in w.chunks_mut(n).enumerate() {
-        for (column, w) in w.iter_mut().enumerate() {
-            let correction: f64 = (0..rank)
-                .map(|i| b[row * rank + i] * (old[i * n + column] - a[i * n + column]))
-                .sum();
-            let correction = f64::from(exchange.scale) * correction;
-            *w += correction;
-            norm += correction * correction;
-        }
+    for ((w, before), after) in w.iter_mut().zip(before).zip(after) {
+        let change = f64::from(switch.scale) * (before - after);
+        *w += change;
+        norm += change * change;
     }
     norm
+}
+
+fn exchange(vectors: &mut [f64], pool: &mut [f64], length: usize, exchange: &Exchange<'_>) {
+    for (&i, &row) in exchange.vectors.iter().zip(exchange.from) {
+        pool[row * length..][..length].copy_from_slice(&vectors[i * length..][..length]);
+    }
+    for (&i, &row) in exchange.vectors.iter().zip(exchange.to) {
+        vectors[i * length..][..length].copy_from_slice(&pool[row * length..][..length]);
+    }
 }
 
 /// The transpose of a matrix of `columns` columns.

@@ -5,9 +5,12 @@
 //! Sources: arXiv:1711.05101; `torch.optim.AdamW`; for the reference form the package galore-torch 1.0.
 
 use burn::backend::{Backend, BoolDType, Dispatch, FloatDType, Scalar, TensorMetadata};
-use burn::tensor::Tensor;
+use burn::tensor::{Int as IntKind, Slice, Tensor};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
+
+use crate::device::Device;
+use crate::device::memory::Category;
 
 use super::fallback::{Float, Int, add, constant, div, mul, reshape, scaled, shifted, sub};
 use super::flex::{self, CHUNK, rows_per_task};
@@ -15,7 +18,7 @@ use super::math::vectorised;
 use super::ops::TrainOps;
 use super::{Indices, Matrix, Vector};
 
-pub use super::clip::{add_sum_squares, clip_factor, read_back};
+pub use super::clip::{add_sum_squares, clip_factor, guard, read_back};
 
 /// Where epsilon and the decay stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +56,8 @@ pub enum Axis {
 }
 
 /// One AdamW update in place of `(param, exp_avg, exp_avg_sq)`, all `[m, n]`; `grad` is multiplied by `grad_scale [1]`
-/// (the clip factor, which stays on the device). `step` is the counter after this update (1 at the first).
+/// (the clip factor, which stays on the device); below 0 it leaves all three as they are. `step` is the counter after
+/// this update (1 at the first).
 pub fn adamw(
     param: Matrix,
     grad: &Matrix,
@@ -78,20 +82,56 @@ pub fn adamw(
     })
 }
 
-/// Counters and freezes of vectors, as functions of the update index `t` (completed updates).
-pub struct VectorCounters<'a> {
-    /// Which vectors.
-    pub axis: Axis,
-    /// The update index at which the vector's counter was last zero: its step in update `t` is `t + 1 - since`.
-    pub since: &'a Indices,
-    /// The vector is frozen while `t < frozen_until`: its gradient counts as zero.
-    pub frozen_until: &'a Indices,
-    /// Whether weight decay still acts on frozen vectors.
-    pub decay_frozen: bool,
+/// Counters and freezes of the vectors of a parameter, on the device, as functions of the update index `t` (completed
+/// updates).
+#[derive(Debug)]
+pub struct VectorCounters {
+    axis: Axis,
+    /// `[2·vectors]`. First `since`, the update index at which the vector's counter was last zero: its step in update `t`
+    /// is `t + 1 - since`. Then `frozen_until`: the vector is frozen while `t < frozen_until`, its gradient counts as zero.
+    values: Indices,
 }
 
-/// AdamW with a counter per row or column. A frozen vector with `decay_frozen = false` keeps its bits, and its moments
-/// decay as with a zero gradient.
+impl VectorCounters {
+    /// One `since` and one `frozen_until` for each vector along the axis.
+    pub fn new(axis: Axis, since: &[i32], frozen_until: &[i32], device: &Device) -> Self {
+        assert_eq!(since.len(), frozen_until.len(), "a counter and a freeze for each vector");
+        let values = [since, frozen_until].concat();
+        Self { axis, values: Indices::from_host(&values, device, Category::Optimizer) }
+    }
+
+    /// Which vectors.
+    pub fn axis(&self) -> Axis {
+        self.axis
+    }
+
+    /// How many vectors.
+    pub fn len(&self) -> usize {
+        self.values.len() / 2
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// `since` and `frozen_until`; waits for the device.
+    pub fn to_host(&self) -> (Vec<i32>, Vec<i32>) {
+        let mut since = self.values.to_host();
+        let frozen_until = since.split_off(self.len());
+        (since, frozen_until)
+    }
+
+    pub(super) fn in_place<R>(
+        &mut self,
+        run: impl FnOnce(Tensor<1, IntKind>) -> (R, Tensor<1, IntKind>),
+    ) -> R {
+        self.values.in_place(run)
+    }
+}
+
+/// AdamW with a counter per row or column. A frozen vector with `decay_frozen = false` (no weight decay on it) keeps its bits,
+/// and its moments decay as with a zero gradient.
 pub fn adamw_vectors(
     param: Matrix,
     grad: &Matrix,
@@ -100,14 +140,14 @@ pub fn adamw_vectors(
     exp_avg_sq: Matrix,
     hyper: AdamW,
     t: u32,
-    counters: &VectorCounters<'_>,
+    counters: &VectorCounters,
+    decay_frozen: bool,
 ) -> (Matrix, Matrix, Matrix) {
     let vectors = match counters.axis {
         Axis::Rows => param.shape()[0],
         Axis::Columns => param.shape()[1],
     };
-    assert_eq!(counters.since.len(), vectors, "one counter for each vector");
-    assert_eq!(counters.frozen_until.len(), vectors, "one freeze for each vector");
+    assert_eq!(counters.len(), vectors, "one counter for each vector");
     let name = "adamw_vectors";
     in_place_update(param, grad, exp_avg, exp_avg_sq, name, |param, exp_avg, exp_avg_sq| {
         let (param, exp_avg, exp_avg_sq) = <Dispatch as TrainOps>::adamw_vectors(
@@ -116,12 +156,11 @@ pub fn adamw_vectors(
             grad_scale.tensor().into_dispatch(),
             exp_avg.into_dispatch(),
             exp_avg_sq.into_dispatch(),
-            counters.since.tensor().into_dispatch(),
-            counters.frozen_until.tensor().into_dispatch(),
+            counters.values.tensor().into_dispatch(),
             hyper,
             t,
             counters.axis,
-            counters.decay_frozen,
+            decay_frozen,
         );
         [param, exp_avg, exp_avg_sq].map(Tensor::from_dispatch)
     })
@@ -278,6 +317,10 @@ pub(super) fn flex_adamw(
     let constants = Constants::new(hyper);
     let (rate, root_divisor) = step_factors(hyper, step);
     let grad_scale = flex::values(grad_scale)[0];
+    if grad_scale < 0.0 {
+        let [param, exp_avg, exp_avg_sq] = state;
+        return (param, exp_avg, exp_avg_sq);
+    }
     let stays = hyper.learning_rate == 0.0;
     let factors = Factors { grad: grad_scale, rate, root_divisor, stays };
     for_each_task(&mut state, flex::values(grad), CHUNK, |_, task| {
@@ -336,8 +379,7 @@ pub(super) fn flex_adamw_vectors(
     grad_scale: &FlexTensor,
     exp_avg: FlexTensor,
     exp_avg_sq: FlexTensor,
-    since: &FlexTensor,
-    frozen_until: &FlexTensor,
+    counters: &FlexTensor,
     hyper: AdamW,
     t: u32,
     axis: Axis,
@@ -346,9 +388,11 @@ pub(super) fn flex_adamw_vectors(
     let width = flex::sizes(&param)[1];
     let mut state = [param, exp_avg, exp_avg_sq];
     let constants = Constants::new(hyper);
+    let counters = flex::indices(counters);
+    let (since, frozen_until) = counters.split_at(counters.len() / 2);
     let factors = VectorFactors::new(
-        flex::indices(since),
-        flex::indices(frozen_until),
+        since,
+        frozen_until,
         flex::values(grad_scale)[0],
         hyper,
         t,
@@ -411,14 +455,19 @@ pub(super) fn default_adamw<B: Backend>(
     hyper: AdamW,
     step: u32,
 ) -> (Float<B>, Float<B>, Float<B>) {
-    let grad = mul::<B>(grad, reshape::<B, 2>(grad_scale, [1, 1]));
+    let grad_scale = reshape::<B, 2>(grad_scale, [1, 1]);
+    let spread = B::float_expand(grad_scale.clone(), grad.shape());
+    let is_off = B::float_lower_elem(spread, Scalar::from(0.0), BoolDType::Native);
+    let before = (param.clone(), exp_avg.clone(), exp_avg_sq.clone());
+    let grad = mul::<B>(grad, grad_scale);
     let (rate, root_divisor) = step_factors(hyper, step);
     let rate = constant::<B, 2>(vec![rate], [1, 1], &grad);
     let root_divisor = constant::<B, 2>(vec![root_divisor], [1, 1], &grad);
     let (new_param, exp_avg, exp_avg_sq) =
         default_update::<B>(param.clone(), grad, exp_avg, exp_avg_sq, rate, root_divisor, hyper);
     let param = if hyper.learning_rate == 0.0 { param } else { new_param };
-    (param, exp_avg, exp_avg_sq)
+    let kept = |new, old| B::float_mask_where(new, is_off.clone(), old);
+    (kept(param, before.0), kept(exp_avg, before.1), kept(exp_avg_sq, before.2))
 }
 
 /// From this step on bias corrections no longer change an f32 (for beta2 up to 0.9999).
@@ -430,14 +479,16 @@ pub(super) fn default_adamw_vectors<B: Backend>(
     grad_scale: Float<B>,
     exp_avg: Float<B>,
     exp_avg_sq: Float<B>,
-    since: Int<B>,
-    frozen_until: Int<B>,
+    counters: Int<B>,
     hyper: AdamW,
     t: u32,
     axis: Axis,
     decay_frozen: bool,
 ) -> (Float<B>, Float<B>, Float<B>) {
-    let [vectors] = since.shape().dims();
+    let vectors = counters.shape().num_elements() / 2;
+    let half =
+        |i: usize| B::int_slice(counters.clone(), &[Slice::from(i * vectors..(i + 1) * vectors)]);
+    let (since, frozen_until) = (half(0), half(1));
     let shape = match axis {
         Axis::Rows => [vectors, 1],
         Axis::Columns => [1, vectors],

@@ -4,5 +4,8 @@
 //! bits depend on the input alone; callers may work on several matrices at once.
 
 pub mod eigen;
+pub mod factored;
 pub mod orthonormal;
+pub mod spectrum;
 pub mod subspace;
+pub mod svd;

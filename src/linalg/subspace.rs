@@ -39,7 +39,7 @@ const NOISE: f64 = 1e-15;
 /// Leading singular directions.
 #[derive(Debug, Clone)]
 pub struct Subspace {
-    /// `rank` orthonormal rows, the strongest direction first.
+    /// Orthonormal rows, as many as the rank, the strongest direction first.
     pub vectors: Vec<f32>,
     /// The share of the matrix's squared norm that lies in them; 0 for a matrix of zeros.
     pub energy: f64,
@@ -49,9 +49,34 @@ pub struct Subspace {
 /// matrix does not have (its rank is lower, or it is zero) are random orthonormal ones.
 pub fn leading(
     values: &[f32],
-    [rows, cols]: [usize; 2],
+    shape: [usize; 2],
     side: Side,
     rank: usize,
+    decomposition: Decomposition,
+    random: &mut RandomVectors<'_>,
+) -> Subspace {
+    find(values, shape, side, (rank, None), decomposition, random)
+}
+
+/// As few of the leading directions as leave at most the share `residual` of the matrix's squared norm outside
+/// their span: `|G − PᵀP·G|² <= residual·|G|²`; `most` where even that many leave more, 1 for a matrix of zeros.
+/// Source: AdaRankGrad (arXiv:2410.17881).
+pub fn sufficient(
+    values: &[f32],
+    shape: [usize; 2],
+    side: Side,
+    (most, residual): (usize, f64),
+    decomposition: Decomposition,
+    random: &mut RandomVectors<'_>,
+) -> Subspace {
+    find(values, shape, side, (most, Some(residual)), decomposition, random)
+}
+
+fn find(
+    values: &[f32],
+    [rows, cols]: [usize; 2],
+    side: Side,
+    (rank, residual): (usize, Option<f64>),
     decomposition: Decomposition,
     random: &mut RandomVectors<'_>,
 ) -> Subspace {
@@ -61,26 +86,47 @@ pub fn leading(
     let x = if side == Side::Left { x } else { x.transpose() };
     let len = x.nrows();
     assert!(rank <= len, "rank {rank} of vectors of {len} entries");
-    let (mut vectors, captured) = match decomposition {
+    let (mut vectors, mut energies) = match decomposition {
         Decomposition::Exact => exact(x, rank),
         Decomposition::Randomised => randomised(x, rank, random),
     };
-    vectors.resize(rank * len, 0.0);
+    let total: f64 = wide.iter().map(|value| value * value).sum();
+    let count = match residual {
+        Some(share) => smallest_count(&energies, total, share),
+        None => rank,
+    };
+    energies.truncate(count);
+    // Directions that are missing are zero here and become random ones.
+    vectors.resize(count * len, 0.0);
     orthonormalise(&mut vectors, len, random);
     fix_signs(&mut vectors, len);
-    let total: f64 = wide.iter().map(|value| value * value).sum();
+    let captured: f64 = energies.iter().sum();
     Subspace {
         vectors: vectors.iter().map(|&value| value as f32).collect(),
         energy: if total > 0.0 { (captured / total).min(1.0) } else { 0.0 },
     }
 }
 
-/// Up to `rank` directions as rows, and the squared norm that lies in them.
-fn exact(x: MatRef<'_, f64>, rank: usize) -> (Vec<f64>, f64) {
+/// The fewest directions, at least one, that leave at most `share` of `total` outside; all if none do.
+fn smallest_count(energies: &[f64], total: f64, share: f64) -> usize {
+    let mut outside = total;
+    let enough = energies.iter().position(|energy| {
+        outside -= energy;
+        outside <= share * total
+    });
+    enough.map_or(energies.len(), |last| last + 1).max(1)
+}
+
+/// Up to `rank` directions as rows, and the squared norm that lies in each.
+fn exact(x: MatRef<'_, f64>, rank: usize) -> (Vec<f64>, Vec<f64>) {
     strongest(product(x, x.transpose()).as_ref(), rank)
 }
 
-fn randomised(x: MatRef<'_, f64>, rank: usize, random: &mut RandomVectors<'_>) -> (Vec<f64>, f64) {
+fn randomised(
+    x: MatRef<'_, f64>,
+    rank: usize,
+    random: &mut RandomVectors<'_>,
+) -> (Vec<f64>, Vec<f64>) {
     let (len, width) = (x.nrows(), (rank + EXTRA_COLUMNS).min(x.nrows()).min(x.ncols()));
     // Rows of vectors are the transposes of the columns in the books.
     let start: Vec<f64> = (0..width).flat_map(|_| random(x.ncols())).collect();
@@ -94,19 +140,19 @@ fn randomised(x: MatRef<'_, f64>, rank: usize, random: &mut RandomVectors<'_>) -
     orthonormalise(&mut range, len, random);
     let range = MatRef::from_row_major_slice(&range, width, len);
     let small = product(range, x);
-    let (inner, captured) = strongest(product(small.as_ref(), small.transpose()).as_ref(), rank);
-    (rows_times(&inner, range), captured)
+    let (inner, energies) = strongest(product(small.as_ref(), small.transpose()).as_ref(), rank);
+    (rows_times(&inner, range), energies)
 }
 
-/// Eigenvectors of the largest eigenvalues of a Gram matrix, as rows, without those that are noise, and the
-/// sum of their eigenvalues.
-fn strongest(gram: MatRef<'_, f64>, rank: usize) -> (Vec<f64>, f64) {
+/// Eigenvectors of the largest eigenvalues of a Gram matrix, as rows, without those that are noise, and their
+/// eigenvalues.
+fn strongest(gram: MatRef<'_, f64>, rank: usize) -> (Vec<f64>, Vec<f64>) {
     let n = gram.nrows();
-    let Some(eigen) = eigen::symmetric(gram) else { return (Vec::new(), 0.0) };
+    let Some(eigen) = eigen::symmetric(gram) else { return (Vec::new(), Vec::new()) };
     let largest = eigen.values.first().copied().unwrap_or(0.0);
     let noise = largest * NOISE * n as f64;
     let kept = eigen.values.iter().take(rank).take_while(|&&value| value > noise).count();
-    (eigen.vectors[..kept * n].to_vec(), eigen.values[..kept].iter().sum())
+    (eigen.vectors[..kept * n].to_vec(), eigen.values[..kept].to_vec())
 }
 
 fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
@@ -186,6 +232,32 @@ mod tests {
             let expected = (1.0 - 0.25f64.powi(4)) / (1.0 - 0.25f64.powi(rows.min(cols) as i32));
             assert!((exact.energy - expected).abs() < 1e-4, "{} {expected}", exact.energy);
         }
+    }
+
+    #[test]
+    fn as_few_directions_as_keep_the_share_of_the_energy() {
+        let (rows, cols) = (12, 30);
+        let matrix = falling(rows, cols);
+        for way in [Decomposition::Exact, Decomposition::Randomised] {
+            let find = |most, share| {
+                let wanted = (most, share);
+                let found =
+                    sufficient(&matrix, [rows, cols], Side::Left, wanted, way, &mut random());
+                assert_orthonormal(&found.vectors, rows);
+                (found.vectors.len() / rows, found.energy)
+            };
+            // After k directions a share of 4^-k is outside, nearly.
+            for (share, count) in [(0.9, 1), (0.26, 1), (0.24, 2), (0.02, 3), (0.003, 5)] {
+                let (found, energy) = find(8, share);
+                assert_eq!(found, count, "{way:?} at {share}");
+                assert!(1.0 - energy <= share);
+            }
+            assert_eq!(find(3, 1e-6).0, 3, "the most that is allowed");
+        }
+        let zeros = vec![0.0; 60];
+        let way = Decomposition::Exact;
+        let found = sufficient(&zeros, [6, 10], Side::Left, (4, 0.1), way, &mut random());
+        assert_eq!((found.vectors.len(), found.energy), (6, 0.0), "one direction of nothing");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Low-rank factors on the target layers: their initialisations and how they are attached. Shared by
 //! all adapter methods.
 
+use crate::config::Ranks;
 use crate::device::memory::Category;
 use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul_add};
@@ -47,9 +48,10 @@ pub fn switchlora_bounds(m: usize, n: usize, r: usize) -> (f64, f64) {
     (3f64.sqrt() * std_a, 3f64.sqrt() * std_b)
 }
 
-/// The rank a layer gets: the one asked for, at most `min(m, n)`, with an event where that is less.
-pub fn layer_rank(linear: &Linear, wanted: usize, events: &mut Vec<Body>) -> usize {
-    let rank = wanted.min(linear.max_rank());
+/// The rank a layer gets: the one asked for at its depth, at most `min(m, n)`, with an event where that is less.
+pub fn layer_rank(linear: &Linear, ranks: Ranks, events: &mut Vec<Body>) -> usize {
+    let wanted = ranks.at(linear.block, linear.blocks);
+    let rank = restored_rank(linear, ranks);
     if rank < wanted {
         let reason = format!("the layer is {} x {}", linear.rows, linear.cols);
         events.push(
@@ -58,6 +60,11 @@ pub fn layer_rank(linear: &Linear, wanted: usize, events: &mut Vec<Body>) -> usi
         );
     }
     rank
+}
+
+/// The rank that [`layer_rank`] gave a layer, for a run that resumes.
+pub fn restored_rank(linear: &Linear, ranks: Ranks) -> usize {
+    ranks.at(linear.block, linear.blocks).min(linear.max_rank())
 }
 
 /// One candidate vector of SwitchLoRA, by its row in the pool. Drawn by row, so that plain LoRA with the
@@ -190,6 +197,7 @@ pub fn init_event(params: &Params, linear: &Linear, adapter: Adapter, max_change
         std_a: std(adapter.a),
         std_b: std(adapter.b),
         max_change,
+        ..Init::default()
     }
     .into()
 }

@@ -16,10 +16,12 @@ use crate::kernels::scaling::{Along, Limited, add_scaled, limit_growth, norm_rat
 use crate::kernels::update::{AdamW, add_sum_squares};
 use crate::kernels::{Matrix, Vector};
 use crate::linalg::subspace::Side;
+use crate::model::config::TargetLayer;
 use crate::model::{Gradients, Model, ParamId};
 use crate::runlog::Limiter;
 
-use super::projection::{Layer, Projection, Rules};
+use super::footprint::Footprint;
+use super::projection::{self, Layer, Projection, Rules};
 use super::{
     Context, Export, LayerContext, Method, MethodState, NamedTensor, StateReader, adamw_all,
     resolved,
@@ -88,7 +90,7 @@ impl Fira {
         };
         let rules = Rules::new(&ProjectionSettings::from(table))?;
         Ok(Self {
-            projection: Projection::new(rules, resolved(config.train.rank, "train.rank")?),
+            projection: Projection::new(rules, resolved(config.train.ranks(), "train.rank")?),
             terms: Terms {
                 alpha: resolved(config.train.alpha, "train.alpha")?,
                 is_released: table.form == "released",
@@ -135,7 +137,7 @@ pub fn apply(
 
     let rate = cx.learning_rate;
     let residual_rate = if terms.is_released { rate } else { rate * terms.alpha };
-    layer.change_weight(cx, |w| {
+    layer.change_weight(cx, &one, |w| {
         let w = layer.add_back(w, (rate * terms.alpha) as f32, &descent);
         add_scaled(w, -residual_rate as f32, &limited.factor, &residual)
     });
@@ -258,4 +260,9 @@ impl Method for Fira {
     fn export(&self, _model: &Model) -> Export {
         Export::Merged
     }
+}
+
+/// What a layer needs: as projected; the residual takes the place of the gradient.
+pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    projection::footprint(config, layer, &config.fira.carry)
 }

@@ -1,8 +1,11 @@
 //! Full rank: AdamW on every parameter. The baseline of every comparison.
 
+use crate::config::RunConfig;
 use crate::error::Result;
 use crate::model::Model;
+use crate::model::config::TargetLayer;
 
+use super::footprint::Footprint;
 use super::{Context, Export, Method, MethodState, StateReader};
 
 /// Trains every parameter.
@@ -30,4 +33,9 @@ impl Method for Full {
     fn export(&self, _model: &Model) -> Export {
         Export::Merged
     }
+}
+
+/// What a layer needs: its weight with a gradient and two moments.
+pub fn footprint(_config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    Footprint::dense(layer)
 }

@@ -6,12 +6,13 @@
 //! is computed.
 
 use crate::config::{ProjectionSettings, RunConfig};
-use crate::device::memory::Category;
 use crate::error::Result;
 use crate::kernels::{Matrix, Vector};
-use crate::model::{Gradients, Model, ParamId};
+use crate::model::config::TargetLayer;
+use crate::model::{Gradients, Linear, Model, ParamId};
 
-use super::projection::{Layer, Projection, Rules};
+use super::footprint::Footprint;
+use super::projection::{self, Projection, Rules};
 use super::{
     Context, Disposition, Export, LayerContext, Method, MethodState, StateReader, adamw_all,
     resolved,
@@ -23,6 +24,7 @@ pub struct GaLore {
     projection: Projection,
     alpha: f64,
     is_per_layer: bool,
+    decays: bool,
 }
 
 impl GaLore {
@@ -30,26 +32,12 @@ impl GaLore {
     pub fn new(config: &RunConfig) -> Result<Self> {
         let rules = Rules::new(&ProjectionSettings::from(&config.galore))?;
         Ok(Self {
-            projection: Projection::new(rules, resolved(config.train.rank, "train.rank")?),
+            projection: Projection::new(rules, resolved(config.train.ranks(), "train.rank")?),
             alpha: resolved(config.train.alpha, "train.alpha")?,
             is_per_layer: config.galore.per_layer,
+            decays: config.train.weight_decay > 0.0,
         })
     }
-}
-
-/// Applies one layer's gradient: `W −= η·α·(N projected back)`, where the rank is full AdamW with `η·α`.
-/// The layer has a projector for this gradient already.
-pub fn apply(layer: &Layer, alpha: f64, cx: &mut LayerContext<'_>, grad: Matrix, clip: &Vector) {
-    if layer.is_whole() {
-        let rate = cx.learning_rate * alpha;
-        cx.optimizer.update(cx.params, layer.weight(), grad, clip, rate);
-        return;
-    }
-    let projected = layer.project(&grad);
-    drop(grad);
-    let (descent, _) = layer.descent(cx, &projected, clip);
-    let rate = (cx.learning_rate * alpha) as f32;
-    layer.change_weight(cx, |w| layer.add_back(w, rate, &descent));
 }
 
 impl Method for GaLore {
@@ -83,14 +71,15 @@ impl Method for GaLore {
         cx: &mut LayerContext<'_>,
         id: ParamId,
         grad: Matrix,
+        guard: &Vector,
     ) -> Disposition {
-        let one = Vector::filled(1.0, [1], cx.optimizer.device(), Category::Activations);
         match self.projection.layers.iter().position(|layer| layer.weight() == id) {
             Some(index) => {
-                self.projection.refresh_one(cx, index, &grad);
-                apply(&self.projection.layers[index], self.alpha, cx, grad, &one);
+                if self.projection.refresh_one(cx, index, &grad, guard) {
+                    self.projection.layers[index].apply(self.alpha, cx, grad, guard);
+                }
             }
-            None => cx.optimizer.update(cx.params, id, grad, &one, cx.learning_rate),
+            None => cx.optimizer.update(cx.params, id, grad, guard, cx.learning_rate),
         }
         Disposition::Consumed
     }
@@ -106,15 +95,25 @@ impl Method for GaLore {
         clip: &Vector,
         learning_rate: f64,
     ) {
-        for layer in &self.projection.layers {
-            if let Some(grad) = grads.take(layer.weight()) {
-                apply(layer, self.alpha, &mut cx.for_layers(learning_rate), grad, clip);
-            }
-        }
+        self.projection.update(&mut cx.for_layers(learning_rate), &mut grads, self.alpha, clip);
         adamw_all(cx, &mut grads, clip, learning_rate);
+    }
+
+    /// A refresh adds a subspace, unless weight decay shrinks the weight in all directions.
+    fn rank_ceiling(&self, _model: &Model, linear: &Linear, t: u64) -> usize {
+        if self.decays {
+            return linear.max_rank();
+        }
+        self.projection.rank_ceiling(linear, t)
     }
 
     fn export(&self, _model: &Model) -> Export {
         Export::Merged
     }
+}
+
+/// What a layer needs: as projected, with a gradient that per-layer updates free at once.
+pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    let is_consumed = config.galore.per_layer;
+    Footprint { is_consumed, ..projection::footprint(config, layer, &config.galore.carry) }
 }

@@ -3,18 +3,32 @@
 //! In pre-training it is the baseline that fails: the update has at most rank `2r` over the whole run. `base = none` drops the dense
 //! weight altogether (the "Low-Rank" row of GaLore's tables). Evaluation never merges into `W`, so `W`
 //! keeps its bits for the whole run.
+//!
+//! Two relatives differ in one number each: rsLoRA (arXiv:2312.03732) has the scale `alpha/√r`, LoRA+
+//! (arXiv:2402.12354) a learning rate of `B` that is a multiple of that of `A`.
 
-use crate::config::RunConfig;
+use crate::config::{Ranks, RunConfig};
 use crate::error::{Error, Result};
-use crate::model::{Linear, LinearId, Model};
+use crate::kernels::Vector;
+use crate::linalg::spectrum::Product;
+use crate::model::config::TargetLayer;
+use crate::model::{Adapter, Gradients, Linear, LinearId, Model};
 
-use super::factors::{self, FactorInit};
-use super::{Context, Export, Method, MethodState, StateReader, resolved};
+use super::factors::{self, FactorInit, restored_rank};
+use super::footprint::Footprint;
+use super::{
+    Context, Export, Method, MethodState, PlainAdapter, StateReader, adamw_all, effective, resolved,
+};
 
-/// Plain LoRA on all target layers.
+/// LoRA on all target layers.
 #[derive(Debug)]
 pub struct Lora {
-    rank: usize,
+    name: &'static str,
+    /// `s = alpha/√r` instead of `alpha/r`.
+    is_rank_stabilised: bool,
+    /// Learning rate of `B` as a multiple of that of `A`.
+    b_rate_ratio: f64,
+    ranks: Ranks,
     alpha: f64,
     init: FactorInit,
     has_base: bool,
@@ -29,12 +43,37 @@ impl Lora {
                 "use standard, both_kaiming, gaussian or switchlora",
             )
         })?;
+        let (name, is_rank_stabilised, b_rate_ratio) = match config.train.method.as_str() {
+            "rslora" => ("rslora", true, 1.0),
+            "lora-plus" => ("lora-plus", false, config.lora_plus.ratio),
+            _ => ("lora", false, 1.0),
+        };
         Ok(Self {
-            rank: resolved(config.train.rank, "train.rank")?,
+            name,
+            is_rank_stabilised,
+            b_rate_ratio,
+            ranks: resolved(config.train.ranks(), "train.rank")?,
             alpha: resolved(config.train.alpha, "train.alpha")?,
             init,
             has_base: config.lora.base != "none",
         })
+    }
+
+    /// Whether the start of the factors is taken off the dense weight, as their product is not zero.
+    fn is_compensated(&self) -> bool {
+        matches!(self.init, FactorInit::BothKaiming | FactorInit::SwitchLora)
+    }
+
+    fn scale(&self, rank: usize) -> f32 {
+        let divisor = if self.is_rank_stabilised { (rank as f64).sqrt() } else { rank as f64 };
+        (self.alpha / divisor) as f32
+    }
+
+    /// `s·B·A` as it is drawn for a fresh run.
+    fn start_product(&self, linear: &Linear, seed: u64) -> Product {
+        let rank = restored_rank(linear, self.ranks);
+        let (a, b) = factors::draw(linear, rank, self.init, seed);
+        effective::scaled(effective::wide(&b), effective::wide(&a), self.scale(rank), linear)
     }
 
     fn attach(
@@ -46,18 +85,16 @@ impl Lora {
         for index in 0..cx.model.linears().len() {
             let linear = cx.model.linears()[index].clone();
             let rank = if fresh {
-                factors::layer_rank(&linear, self.rank, cx.events)
+                factors::layer_rank(&linear, self.ranks, cx.events)
             } else {
-                self.rank.min(linear.max_rank())
+                factors::restored_rank(&linear, self.ranks)
             };
             let id = LinearId(index);
             if !self.has_base {
                 cx.model.drop_weight(id);
             }
-            let compensate = fresh
-                && self.has_base
-                && matches!(self.init, FactorInit::BothKaiming | FactorInit::SwitchLora);
-            let scale = (self.alpha / rank as f64) as f32;
+            let compensate = fresh && self.has_base && self.is_compensated();
+            let scale = self.scale(rank);
             let pair = values(&linear, rank);
             let (adapter, change) = factors::attach(cx.model, id, rank, scale, pair, compensate);
             if fresh {
@@ -70,7 +107,7 @@ impl Lora {
 
 impl Method for Lora {
     fn name(&self) -> &'static str {
-        "lora"
+        self.name
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
@@ -88,9 +125,69 @@ impl Method for Lora {
         MethodState::default()
     }
 
-    fn export(&self, model: &Model) -> Export {
-        // An adapter holds the factors alone: exact only where nothing else was trained.
-        let trains_rest = model.non_targets().iter().any(|&id| model.params.is_trainable(id));
-        if self.has_base && !trains_rest { Export::MergedOrAdapter } else { Export::Merged }
+    /// Without dense weight the layer starts as the product of its first factors.
+    fn start_weight(&self, linear: &Linear, seed: u64, base: Vec<f64>) -> Vec<f64> {
+        if self.has_base {
+            return base;
+        }
+        let mut start = vec![0.0; linear.rows * linear.cols];
+        self.start_product(linear, seed).add_to(&mut start);
+        start
     }
+
+    /// `s·(B·A − B₀·A₀)`: `W` is frozen from the compensation on.
+    fn change_as_product(&self, model: &Model, linear: &Linear, seed: u64) -> Option<Product> {
+        let now = effective::adapter(model, linear)?;
+        if !self.is_compensated() {
+            return Some(now);
+        }
+        Some(effective::difference(now, &self.start_product(linear, seed)))
+    }
+
+    /// The rank of `B·A`, and of the first `B·A` where that is not zero.
+    fn rank_ceiling(&self, _model: &Model, linear: &Linear, _t: u64) -> usize {
+        let pairs = if self.is_compensated() { 2 } else { 1 };
+        (pairs * restored_rank(linear, self.ranks)).min(linear.max_rank())
+    }
+
+    fn update(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut grads: Gradients,
+        clip: &Vector,
+        learning_rate: f64,
+    ) {
+        let adapters = cx.model.linears().iter().filter_map(|linear| linear.adapter);
+        let b_rate = self.b_rate_ratio * learning_rate;
+        for id in adapters.map(|adapter| adapter.b).collect::<Vec<_>>() {
+            if let Some(grad) = grads.take(id) {
+                cx.optimizer.update(&mut cx.model.params, id, grad, clip, b_rate);
+            }
+        }
+        adamw_all(cx, &mut grads, clip, learning_rate);
+    }
+
+    fn export(&self, model: &Model) -> Export {
+        if self.has_base && !self.is_compensated() {
+            Export::of_frozen_base(model)
+        } else {
+            Export::Merged
+        }
+    }
+
+    fn plain_adapter(&self, model: &Model, id: LinearId) -> Option<PlainAdapter> {
+        if self.export(model) == Export::Merged {
+            return None;
+        }
+        let Adapter { a, b, scale, .. } = model.linears()[id.0].adapter?;
+        let rank = model.params.value(a).shape()[0];
+        let [a, b] = [a, b].map(|id| model.params.value(id).to_host());
+        Some(PlainAdapter { a, b, rank, scale })
+    }
+}
+
+/// What a layer needs: the frozen weight, unless there is none, and a trained pair.
+pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    let adapter = Footprint::adapter(layer, config);
+    if config.lora.base == "none" { Footprint { weight: 0, ..adapter } } else { adapter }
 }

@@ -11,17 +11,21 @@
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use crate::config::RunConfig;
+use crate::config::{Ranks, RunConfig};
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::kernels::update::{add_sum_squares, clip_factor};
 use crate::kernels::{Matrix, Vector};
 use crate::linalg::orthonormal::orthonormalise;
+use crate::model::config::TargetLayer;
 use crate::model::{Adapter, Gradients, Linear, LinearId, Model, ParamId, Replica, Role};
 use crate::random::stream;
 use crate::runlog::{Alert, Level, Merge, Reset};
 
-use super::{Context, Export, Method, MethodState, StateReader, adamw_all, factors, resolved};
+use super::footprint::{self, Footprint};
+use super::{
+    Context, Export, Method, MethodState, StateReader, adamw_all, effective, factors, resolved,
+};
 
 pub mod merge;
 
@@ -51,7 +55,7 @@ enum Restart {
 #[derive(Debug)]
 pub struct Lte {
     heads: usize,
-    rank: usize,
+    ranks: Ranks,
     alpha: f64,
     is_paper_scale: bool,
     /// Updates from merge to merge; 0: none.
@@ -86,7 +90,7 @@ impl Lte {
         };
         Ok(Self {
             heads: table.heads.max(1),
-            rank: resolved(config.train.rank, "train.rank")?,
+            ranks: resolved(config.train.ranks(), "train.rank")?,
             alpha: resolved(config.train.alpha, "train.alpha")?,
             is_paper_scale: table.init_scale == "paper",
             merge_every: if mhlora.is_some() { 0 } else { table.merge_every },
@@ -112,7 +116,7 @@ impl Lte {
     fn draw_all(&self, cx: &Context<'_>, draw: u64) -> Vec<Vec<Vec<f32>>> {
         let (linears, seed) = (cx.model.linears(), cx.seed);
         let of = |linear: &Linear| {
-            let rank = self.rank.min(linear.max_rank());
+            let rank = factors::restored_rank(linear, self.ranks);
             (0..self.heads).map(|head| self.draw_a(linear, rank, head, seed, draw)).collect()
         };
         linears.par_iter().map(of).collect()
@@ -125,7 +129,7 @@ impl Lte {
             let linear = cx.model.linears()[index].clone();
             let mut unheard = Vec::new();
             let events = if drawn.is_some() { &mut *cx.events } else { &mut unheard };
-            let rank = factors::layer_rank(&linear, self.rank, events);
+            let rank = factors::layer_rank(&linear, self.ranks, events);
             let scale = (self.alpha / rank as f64) as f32;
             let values = |head: usize| match &drawn {
                 Some(drawn) => drawn[index][head].clone(),
@@ -349,7 +353,51 @@ impl Method for Lte {
         }
     }
 
+    /// Between merges with the mean of what the heads have learned since the last one.
+    fn effective_weight(&self, model: &Model, linear: &Linear) -> Vec<f64> {
+        let mut values = effective::weight(model, linear);
+        let place = model.linears().iter().position(|other| other.name == linear.name);
+        let (Some(place), replicas) = (place, model.replicas()) else { return values };
+        for replica in replicas {
+            let delta = merge::delta(&model.params, &replica.adapters[place]).to_host();
+            for (value, delta) in values.iter_mut().zip(delta) {
+                *value += f64::from(delta) / replicas.len() as f64;
+            }
+        }
+        values
+    }
+
+    /// The heads' ranks together for each merge, those since the last one included.
+    fn rank_ceiling(&self, _model: &Model, linear: &Linear, t: u64) -> usize {
+        let rank = self.heads * factors::restored_rank(linear, self.ranks);
+        // Without a reset a change is the difference of two products.
+        let parts = if self.restart == Restart::None && self.merges(t) > 0 { 2 } else { 1 };
+        let merges = usize::try_from(self.merges(t) + 1).unwrap_or(usize::MAX);
+        rank.saturating_mul(parts).saturating_mul(merges).min(linear.max_rank())
+    }
+
     fn export(&self, _model: &Model) -> Export {
         Export::Merged
+    }
+}
+
+/// Factors and moments of every head, with what is merged already where heads go on; the gradient is that of one.
+/// Heads on the same data are one adapter with their factors side by side.
+pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    let rank = footprint::rank(config, layer);
+    let heads = config.replicas();
+    if heads == 0 {
+        return Footprint::pair(layer, config.lte.heads.max(1) * rank);
+    }
+    let iters = config.train.iters.unwrap_or(u64::MAX);
+    let merges = (1..=iters).contains(&config.lte.merge_every);
+    let copies = if merges && config.lte.reset == "none" { 2 } else { 1 };
+    let pair = Footprint::pair(layer, rank);
+    Footprint {
+        factors: heads as u128 * copies * pair.factors,
+        optimizer: heads as u128 * pair.optimizer,
+        // What a head adds, the mean, and the sum of directions.
+        merge_scratch: if merges { 3 * layer.len() } else { 0 },
+        ..pair
     }
 }

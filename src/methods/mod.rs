@@ -7,20 +7,33 @@ use serde_json::Value;
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::kernels::{Matrix, Vector};
-use crate::model::{Gradients, Model, ParamId, Params};
+use crate::linalg::spectrum::Product;
+use crate::model::{Batch, Gradients, Linear, LinearId, Model, ParamId, Params};
 use crate::optim::{Optimizer, Schedule};
-use crate::runlog::Body;
+use crate::runlog::{Body, Coverage};
 
+pub mod adarankgrad;
+pub mod dora;
+pub mod effective;
 pub mod factors;
 pub mod fira;
+pub mod footprint;
 pub mod full;
 pub mod galore;
+pub mod inrank;
 pub mod lora;
+pub mod lora_ga;
 pub mod lte;
+pub mod pissa;
 pub mod projection;
 pub mod relora;
+pub mod singular;
+pub mod sltrain;
+pub mod starts;
 pub mod switchlora;
 pub mod warm_start;
+
+use footprint::PhaseFootprint;
 
 /// What a hook may see and change.
 pub struct Context<'a> {
@@ -69,6 +82,8 @@ pub struct LayerContext<'a> {
     /// What the method tells the world.
     pub events: &'a mut Vec<Body>,
 }
+/// Gives the next micro-batch of the run's own data, for [`Method::look_ahead`].
+pub type NextBatch<'a> = dyn FnMut() -> Result<Batch> + 'a;
 
 /// What happens to a layer's finished gradient.
 #[expect(clippy::large_enum_variant, reason = "moved once per gradient, never stored")]
@@ -116,8 +131,30 @@ pub trait StateReader {
 pub enum Export {
     /// Merge the factors into the weights.
     Merged,
-    /// A plain adapter of the frozen base is exact too.
+    /// A plain adapter of the weights that the run began with ([`Method::plain_adapter`]) is exact too.
     MergedOrAdapter,
+}
+
+impl Export {
+    /// Of a method that leaves the dense weights frozen: an adapter holds the factors alone, so it is exact only
+    /// where nothing else was trained.
+    fn of_frozen_base(model: &Model) -> Self {
+        let trains_rest = model.non_targets().iter().any(|&id| model.params.is_trainable(id));
+        if trains_rest { Self::Merged } else { Self::MergedOrAdapter }
+    }
+}
+
+/// A low-rank pair on the weight that a run began with: `W + s·B·A` is the trained layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlainAdapter {
+    /// `A [r, n]`, row-major.
+    pub a: Vec<f32>,
+    /// `B [m, r]`, row-major.
+    pub b: Vec<f32>,
+    /// `r`.
+    pub rank: usize,
+    /// `s`.
+    pub scale: f32,
 }
 
 /// Learning-rate index of an update within a schedule that a method may restart.
@@ -147,11 +184,20 @@ pub trait Method {
     /// The name on the command line and in logs.
     fn name(&self) -> &'static str;
 
+    /// Before [`Method::prepare`] of a fresh run: looks at the batches that the run begins with. Training
+    /// sees the same batches again; a run that resumes does not look. Weights must not change.
+    fn look_ahead(&mut self, _cx: &mut Context<'_>, _next_batch: &mut NextBatch<'_>) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes the factors of a fresh run and says what is trained.
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()>;
 
     /// Rebuilds the structure and state of a checkpoint; factor values are loaded afterwards.
     fn restore(&mut self, cx: &mut Context<'_>, state: &dyn StateReader) -> Result<()>;
+
+    /// After [`Method::restore`], when the factors have their values.
+    fn restored(&mut self, _cx: &mut Context<'_>) {}
 
     /// What a checkpoint must hold besides parameters and moments.
     fn state(&self, cx: &Context<'_>) -> MethodState;
@@ -167,13 +213,16 @@ pub trait Method {
         None
     }
 
-    /// Called during the backward pass as soon as a gradient is complete and found finite. Only methods that say so
-    /// in [`Method::consumes_gradients`] are asked.
+    /// Called during the backward pass as soon as a gradient is complete. Only methods that say so in
+    /// [`Method::consumes_gradients`] are asked. `guard [1]`, on the device, is 1 where this gradient and all before it
+    /// are finite, and below 0 where they are not: then nothing may change but counters, which the caller sets back. As
+    /// the factor of an update it does just that.
     fn on_layer_gradient(
         &mut self,
         _cx: &mut LayerContext<'_>,
         _id: ParamId,
         grad: Matrix,
+        _guard: &Vector,
     ) -> Disposition {
         Disposition::Keep(grad)
     }
@@ -206,8 +255,43 @@ pub trait Method {
     /// host has waited for the device anyway, and before a checkpoint; `cx.t` still counts the update they tell of.
     fn monitor(&mut self, _cx: &mut Context<'_>) {}
 
+    /// The weight that a target layer applies now, row-major `[m, n]` on the host: `W + s·B·A`, unless the method's layers
+    /// compute something else. For rank metrics: it must change nothing.
+    fn effective_weight(&self, model: &Model, linear: &Linear) -> Vec<f64> {
+        effective::weight(model, linear)
+    }
+
+    /// What [`Method::effective_weight`] was at the start of the run. `base` is the layer's dense weight as it was
+    /// initialised or loaded, which it is for every method that keeps a dense weight; one that does not makes it from
+    /// its own draws.
+    fn start_weight(&self, _linear: &Linear, _seed: u64, base: Vec<f64>) -> Vec<f64> {
+        base
+    }
+
+    /// The change of [`Method::effective_weight`] since the start as a product, where it is one by construction: then
+    /// its rank costs little. `None`: it has to be measured on the matrix.
+    fn change_as_product(&self, _model: &Model, _linear: &Linear, _seed: u64) -> Option<Product> {
+        None
+    }
+
+    /// The largest rank that the change of a layer's effective weight since the start can have after `t` updates:
+    /// `min(m, n)` where the method sets no limit.
+    fn rank_ceiling(&self, _model: &Model, linear: &Linear, _t: u64) -> usize {
+        linear.max_rank()
+    }
+
+    /// How much of its candidate vectors a layer has used after `t` updates, where the method has such.
+    fn coverage(&self, _id: LinearId, _t: u64) -> Option<Coverage> {
+        None
+    }
+
     /// How the result can be written.
     fn export(&self, model: &Model) -> Export;
+
+    /// A layer's adapter for the weight that the run began with; `None` where [`Method::export`] rules it out.
+    fn plain_adapter(&self, _model: &Model, _id: LinearId) -> Option<PlainAdapter> {
+        None
+    }
 }
 
 /// AdamW on every parameter that still has a gradient, with a counter per parameter.
@@ -225,25 +309,60 @@ fn resolved<T: Copy>(value: Option<T>, key: &str) -> Result<T> {
 }
 
 /// The names of the methods in this version.
-pub const NAMES: [&str; 8] =
-    ["full", "lora", "switchlora", "relora", "galore", "fira", "lte", "spam"];
+pub const NAMES: &[&str] = crate::config::settings::METHODS;
 
 /// Makes the method that a configuration names, with its settings resolved for the model.
 pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
     Ok(match config.train.method.as_str() {
         // SPAM is the optimizer's; alone it goes with full rank.
         "full" | "spam" => Box::new(full::Full),
-        "lora" => Box::new(lora::Lora::new(config)?),
+        "lora" | "rslora" | "lora-plus" => Box::new(lora::Lora::new(config)?),
+        "lora-ga" => Box::new(lora_ga::LoraGa::new(config)?),
+        "pissa" => Box::new(pissa::Pissa::new(config)?),
+        "dora" => Box::new(dora::Dora::new(config)?),
         "switchlora" => Box::new(switchlora::SwitchLora::new(config)?),
         "relora" => Box::new(relora::Relora::new(config)?),
         "galore" => Box::new(galore::GaLore::new(config)?),
         "fira" => Box::new(fira::Fira::new(config)?),
         "lte" => Box::new(lte::Lte::new(config)?),
-        other => {
-            return Err(Error::config(
-                format!("method {other} is not in this version"),
-                format!("use one of: {}", NAMES.join(", ")),
-            ));
-        }
+        "adarankgrad" => Box::new(adarankgrad::AdaRankGrad::new(config)?),
+        "sltrain" => Box::new(sltrain::SlTrain::new(config)?),
+        "inrank" => Box::new(inrank::InRank::new(config)?),
+        other => return Err(unknown(other)),
     })
+}
+
+/// The parts of a run of the configured method, in order, each with its footprint of a layer; the predicted peak is
+/// that of the largest.
+///
+/// Errors: `Error::Config` where there is no such method.
+pub fn phases(config: &RunConfig) -> Result<Vec<PhaseFootprint>> {
+    Ok(match config.train.method.as_str() {
+        "full" | "spam" => vec![full::footprint],
+        "lora" | "rslora" | "lora-plus" => vec![lora::footprint],
+        "lora-ga" => vec![lora_ga::estimate_footprint, lora_ga::footprint],
+        "pissa" => vec![pissa::footprint],
+        "dora" => vec![dora::footprint],
+        "lte" => vec![lte::footprint],
+        "switchlora" => after_warm_start(config, switchlora::footprint),
+        "relora" => after_warm_start(config, relora::footprint),
+        "galore" => vec![galore::footprint],
+        "fira" => vec![fira::footprint],
+        "adarankgrad" => vec![adarankgrad::footprint],
+        "sltrain" => vec![sltrain::footprint],
+        "inrank" => vec![inrank::footprint],
+        other => return Err(unknown(other)),
+    })
+}
+
+/// Everything is trained while a warm start lasts.
+fn after_warm_start(config: &RunConfig, footprint: PhaseFootprint) -> Vec<PhaseFootprint> {
+    if config.warm_start() == 0 { vec![footprint] } else { vec![full::footprint, footprint] }
+}
+
+fn unknown(method: &str) -> Error {
+    Error::config(
+        format!("method {method} is not in this version"),
+        format!("use one of: {}", NAMES.join(", ")),
+    )
 }

@@ -5,27 +5,30 @@
 //! does. A projector is `r` orthonormal rows on either side, `P [r, C]`: left `R = P·G [r, n]` and back
 //! `Pᵀ·R`, right `R = G·Pᵀ [m, r]` and back `R·P`. Source: GaLore (arXiv:2403.03507).
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use crate::config::ProjectionSettings;
+use crate::config::{ProjectionSettings, Ranks, RunConfig};
 use crate::device::Device;
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::kernels::matmul::{Layout, matmul, matmul_add};
 use crate::kernels::scaling::{Along, scale};
-use crate::kernels::update::{AdamForm, adamw};
+use crate::kernels::update::{AdamForm, adamw, guard};
 use crate::kernels::{Matrix, Vector};
 use crate::linalg::orthonormal::overlap;
 use crate::linalg::subspace::{self, Decomposition, Side};
+use crate::model::config::TargetLayer;
 use crate::model::{Gradients, Linear, ParamId};
 use crate::optim::adamw::Moments;
 use crate::random::stream;
 use crate::runlog::{Phase, Subspace};
 
-use super::factors::layer_rank;
+use super::factors::{layer_rank, restored_rank};
+use super::footprint::{self, Footprint};
 use super::{Context, LayerContext, MethodState, NamedTensor, StateReader};
 
 /// Sides up to this size are decomposed exactly where nothing else is asked for.
@@ -52,6 +55,9 @@ pub struct Rules {
     pub carry: Carry,
     /// The decomposition; None chooses by size.
     pub decomposition: Option<Decomposition>,
+    /// The share of the gradient's squared norm that may stay outside; the rank is then the smallest that keeps the
+    /// rest, at each refresh anew. None: the rank is fixed.
+    pub residual: Option<f64>,
 }
 
 impl Rules {
@@ -60,9 +66,19 @@ impl Rules {
         let unknown = |key: &str, value: &str, words: &str| {
             Error::config(format!("{key} = {value}: no such choice"), format!("use {words}"))
         };
+        let residual = settings.residual;
         Ok(Self {
             gap: super::resolved(settings.gap, "update_proj_gap")?.max(1),
+            residual,
             carry: match settings.carry {
+                "keep" if residual.is_some() => {
+                    // Moments of another rank cannot be read in the new coordinates.
+                    return Err(unknown(
+                        "carry",
+                        "keep with a rank that changes",
+                        "rotate or reset",
+                    ));
+                }
                 "keep" => Carry::Keep,
                 "rotate" => Carry::Rotate,
                 "reset" => Carry::Reset,
@@ -85,7 +101,10 @@ pub struct Layer {
     weight: ParamId,
     rows: usize,
     cols: usize,
+    /// Of the projector in use.
     rank: usize,
+    /// What the rank may be at most.
+    most: usize,
     /// `[r, C]`; None before the first refresh, and always where the rank is full.
     projector: Option<Matrix>,
 }
@@ -99,11 +118,12 @@ pub struct Found {
 }
 
 impl Layer {
-    /// A layer without a projector yet; `rank` is at most `min(m, n)`. None for one without dense weight.
+    /// A layer without a projector yet; `rank`, at most `min(m, n)`, is what it has or may have at most. None for one
+    /// without dense weight.
     pub fn new(linear: &Linear, rank: usize) -> Option<Self> {
         let weight = linear.weight?;
         let (name, rows, cols) = (linear.name.clone(), linear.rows, linear.cols);
-        Some(Self { name, weight, rows, cols, rank, projector: None })
+        Some(Self { name, weight, rows, cols, rank, most: rank, projector: None })
     }
 
     /// The module path.
@@ -126,9 +146,9 @@ impl Layer {
         self.rows.min(self.cols)
     }
 
-    /// Whether the rank is full. Then nothing is projected: Adam in another basis is not Adam.
+    /// Whether the rank is or may be full. Then nothing is projected: Adam in another basis is not Adam.
     pub fn is_whole(&self) -> bool {
-        self.rank >= self.len()
+        self.most >= self.len()
     }
 
     /// The shape of a projected gradient and of the moments.
@@ -145,9 +165,10 @@ impl Layer {
         self.projector.as_ref().map(Matrix::to_host)
     }
 
-    /// Puts a projector in place, `[r, C]`.
+    /// Puts a projector in place, `[r, C]`; the rank is its own.
     pub fn set_projector(&mut self, rows: Vec<f32>, device: &Device) {
-        let shape = [self.rank, self.len()];
+        let shape = [rows.len() / self.len(), self.len()];
+        self.rank = shape[0];
         self.projector = Some(Matrix::from_host(rows, shape, device, Category::Optimizer));
     }
 
@@ -167,7 +188,11 @@ impl Layer {
         let mut stream = stream(seed, &self.name, "projector", t);
         let mut random = |len: usize| (0..len).map(|_| stream.normal()).collect();
         let shape = [self.rows, self.cols];
-        let found = subspace::leading(grad, shape, self.side(), self.rank, way, &mut random);
+        let (side, most) = (self.side(), self.most);
+        let found = match rules.residual {
+            Some(share) => subspace::sufficient(grad, shape, side, (most, share), way, &mut random),
+            None => subspace::leading(grad, shape, side, most, way, &mut random),
+        };
         let ms = start.elapsed().as_secs_f64() * 1e3;
         Found { vectors: found.vectors, energy: found.energy, ms }
     }
@@ -176,6 +201,7 @@ impl Layer {
     pub fn install(&mut self, cx: &mut LayerContext<'_>, found: Found, carry: Carry) {
         let device = cx.optimizer.device().clone();
         let old = self.projector.take();
+        let rank_before = old.as_ref().map(|old| old.shape()[0] as u64);
         let before = old.as_ref().map(Matrix::to_host);
         let shared = before.map(|before| overlap(&before, &found.vectors, self.len()));
         self.set_projector(found.vectors, &device);
@@ -195,11 +221,12 @@ impl Layer {
         let side = if self.side() == Side::Left { "left" } else { "right" };
         let (layer, rank) = (self.name.clone(), self.rank as u64);
         let Found { energy, ms, .. } = found;
-        let event = Subspace { layer, side: side.into(), rank, energy, overlap: shared, ms };
+        let (side, overlap) = (side.into(), shared);
+        let event = Subspace { layer, side, rank, rank_before, energy, overlap, ms };
         cx.events.push(event.into());
     }
 
-    /// Moments in the coordinates that `turn [r, r]` leads to.
+    /// Moments in the coordinates that `turn [r, r_old]` leads to.
     fn rotated(&self, turn: &Matrix, moments: &Moments, device: &Device) -> Moments {
         let squares = turn.to_host().into_iter().map(|v| v * v).collect();
         let squares = Matrix::from_host(squares, turn.shape(), device, Category::Activations);
@@ -263,21 +290,37 @@ impl Layer {
         (descent, step)
     }
 
+    /// Applies the gradient: `W −= η·α·(N projected back)`, where the rank is full AdamW with `η·α`. There is a
+    /// projector for this gradient already. A factor `clip [1]` below 0 leaves everything but the counter as it is.
+    pub fn apply(&self, alpha: f64, cx: &mut LayerContext<'_>, grad: Matrix, clip: &Vector) {
+        if self.is_whole() {
+            let rate = cx.learning_rate * alpha;
+            cx.optimizer.update(cx.params, self.weight, grad, clip, rate);
+            return;
+        }
+        let projected = self.project(&grad);
+        drop(grad);
+        let (descent, _) = self.descent(cx, &projected, clip);
+        let rate = (cx.learning_rate * alpha) as f32;
+        self.change_weight(cx, clip, |w| self.add_back(w, rate, &descent));
+    }
+
     /// Changes the weight, with weight decay before or after as Adam's form says. At learning rate 0 it keeps its
-    /// bits.
-    pub fn change_weight(&self, cx: &mut LayerContext<'_>, change: impl FnOnce(Matrix) -> Matrix) {
+    /// bits; where `clip [1]` is below 0 it does not decay.
+    pub fn change_weight(
+        &self,
+        cx: &mut LayerContext<'_>,
+        clip: &Vector,
+        change: impl FnOnce(Matrix) -> Matrix,
+    ) {
         let hyper = cx.optimizer.hyper(cx.learning_rate);
         if cx.learning_rate == 0.0 {
             return;
         }
         let keep = (1.0 - hyper.learning_rate * hyper.weight_decay) as f32;
-        let device = cx.optimizer.device();
-        let decay = |w: Matrix| {
-            if hyper.weight_decay == 0.0 {
-                return w;
-            }
-            let keep = Vector::filled(keep, [1], device, Category::Activations);
-            scale(w, &keep, Along::All)
+        let decay = |w: Matrix| match hyper.weight_decay {
+            0.0 => w,
+            _ => scale(w, &guard(clip, keep, 1.0), Along::All),
         };
         cx.params.update(self.weight, |w| match hyper.form {
             AdamForm::Torch => change(decay(w)),
@@ -293,19 +336,19 @@ pub struct Projection {
     pub rules: Rules,
     /// In the model's order.
     pub layers: Vec<Layer>,
-    rank: usize,
+    ranks: Ranks,
 }
 
 impl Projection {
     /// Without layers; [`Projection::prepare`] makes them.
-    pub fn new(rules: Rules, rank: usize) -> Self {
-        Self { rules, layers: Vec::new(), rank }
+    pub fn new(rules: Rules, ranks: Ranks) -> Self {
+        Self { rules, layers: Vec::new(), ranks }
     }
 
     /// Makes the layers of a fresh run, and tells which of them the rank leaves nothing to do.
     pub fn prepare(&mut self, cx: &mut Context<'_>) {
         for linear in cx.model.linears() {
-            let rank = layer_rank(linear, self.rank, cx.events);
+            let rank = layer_rank(linear, self.ranks, cx.events);
             let Some(layer) = Layer::new(linear, rank) else { continue };
             if layer.is_whole() {
                 let detail = format!(
@@ -323,11 +366,23 @@ impl Projection {
         let Some(names) = state.json().get("projectors").and_then(Value::as_array) else {
             return Err(state.mismatch("the state has no list of projectors".into()));
         };
+        let ranks = state.json().get("ranks");
         let device = cx.model.device().clone();
         for linear in cx.model.linears() {
-            let rank = self.rank.min(linear.max_rank());
+            let rank = restored_rank(linear, self.ranks);
             let Some(mut layer) = Layer::new(linear, rank) else { continue };
             if names.iter().any(|name| name.as_str() == Some(&layer.name)) {
+                if self.rules.residual.is_some() {
+                    let saved = ranks.and_then(|ranks| ranks.get(&layer.name)?.as_u64());
+                    layer.rank = match saved {
+                        Some(saved) if (1..=rank as u64).contains(&saved) => saved as usize,
+                        _ => {
+                            let name = &layer.name;
+                            let what = format!("no rank of {name} from 1 to {rank} in the state");
+                            return Err(state.mismatch(what));
+                        }
+                    };
+                }
                 let shape = [layer.rank, layer.len()];
                 let rows = state.tensor(&format!("{}.projector", layer.name), &shape)?;
                 layer.set_projector(rows, &device);
@@ -349,7 +404,20 @@ impl Projection {
             }
         }
         state.json = json!({ "projectors": names });
+        if self.rules.residual.is_some() {
+            let in_use = self.layers.iter().filter(|layer| layer.projector.is_some());
+            let ranks: BTreeMap<&str, usize> =
+                in_use.map(|layer| (&*layer.name, layer.rank)).collect();
+            state.json["ranks"] = json!(ranks);
+        }
         state
+    }
+
+    /// The largest rank of a sum of `t` updates that lie in the subspaces: that of one for every refresh so far.
+    pub fn rank_ceiling(&self, linear: &Linear, t: u64) -> usize {
+        let refreshes = usize::try_from(t.div_ceil(self.rules.gap)).unwrap_or(usize::MAX);
+        let rank = restored_rank(linear, self.ranks);
+        refreshes.saturating_mul(rank).min(linear.max_rank())
     }
 
     /// The shape of a parameter's moments, where it is not the parameter's own.
@@ -382,12 +450,60 @@ impl Projection {
         }
     }
 
-    /// Refreshes one layer if it is due.
-    pub fn refresh_one(&mut self, cx: &mut LayerContext<'_>, index: usize, grad: &Matrix) {
+    /// Applies the gradients of all projected layers, `alpha` times the learning rate.
+    pub fn update(
+        &self,
+        cx: &mut LayerContext<'_>,
+        grads: &mut Gradients,
+        alpha: f64,
+        clip: &Vector,
+    ) {
+        for layer in &self.layers {
+            if let Some(grad) = grads.take(layer.weight) {
+                layer.apply(alpha, cx, grad, clip);
+            }
+        }
+    }
+
+    /// Refreshes one layer if it is due; false where it is and the gradient is not finite, which `guard` says
+    /// ([`super::Method::on_layer_gradient`]) and which only a layer that is read anyway may wait for.
+    pub fn refresh_one(
+        &mut self,
+        cx: &mut LayerContext<'_>,
+        index: usize,
+        grad: &Matrix,
+        guard: &Vector,
+    ) -> bool {
         let layer = &mut self.layers[index];
         if layer.is_due(&self.rules, cx.t) {
+            if guard.to_host()[0] < 0.0 {
+                return false;
+            }
             let found = layer.find(&grad.to_host(), &self.rules, cx.seed, cx.t);
             layer.install(cx, found, self.rules.carry);
         }
+        true
+    }
+}
+
+/// What a projected layer needs: the weight and its gradient in full, a projector, moments of the projected shape, and
+/// during its update the projected gradient beside Adam's direction.
+pub fn footprint(config: &RunConfig, layer: &TargetLayer, carry: &str) -> Footprint {
+    let dense = Footprint::dense(layer);
+    let (rank, short) = (footprint::rank(config, layer), layer.max_rank());
+    if rank >= short {
+        // AdamW without a projection.
+        return dense;
+    }
+    let (rank, short) = (rank as u128, short as u128);
+    let long = layer.rows.max(layer.cols) as u128;
+    // Turning the moments holds both subspaces and the turned ones beside the old.
+    let turned = if carry == "rotate" { rank * short + 2 * rank * rank } else { 0 };
+    // SPAM clips a copy of the projected gradient.
+    let clipped = if config.uses_spam() { rank * long } else { 0 };
+    Footprint {
+        optimizer: rank * (short + 2 * long),
+        update_scratch: 2 * rank * long + turned + clipped,
+        ..dense
     }
 }

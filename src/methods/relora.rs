@@ -10,17 +10,19 @@
 
 use serde_json::{Value, json};
 
-use crate::config::RunConfig;
+use crate::config::{Ranks, RunConfig};
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul_add, matmul_scaled};
+use crate::model::config::TargetLayer;
 use crate::model::{Linear, LinearId, Model, ParamId};
 use crate::optim::adamw::Moments;
 use crate::random::stream;
 use crate::runlog::{Alert, Level, Merge, MergeLayer, Reset};
 
 use super::factors::{self, FactorInit};
+use super::footprint::Footprint;
 use super::warm_start::WarmStart;
 use super::{Context, Export, Method, MethodState, ScheduleIndex, StateReader, resolved};
 
@@ -31,7 +33,7 @@ use prune::Prune;
 /// ReLoRA on all target layers.
 #[derive(Debug)]
 pub struct Relora {
-    rank: usize,
+    ranks: Ranks,
     alpha: f64,
     warm_start: WarmStart,
     /// Warm-up of the first cycle.
@@ -53,7 +55,7 @@ impl Relora {
             )
         })?;
         Ok(Self {
-            rank: resolved(config.train.rank, "train.rank")?,
+            ranks: resolved(config.train.ranks(), "train.rank")?,
             alpha: resolved(config.train.alpha, "train.alpha")?,
             warm_start: WarmStart {
                 updates: resolved(table.warm_start, "relora.warm_start")?,
@@ -75,9 +77,9 @@ impl Relora {
         for index in 0..cx.model.linears().len() {
             let linear = cx.model.linears()[index].clone();
             let rank = if fresh {
-                factors::layer_rank(&linear, self.rank, cx.events)
+                factors::layer_rank(&linear, self.ranks, cx.events)
             } else {
-                self.rank.min(linear.max_rank())
+                factors::restored_rank(&linear, self.ranks)
             };
             let scale = (self.alpha / rank as f64) as f32;
             let pair = values(&linear, rank);
@@ -247,7 +249,21 @@ impl Method for Relora {
         Ok(())
     }
 
+    /// A cycle adds the rank of a pair; a warm start can change everything.
+    fn rank_ceiling(&self, _model: &Model, linear: &Linear, t: u64) -> usize {
+        if self.warm_start.updates > 0 {
+            return linear.max_rank();
+        }
+        let cycles = usize::try_from(self.restarts(t) + 1).unwrap_or(usize::MAX);
+        cycles.saturating_mul(factors::restored_rank(linear, self.ranks)).min(linear.max_rank())
+    }
+
     fn export(&self, _model: &Model) -> Export {
         Export::Merged
     }
+}
+
+/// What a layer needs once the factors are made: a pair, and at a merge the product in full.
+pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    Footprint { merge_scratch: layer.len(), ..Footprint::adapter(layer, config) }
 }

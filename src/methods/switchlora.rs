@@ -8,18 +8,21 @@
 
 use serde_json::{Value, json};
 
-use crate::config::RunConfig;
+use crate::config::{Ranks, RunConfig};
 use crate::error::{Error, Result};
 use crate::kernels::Vector;
-use crate::model::{Gradients, LinearId, Model};
-use crate::runlog::{Alert, Body, Level, Phase, Switch};
+use crate::model::config::TargetLayer;
+use crate::model::{Gradients, Linear, LinearId, Model};
+use crate::runlog::{Alert, Body, Coverage, Level, Phase, Switch};
 
 use super::factors;
+use super::footprint::{self, Footprint};
 use super::warm_start::WarmStart;
 use super::{
     Context, Export, Method, MethodState, ScheduleIndex, StateReader, adamw_all, resolved,
 };
 
+mod history;
 pub mod layer;
 pub mod pool;
 pub mod schedule;
@@ -32,7 +35,7 @@ use schedule::{coverage, suggest_interval};
 /// SwitchLoRA on all target layers.
 #[derive(Debug)]
 pub struct SwitchLora {
-    rank: usize,
+    ranks: Ranks,
     alpha: f64,
     rate: Rate,
     rules: Rules,
@@ -54,7 +57,7 @@ impl SwitchLora {
             )
         })?;
         Ok(Self {
-            rank: resolved(config.train.rank, "train.rank")?,
+            ranks: resolved(config.train.ranks(), "train.rank")?,
             alpha: resolved(config.train.alpha, "train.alpha")?,
             rate: Rate {
                 interval0: table.interval0,
@@ -81,7 +84,7 @@ impl SwitchLora {
     fn wrap(&mut self, cx: &mut Context<'_>) {
         for index in 0..cx.model.linears().len() {
             let linear = cx.model.linears()[index].clone();
-            let rank = factors::layer_rank(&linear, self.rank, cx.events);
+            let rank = factors::layer_rank(&linear, self.ranks, cx.events);
             let scale = (self.alpha / rank as f64) as f32;
             let (layer, change) =
                 Layer::fresh(cx.model, LinearId(index), rank, scale, cx.seed, cx.t, &self.rules);
@@ -150,7 +153,7 @@ impl Method for SwitchLora {
             )));
         }
         for (index, entry) in entries.iter().enumerate() {
-            let rank = self.rank.min(cx.model.linears()[index].max_rank());
+            let rank = factors::restored_rank(&cx.model.linears()[index], self.ranks);
             let scale = (self.alpha / rank as f64) as f32;
             let id = LinearId(index);
             let rules = &self.rules;
@@ -218,7 +221,34 @@ impl Method for SwitchLora {
         }
     }
 
+    /// Each switch adds a vector to those of the start and of now, on either side; a warm start can change everything.
+    fn rank_ceiling(&self, _model: &Model, linear: &Linear, _t: u64) -> usize {
+        let layer = self.layers.iter().find(|layer| layer.name() == linear.name);
+        match layer {
+            Some(layer) if self.warm_start.updates == 0 => {
+                let switches = usize::try_from(layer.switches()).unwrap_or(usize::MAX);
+                switches.saturating_add(2 * layer.rank()).min(linear.max_rank())
+            }
+            _ => linear.max_rank(),
+        }
+    }
+
+    fn coverage(&self, id: LinearId, t: u64) -> Option<Coverage> {
+        self.layers.get(id.0).filter(|layer| !layer.is_fixed()).map(|layer| layer.coverage(t))
+    }
+
     fn export(&self, _model: &Model) -> Export {
         Export::Merged
     }
+}
+
+/// What a layer needs once the factors are made: a pair with two counters per vector on each side, and the pools,
+/// where it can switch at all.
+pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    let adapter = Footprint::adapter(layer, config);
+    let candidates = pool::numbers(config, layer);
+    let (pools, host) =
+        if config.switchlora.pools == "host" { (0, candidates) } else { (candidates, 0) };
+    let counters = 4 * footprint::rank(config, layer) as u128;
+    Footprint { optimizer: adapter.optimizer + counters, pools, host, ..adapter }
 }

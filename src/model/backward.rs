@@ -175,23 +175,33 @@ impl Model {
         let block = self.blocks[index].clone();
         let layer = |model: &Self, place| model.linear(&block, place).clone();
         let BlockTrace {
-            x, rstd_input, q, k, v, attended, lse, middle, rstd_post, gate, up, ..
+            x,
+            rstd_input,
+            q,
+            k,
+            v,
+            attended,
+            lse,
+            middle,
+            rstd_post,
+            gate,
+            up,
+            mut linears,
         } = trace;
-        let lora_h = trace.lora_h;
-        let h = |place: usize| lora_h[place].as_ref();
+        let mut kept = |place: usize| std::mem::take(&mut linears[place]);
 
         // MLP: y = middle + down(silu(gate) ⊙ up)
         let (down, gate_proj, up_proj) = (layer(self, DOWN), layer(self, GATE), layer(self, UP));
         let (d_inner, g_down) = down.input_grad(&self.params, None, &dy);
         let (d_gate, d_up, inner) = swiglu_backward(d_inner, gate, up);
-        down.weight_grad(&mut self.params, sink, &inner, &dy, h(DOWN), g_down.as_ref());
+        down.weight_grad(&mut self.params, sink, &inner, &dy, kept(DOWN), g_down);
         drop(inner);
         let (d_normed, g_gate) = gate_proj.input_grad(&self.params, None, &d_gate);
         let (d_normed, g_up) = up_proj.input_grad(&self.params, Some(d_normed), &d_up);
         let normed = rms_norm_apply(&middle, self.params.value(block.post_norm), &rstd_post);
-        gate_proj.weight_grad(&mut self.params, sink, &normed, &d_gate, h(GATE), g_gate.as_ref());
+        gate_proj.weight_grad(&mut self.params, sink, &normed, &d_gate, kept(GATE), g_gate);
         drop(d_gate);
-        up_proj.weight_grad(&mut self.params, sink, &normed, &d_up, h(UP), g_up.as_ref());
+        up_proj.weight_grad(&mut self.params, sink, &normed, &d_up, kept(UP), g_up);
         drop((d_up, normed));
         let d_middle =
             self.norm_backward(block.post_norm, dy, &d_normed, &middle, &rstd_post, sink);
@@ -201,7 +211,7 @@ impl Model {
         let (q_proj, k_proj, v_proj, o_proj) =
             (layer(self, Q), layer(self, K), layer(self, V), layer(self, O));
         let (d_attended, g_o) = o_proj.input_grad(&self.params, None, &d_middle);
-        o_proj.weight_grad(&mut self.params, sink, &attended, &d_middle, h(O), g_o.as_ref());
+        o_proj.weight_grad(&mut self.params, sink, &attended, &d_middle, kept(O), g_o);
         let shape = self.attention_shape(batch.batch, batch.seq_len, batch.seq_len);
         let (dq, dk, dv) = attention_backward(&d_attended, &q, &k, &v, &attended, &lse, shape);
         drop((d_attended, q, k, v, attended));
@@ -212,9 +222,9 @@ impl Model {
         let (d_normed, g_v) = v_proj.input_grad(&self.params, Some(d_normed), &dv);
         let normed = rms_norm_apply(&x, self.params.value(block.input_norm), &rstd_input);
         for (linear, place, dy, g) in
-            [(&q_proj, Q, &dq, &g_q), (&k_proj, K, &dk, &g_k), (&v_proj, V, &dv, &g_v)]
+            [(&q_proj, Q, &dq, g_q), (&k_proj, K, &dk, g_k), (&v_proj, V, &dv, g_v)]
         {
-            linear.weight_grad(&mut self.params, sink, &normed, dy, h(place), g.as_ref());
+            linear.weight_grad(&mut self.params, sink, &normed, dy, kept(place), g);
         }
         drop((dq, dk, dv, normed));
         self.norm_backward(block.input_norm, d_middle, &d_normed, &x, &rstd_input, sink)

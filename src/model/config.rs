@@ -105,6 +105,51 @@ pub fn block_linears(config: &ModelConfig) -> [(&'static str, usize, usize); 7] 
     ]
 }
 
+/// A target layer before it exists: its shape and its place in the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TargetLayer {
+    /// Outputs `m`.
+    pub rows: usize,
+    /// Inputs `n`.
+    pub cols: usize,
+    /// The block it is in, from 0.
+    pub block: usize,
+    /// Blocks of the network.
+    pub blocks: usize,
+}
+
+impl TargetLayer {
+    /// `C = min(m, n)`, the largest rank it can have.
+    pub fn max_rank(&self) -> usize {
+        self.rows.min(self.cols)
+    }
+
+    /// Entries of its dense weight, `m·n`.
+    pub fn len(&self) -> u128 {
+        self.rows as u128 * self.cols as u128
+    }
+
+    /// Whether it has no entries.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Entries of a low-rank pair, `r·(m + n)`.
+    pub fn factor_len(&self, rank: usize) -> u128 {
+        rank as u128 * (self.rows as u128 + self.cols as u128)
+    }
+}
+
+/// All target layers, block by block in the model's order.
+pub fn target_layers(config: &ModelConfig) -> Vec<TargetLayer> {
+    let blocks = config.num_hidden_layers;
+    let linears = block_linears(config);
+    let of_block = |block| {
+        linears.into_iter().map(move |(_, rows, cols)| TargetLayer { rows, cols, block, blocks })
+    };
+    (0..blocks).flat_map(of_block).collect()
+}
+
 /// Numbers in the target layers, all blocks: `Σ m·n`.
 pub fn target_len(config: &ModelConfig) -> usize {
     let block: usize = block_linears(config).iter().map(|(_, m, n)| m * n).sum();

@@ -1,10 +1,13 @@
-//! A linear layer of the network: a dense weight, a low-rank adapter, or both.
+//! A linear layer of the network: a dense weight, a low-rank adapter, or both; or an adapter with a sparse part.
 
-use crate::kernels::Matrix;
 use crate::kernels::lora::{lora_factor_grads, lora_input_grad, lora_linear};
-use crate::kernels::matmul::{Layout, matmul, matmul_add};
+use crate::kernels::magnitude::{magnitude_grad, scale_columns};
+use crate::kernels::matmul::{Layout, matmul, matmul_add, matmul_scaled};
+use crate::kernels::sparse::{gather, scatter_add};
+use crate::kernels::{Indices, Matrix};
 
 use super::backward::GradientSink;
+use super::magnitude::Magnitude;
 use super::params::{ParamId, Params};
 
 /// Index of a linear layer in the model, in the order `q k v o gate up down` per block.
@@ -25,11 +28,24 @@ pub struct Adapter {
     pub merged: Option<(ParamId, ParamId)>,
 }
 
-/// `y = x·W_effᵀ` with `W_eff = W + s·(B·A − B₀·A₀)`, or either part alone.
+/// Values at fixed places of a linear layer's weight: `Sp`.
+#[derive(Debug, Clone)]
+pub struct Sparse {
+    /// `[1, k]`.
+    pub values: ParamId,
+    /// Flat indices `row·n + column`, ascending, one for each value.
+    pub places: Indices,
+}
+
+/// `y = x·W_effᵀ` with `W_eff = W + s·(B·A − B₀·A₀)`, either part alone, or `Sp + s·B·A`.
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// Module path, as in Hugging Face names: `model.layers.0.self_attn.q_proj`.
     pub name: String,
+    /// The block it stands in, from 0.
+    pub block: usize,
+    /// Blocks of the network.
+    pub blocks: usize,
     /// Outputs `m`.
     pub rows: usize,
     /// Inputs `n`.
@@ -38,6 +54,28 @@ pub struct Linear {
     pub weight: Option<ParamId>,
     /// The low-rank pair, where a method has put one.
     pub adapter: Option<Adapter>,
+    /// The sparse part, in the place of `W` beside an adapter.
+    pub sparse: Option<Sparse>,
+    /// Trained lengths of the rows of both together, where a method has put them.
+    pub magnitude: Option<Magnitude>,
+}
+
+/// What a layer's backward pass needs of its forward pass besides the input.
+#[derive(Debug, Default)]
+pub struct LinearTrace {
+    /// `x·Aᵀ [T, r]` of an adapter.
+    h: Option<Matrix>,
+    /// The output `[T, m]` before trained lengths.
+    z: Option<Matrix>,
+}
+
+/// What the input gradient leaves for the gradients of the parameters.
+#[derive(Debug)]
+pub struct OutputGrad {
+    /// `s·dz·B [T, r]` of an adapter.
+    g: Option<Matrix>,
+    /// The gradient of the output before trained lengths, where there are some; else it is that of the output.
+    dz: Option<Matrix>,
 }
 
 impl Linear {
@@ -46,8 +84,30 @@ impl Linear {
         self.rows.min(self.cols)
     }
 
-    /// `x [T, n]` → `(y [T, m], h = x·Aᵀ [T, r])`; `h` is what the backward pass needs of an adapter.
-    pub fn forward(&self, params: &Params, x: &Matrix) -> (Matrix, Option<Matrix>) {
+    /// `Sp + s·B·A [m, n]`, made anew for each product: it lives no longer than that.
+    fn materialised(&self, params: &Params) -> Option<Matrix> {
+        let (sparse, adapter) = (self.sparse.as_ref()?, self.adapter?);
+        let (a, b) = (params.value(adapter.a), params.value(adapter.b));
+        let low_rank = matmul_scaled(adapter.scale, Layout::Nn, b, a);
+        Some(scatter_add(low_rank, &sparse.places, params.value(sparse.values)))
+    }
+
+    /// `x [T, n]` → `y [T, m]` and what the backward pass needs.
+    pub fn forward(&self, params: &Params, x: &Matrix) -> (Matrix, LinearTrace) {
+        let (z, h) = self.product(params, x);
+        match &self.magnitude {
+            Some(magnitude) => {
+                (scale_columns(&z, &magnitude.factor), LinearTrace { h, z: Some(z) })
+            }
+            None => (z, LinearTrace { h, z: None }),
+        }
+    }
+
+    /// `x·W_effᵀ [T, m]` and `x·Aᵀ [T, r]`, without trained lengths.
+    fn product(&self, params: &Params, x: &Matrix) -> (Matrix, Option<Matrix>) {
+        if let Some(weight) = self.materialised(params) {
+            return (matmul(Layout::Nt, x, &weight), None);
+        }
         let weight = self.weight.map(|id| params.value(id));
         match (&self.adapter, weight) {
             (Some(adapter), weight) => {
@@ -60,17 +120,19 @@ impl Linear {
         }
     }
 
-    /// Input gradient `dx [T, n]` from `dy [T, m]`, added to `acc` if given; with an adapter also
-    /// `g = s·dy·B`, which [`Linear::weight_grad`] needs.
+    /// Input gradient `dx [T, n]` from `dy [T, m]`, added to `acc` if given, and what [`Linear::weight_grad`] needs.
     pub fn input_grad(
         &self,
         params: &Params,
         acc: Option<Matrix>,
         dy: &Matrix,
-    ) -> (Matrix, Option<Matrix>) {
-        let weight = self.weight.map(|id| params.value(id));
+    ) -> (Matrix, OutputGrad) {
+        let materialised = self.materialised(params);
+        let weight = materialised.as_ref().or_else(|| self.weight.map(|id| params.value(id)));
+        let dz = self.magnitude.as_ref().map(|magnitude| scale_columns(dy, &magnitude.factor));
+        let dy = dz.as_ref().unwrap_or(dy);
         match (&self.adapter, weight) {
-            (Some(adapter), weight) => {
+            (Some(adapter), weight) if materialised.is_none() => {
                 let (a, b) = (params.value(adapter.a), params.value(adapter.b));
                 let (dx, g) = lora_input_grad(acc, dy, weight, a, b, adapter.scale);
                 let dx = match adapter.merged {
@@ -80,30 +142,40 @@ impl Linear {
                     }
                     None => dx,
                 };
-                (dx, Some(g))
+                (dx, OutputGrad { g: Some(g), dz })
             }
-            (None, Some(weight)) => {
+            (_, Some(weight)) => {
                 let dx = match acc {
                     Some(acc) => matmul_add(acc, 1.0, Layout::Nn, dy, weight),
                     None => matmul(Layout::Nn, dy, weight),
                 };
-                (dx, None)
+                (dx, OutputGrad { g: None, dz })
             }
-            (None, None) => unreachable!("layer {} has neither weight nor adapter", self.name),
+            (_, None) => unreachable!("layer {} has neither weight nor adapter", self.name),
         }
     }
 
-    /// Gradients of whatever is trained in this layer, handed to the sink. `x` is the layer's input,
-    /// `h` from the forward pass, `g` from [`Linear::input_grad`].
+    /// Gradients of whatever is trained in this layer, handed to the sink. `x` is the layer's input, `dy` the
+    /// gradient of its output.
     pub fn weight_grad(
         &self,
         params: &mut Params,
         sink: &mut GradientSink<'_>,
         x: &Matrix,
         dy: &Matrix,
-        h: Option<&Matrix>,
-        g: Option<&Matrix>,
+        trace: LinearTrace,
+        output: OutputGrad,
     ) {
+        // By value, so that both are freed with this call.
+        let (LinearTrace { h, z }, OutputGrad { g, dz }) = (trace, output);
+        if let (Some(magnitude), Some(z)) = (&self.magnitude, &z)
+            && params.is_trainable(magnitude.id)
+        {
+            let acc = sink.accumulated(magnitude.id).unwrap_or_else(|| magnitude.zero_grad());
+            let grad = magnitude_grad(acc, dy, z, &magnitude.length);
+            sink.deliver(params, magnitude.id, grad);
+        }
+        let dy = dz.as_ref().unwrap_or(dy);
         if let Some(weight) = self.weight.filter(|&id| params.is_trainable(id)) {
             let grad = match sink.accumulated(weight) {
                 Some(acc) => matmul_add(acc, 1.0, Layout::Tn, dy, x),
@@ -111,7 +183,14 @@ impl Linear {
             };
             sink.deliver(params, weight, grad);
         }
-        if let (Some(adapter), Some(h), Some(g)) = (&self.adapter, h, g)
+        if let (Some(sparse), Some(adapter)) = (&self.sparse, self.adapter) {
+            let grads = Self::sparse_grads(params, sink, sparse, adapter, x, dy);
+            for (id, grad) in [adapter.a, adapter.b, sparse.values].into_iter().zip(grads) {
+                sink.deliver(params, id, grad);
+            }
+            return;
+        }
+        if let (Some(adapter), Some(h), Some(g)) = (&self.adapter, &h, &g)
             && params.is_trainable(adapter.a)
         {
             let acc = sink.accumulated(adapter.a).zip(sink.accumulated(adapter.b));
@@ -119,6 +198,32 @@ impl Linear {
             sink.deliver(params, adapter.a, da);
             sink.deliver(params, adapter.b, db);
         }
+    }
+
+    /// Gradients of `A`, `B` and the values from that of `W_eff`, `G = dyᵀ·x`: `s·Bᵀ·G`, `s·G·Aᵀ`, and `G` at the
+    /// places. `G` is as large as `W_eff` was a moment before, and with more tokens than `m·n/(m + n)` its products
+    /// with the factors cost less than the thin products of the layer's input and output would.
+    fn sparse_grads(
+        params: &Params,
+        sink: &mut GradientSink<'_>,
+        sparse: &Sparse,
+        adapter: Adapter,
+        x: &Matrix,
+        dy: &Matrix,
+    ) -> [Matrix; 3] {
+        let grad = matmul(Layout::Tn, dy, x);
+        let (a, b) = (params.value(adapter.a), params.value(adapter.b));
+        let scale = adapter.scale;
+        let d_a = match sink.accumulated(adapter.a) {
+            Some(acc) => matmul_add(acc, scale, Layout::Tn, b, &grad),
+            None => matmul_scaled(scale, Layout::Tn, b, &grad),
+        };
+        let d_b = match sink.accumulated(adapter.b) {
+            Some(acc) => matmul_add(acc, scale, Layout::Nt, &grad, a),
+            None => matmul_scaled(scale, Layout::Nt, &grad, a),
+        };
+        let d_values = gather(sink.accumulated(sparse.values), &grad, &sparse.places);
+        [d_a, d_b, d_values]
     }
 }
 

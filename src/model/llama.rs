@@ -13,7 +13,7 @@ use crate::kernels::{Indices, Matrix, Vector};
 use crate::random;
 
 use super::config::{ModelConfig, RopeKind, block_linears};
-use super::linear::{Linear, LinearId};
+use super::linear::{Linear, LinearId, LinearTrace};
 use super::params::{ParamId, Params, Role};
 use super::replica::Replica;
 
@@ -111,8 +111,18 @@ pub(super) struct BlockTrace {
     pub rstd_post: Vector,
     pub gate: Matrix,
     pub up: Matrix,
-    /// `x·Aᵀ` of each linear layer with an adapter.
-    pub lora_h: [Option<Matrix>; 7],
+    /// What each linear layer kept.
+    pub linears: [LinearTrace; 7],
+}
+
+/// The values that a parameter of a fresh network starts with: 1 for a norm gain, else normal ones of standard deviation
+/// `std`.
+pub fn initial_values(name: &str, shape: &[usize], std: f64, seed: u64) -> Vec<f32> {
+    let len = shape.iter().product();
+    match shape {
+        [_] => vec![1.0; len],
+        _ => random::stream(seed, name, "init", 0).normal_vec(len, std),
+    }
 }
 
 impl Model {
@@ -139,7 +149,17 @@ impl Model {
             for (module, rows, cols) in block_linears(&config) {
                 let name = format!("{path}.{module}");
                 let weight = add(&mut params, format!("{name}.weight"), vec![rows, cols])?;
-                linears.push(Linear { name, rows, cols, weight: Some(weight), adapter: None });
+                linears.push(Linear {
+                    name,
+                    block: layer,
+                    blocks: config.num_hidden_layers,
+                    rows,
+                    cols,
+                    weight: Some(weight),
+                    adapter: None,
+                    sparse: None,
+                    magnitude: None,
+                });
             }
             let input_norm =
                 add(&mut params, format!("{path}.input_layernorm.weight"), vec![hidden])?;
@@ -174,11 +194,7 @@ impl Model {
     pub fn init(config: ModelConfig, seed: u64, device: &Device) -> Self {
         let std = config.initializer_range;
         let result = Self::build(config, device, |name, shape| {
-            let len = shape.iter().product();
-            Ok::<_, std::convert::Infallible>(match shape {
-                [_] => vec![1.0; len],
-                _ => random::stream(seed, name, "init", 0).normal_vec(len, std),
-            })
+            Ok::<_, std::convert::Infallible>(initial_values(name, shape, std, seed))
         });
         match result {
             Ok(model) => model,
@@ -274,10 +290,10 @@ impl Model {
         batch: &Batch,
     ) -> (Matrix, BlockTrace) {
         let block = &self.blocks[index];
-        let mut lora_h: [Option<Matrix>; 7] = Default::default();
+        let mut linears: [LinearTrace; 7] = Default::default();
         let mut project = |place: usize, input: &Matrix| {
-            let (y, h) = self.linear(block, place).forward(&self.params, input);
-            lora_h[place] = h;
+            let (y, trace) = self.linear(block, place).forward(&self.params, input);
+            linears[place] = trace;
             y
         };
         let rotate = |y| rope(y, &batch.positions, &self.cos, &self.sin, Rotation::Forward);
@@ -309,7 +325,7 @@ impl Model {
             rstd_post,
             gate,
             up,
-            lora_h,
+            linears,
         };
         (output, trace)
     }

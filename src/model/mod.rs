@@ -9,11 +9,13 @@ pub mod generate;
 pub mod linear;
 pub mod llama;
 pub mod load;
+pub mod magnitude;
 pub mod params;
 pub mod replica;
 
 pub use config::ModelConfig;
-pub use linear::{Adapter, Linear, LinearId};
+pub use linear::{Adapter, Linear, LinearId, Sparse};
 pub use llama::{Batch, Model};
+pub use magnitude::Magnitude;
 pub use params::{Gradients, Param, ParamId, Params, Role};
 pub use replica::Replica;

@@ -109,6 +109,13 @@ impl Params {
         param.value = Some(value);
     }
 
+    /// Replaces a matrix by one of another shape, such as a factor whose rank has changed.
+    pub fn replace(&mut self, id: ParamId, value: Matrix) {
+        let param = &mut self.list[id.0];
+        param.shape = value.shape().to_vec();
+        param.value = Some(value);
+    }
+
     /// Takes the value out for an operation in place; [`Params::set`] puts the result back.
     pub fn take(&mut self, id: ParamId) -> Matrix {
         let param = &mut self.list[id.0];

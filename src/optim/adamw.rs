@@ -143,6 +143,24 @@ impl Optimizer {
         self.moments.contains_key(&id)
     }
 
+    /// One parameter's counter; None where it has no moments yet.
+    pub fn step(&self, id: ParamId) -> Option<u32> {
+        self.moments.get(&id).map(|moments| moments.step)
+    }
+
+    /// Sets a counter back to what [`Optimizer::step`] said, after an update that the device left out. The moments are
+    /// as they were then: zeros where there were none.
+    pub fn set_step(&mut self, id: ParamId, step: Option<u32>) {
+        match step {
+            Some(step) => {
+                if let Some(moments) = self.moments.get_mut(&id) {
+                    moments.step = step;
+                }
+            }
+            None => self.forget(id),
+        }
+    }
+
     /// Forgets one parameter's moments and counter.
     pub fn forget(&mut self, id: ParamId) {
         self.moments.remove(&id);

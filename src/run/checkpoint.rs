@@ -27,6 +27,7 @@ use crate::model::{Model, Param, Role};
 use crate::optim::adamw::Moments;
 
 use super::engine::Engine;
+use super::rank::RankProgress;
 
 const MODEL: &str = "model.safetensors";
 const METHOD: &str = "method.safetensors";
@@ -58,6 +59,9 @@ pub struct Progress {
     pub last_eval: Option<f64>,
     /// Number of the last event when this was written.
     pub event_seq: u64,
+    /// What the rank metrics need to go on.
+    #[serde(default)]
+    pub rank: RankProgress,
 }
 
 /// The best evaluation so far.
@@ -356,6 +360,7 @@ impl Checkpoint {
                 engine.model.params.set(id, upload(values, shape, Category::Adapters));
             }
         }
+        engine.with_method(|method, cx| method.restored(cx));
         if !with_moments {
             return Ok(());
         }

@@ -8,8 +8,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::error::{Error, Result};
 
 /// SIGINT and SIGTERM, noted and acted on after the current update. A second signal ends the process at
-/// once: then the newest checkpoint is what there is.
-#[derive(Debug)]
+/// once: then the newest checkpoint is what there is. Runs that one process trains together share it.
+#[derive(Debug, Clone)]
 pub struct Signals {
     seen: Arc<AtomicUsize>,
 }

@@ -2,10 +2,10 @@
 
 use crate::device::memory::Category;
 use crate::kernels::Vector;
-use crate::kernels::update::{add_sum_squares, clip_factor, read_back};
-use crate::methods::{Context, Disposition, LayerContext, Method};
+use crate::kernels::update::{add_sum_squares, clip_factor, guard, read_back};
+use crate::methods::{Context, Disposition, LayerContext, Method, NextBatch};
 use crate::model::backward::GradientSink;
-use crate::model::{Batch, Gradients, Model, Params};
+use crate::model::{Batch, Gradients, Model, ParamId, Params};
 use crate::optim::schedule::Span;
 use crate::optim::{Optimizer, Schedule};
 use crate::runlog::{Body, Limiter, Reset};
@@ -94,6 +94,15 @@ impl Engine {
         self.late_events.extend(late.into_iter().map(|body| (t, body)));
     }
 
+    /// Prepares the method for a fresh run. `next_batch` gives the run's first micro-batches to a method that
+    /// looks at them; it must leave the data position of the training as it is.
+    pub fn prepare(&mut self, next_batch: &mut NextBatch<'_>) -> crate::error::Result<()> {
+        self.with_method(|method, cx| {
+            method.look_ahead(cx, next_batch)?;
+            method.prepare(cx)
+        })
+    }
+
     /// Moments that begin anew, and what the optimizer does to this update's gradients. Where gradients are used up
     /// during the backward pass it comes before that, else only when the update is sure to be applied.
     fn begin_update(&mut self) {
@@ -136,6 +145,8 @@ impl Engine {
         let counted: usize = micro_batches.iter().map(|batch| batch.counted).sum();
         let Self { model, method, optimizer, events, seed, t, settings, .. } = &mut *self;
         let mut consumed = method.consumes_gradients().then(zero);
+        // Of gradients that were used up at once: the counter before, and whether the device applied them.
+        let mut guarded: Vec<(ParamId, Option<u32>, Vector)> = Vec::new();
         for (index, batch) in micro_batches.iter().enumerate() {
             let same = |other: &&Batch| other.replica == batch.replica;
             let is_last = !micro_batches[index + 1..].iter().any(|other| same(&other));
@@ -144,15 +155,13 @@ impl Engine {
             let mut hook = |params: &mut Params, id, grad| {
                 let Some(sum) = consumed.take() else { return Some(grad) };
                 let sum = add_sum_squares(sum, &grad);
-                let is_finite = sum.to_host().iter().all(|sum| sum.is_finite());
+                // From the first gradient that is not finite on, no layer is applied; only the device knows.
+                let is_finite = guard(&sum, 1.0, -1.0);
                 consumed = Some(sum);
-                // From the first gradient that is not finite on, no layer is applied.
-                if !is_finite {
-                    return None;
-                }
+                guarded.push((id, optimizer.step(id), is_finite.clone()));
                 let (seed, t) = (*seed, *t);
                 let mut cx = LayerContext { params, optimizer, seed, t, learning_rate, events };
-                match method.on_layer_gradient(&mut cx, id, grad) {
+                match method.on_layer_gradient(&mut cx, id, grad, &is_finite) {
                     Disposition::Keep(grad) => Some(grad),
                     Disposition::Consumed => None,
                 }
@@ -198,6 +207,15 @@ impl Engine {
             });
             self.t += 1;
             self.with_method(|method, cx| method.after_update(cx))?;
+        } else {
+            let guards: Vec<&Vector> = guarded.iter().map(|(.., guard)| guard).collect();
+            let read = Vector::all_to_host(&guards);
+            for ((id, step, _), guard) in guarded.iter().zip(read) {
+                // Also where the guard could not be read: then the run is over anyway.
+                if guard[0] < 0.0 {
+                    self.optimizer.set_step(*id, *step);
+                }
+            }
         }
         Ok(Outcome { loss, grad_norm, learning_rate, is_applied })
     }

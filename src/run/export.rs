@@ -1,4 +1,4 @@
-//! The finished model as a Hugging Face directory: factors merged into the weights.
+//! The finished model as a Hugging Face directory: factors and sparse parts merged into the weights.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,21 +11,32 @@ use crate::formats::safetensors::{Dtype, SafetensorsWriter, TensorPlan, TensorVa
 use crate::formats::tokenizer::Tokenizer;
 use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul_add};
+use crate::kernels::scaling::{Along, scale};
+use crate::kernels::sparse::scatter_add;
 use crate::model::{Linear, Model, Role};
 
-/// `W + s·B·A` of a layer, on the host. The layer's own weight keeps its bits.
+/// `W + s·B·A` of a layer, with its trained lengths where it has some, or `Sp + s·B·A`, on the host. The layer's own
+/// weight keeps its bits.
 pub fn merged_weight(model: &Model, linear: &Linear) -> Vec<f32> {
     let device = model.device();
     let weight = match linear.weight {
         Some(id) => model.params.value(id).duplicate(device, Category::Activations),
         None => Matrix::zeros([linear.rows, linear.cols], device, Category::Activations),
     };
-    match &linear.adapter {
+    let merged = match &linear.adapter {
         Some(adapter) => {
             let (a, b) = (model.params.value(adapter.a), model.params.value(adapter.b));
-            matmul_add(weight, adapter.scale, Layout::Nn, b, a).to_host()
+            matmul_add(weight, adapter.scale, Layout::Nn, b, a)
         }
-        None => weight.to_host(),
+        None => weight,
+    };
+    let merged = match &linear.sparse {
+        Some(sparse) => scatter_add(merged, &sparse.places, model.params.value(sparse.values)),
+        None => merged,
+    };
+    match &linear.magnitude {
+        Some(magnitude) => scale(merged, magnitude.factor(), Along::Rows).to_host(),
+        None => merged.to_host(),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod eval;
 pub mod export;
 pub mod open;
 pub mod plan;
+pub mod rank;
 pub mod session;
 pub mod setup;
 pub mod trainer;

@@ -3,20 +3,23 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{RunConfig, check_batch, check_warmup};
+use crate::config::{Ranks, RunConfig, check_batch, check_warmup};
 use crate::error::{Error, Result};
 use crate::formats::hf_config::HfConfig;
 use crate::formats::tokenizer::Tokenizer;
-use crate::methods::switchlora::pool::waits_on_host;
+use crate::methods::switchlora::pool::{self, waits_on_host};
 use crate::model::ModelConfig;
-use crate::model::config::{PRESETS, Preset, preset};
+use crate::model::config::{PRESETS, Preset, non_target_len, preset, target_len};
 use crate::optim::Schedule;
 use crate::optim::spam::Rules;
 
 use super::engine::Settings;
-use super::estimate;
 
+mod inrank;
 mod relora;
+
+/// Above this many parameters LoRA-GA starts with shorter vectors (its paper's value for LLaMA).
+const BILLION: usize = 1_000_000_000;
 
 /// Where the network comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,17 +163,21 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         ModelSource::Directory(_) => (shape.max_position_embeddings.min(256), 4, 1_000),
     };
     let method = config.train.method.clone();
-    if method == "lora" && config.lora.base == "none" && config.lora.init == "standard" {
+    if config.is_plain_lora() && config.lora.base == "none" && config.lora.init == "standard" {
         config.lora.init = "both_kaiming".into();
     }
-    let defaults = config.method_defaults();
+    let defaults = config.method_defaults(shape.hidden_size);
 
     let data = &mut config.data;
     let seq_len = *data.max_seq_length.get_or_insert(seq_len);
     data.data_seed.get_or_insert(config.train.seed);
     let train = &mut config.train;
-    let rank = (shape.hidden_size / defaults.rank_divisor).clamp(1, defaults.most_rank);
-    let rank = *train.rank.get_or_insert(rank);
+    let ends = train.rank_first.zip(train.rank_last);
+    let part = (shape.hidden_size / defaults.rank_divisor).clamp(1, defaults.most_rank);
+    let rank = ends.map_or(part, |(first, last)| first.max(last));
+    train.rank.get_or_insert(rank);
+    let ranks = train.ranks();
+    let rank = ranks.map_or(rank, Ranks::most);
     let alpha = defaults.scale.map_or(defaults.alpha, |scale| scale * rank as f64);
     train.alpha.get_or_insert(alpha);
     let iters = *train.iters.get_or_insert(iters);
@@ -178,7 +185,8 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let is_fine_tuning = matches!(source, ModelSource::Directory(_));
     let is_full = matches!(method.as_str(), "full" | "spam");
     train.train_non_targets.get_or_insert(!is_fine_tuning || is_full);
-    train.learning_rate.get_or_insert(defaults.learning_rate);
+    let fine_tuning_rate = defaults.fine_tuning_rate.filter(|_| is_fine_tuning);
+    train.learning_rate.get_or_insert(fine_tuning_rate.unwrap_or(defaults.learning_rate));
     train.lr_schedule.get_or_insert_with(|| defaults.schedule.into());
     train.warmup_steps.get_or_insert((iters / 10).min(defaults.most_warmup));
     train.max_grad_norm.get_or_insert(defaults.max_grad_norm);
@@ -186,20 +194,35 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     let gap = (iters / 50).clamp(10, 200);
     config.galore.update_proj_gap.get_or_insert(gap);
     config.fira.update_proj_gap.get_or_insert(gap);
+    config.adarankgrad.update_proj_gap.get_or_insert(gap);
+    inrank::resolve(&mut config.inrank, shape.hidden_size, iters);
+    let parameters = target_len(shape) + non_target_len(shape);
+    config.lora_ga.gamma.get_or_insert(if parameters > BILLION { 64.0 } else { 16.0 });
     // The paper's 500 and 150, in proportion where a run is short.
     config.spam.enabled |= method == "spam";
     let every = *config.spam.reset_every.get_or_insert((iters / 4).clamp(50, 500));
     config.spam.warmup_steps.get_or_insert(every * 3 / 10);
-    let pools = estimate::pool_bytes(shape, rank);
-    let on_host = waits_on_host(&config.switchlora.pools, pools, train.memory_budget);
-    config.switchlora.pools = if on_host { "host" } else { "device" }.into();
     train.steps_per_report.get_or_insert((iters / 60).max(1));
     train.eval_every.get_or_insert((iters / 10).max(1));
     train.checkpoint_every.get_or_insert((iters / 4).max(1));
+    config.rank.every.get_or_insert((iters / 10).max(1));
+    let (pools, budget) = (pool::bytes(config, shape), config.train.memory_budget);
+    let on_host = waits_on_host(&config.switchlora.pools, pools, budget);
+    config.switchlora.pools = if on_host { "host" } else { "device" }.into();
 
-    if rank > shape.hidden_size {
+    if is_fine_tuning && matches!(method.as_str(), "sltrain" | "inrank") {
         return Err(Error::config(
-            format!("train.rank = {rank} is above the model's hidden size {}", shape.hidden_size),
+            format!(
+                "{method} trains layers from nothing, but model.model is a folder with weights"
+            ),
+            "use a preset with it, or another --method for these weights",
+        ));
+    }
+    if rank > shape.hidden_size {
+        let ends = [("rank_first", config.train.rank_first), ("rank_last", config.train.rank_last)];
+        let key = ends.into_iter().find(|(_, end)| *end == Some(rank)).map_or("rank", |end| end.0);
+        return Err(Error::config(
+            format!("train.{key} = {rank} is above the model's hidden size {}", shape.hidden_size),
             format!("use a rank of at most {}; a quarter of it is a good start", shape.hidden_size),
         ));
     }
@@ -218,6 +241,12 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         relora::resolve(config, iters)?;
     }
     let warm_start = config.warm_start();
+    if config.rank.reference == "warm-start-end" && warm_start == 0 {
+        return Err(Error::config(
+            format!("rank.reference is warm-start-end, and method {method} has no warm start here"),
+            "leave it out, or give the run a warm start",
+        ));
+    }
     if warm_start > 0 && warm_start >= iters {
         return Err(Error::config(
             format!("{method}.warm_start = {warm_start} leaves nothing of {iters} updates"),

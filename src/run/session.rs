@@ -6,11 +6,12 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::config::RunConfig;
+use crate::data::Loader;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::atomic::write_atomically;
 use crate::formats::tokenizer::Tokenizer;
-use crate::model::Role;
+use crate::model::{Batch, Role};
 use crate::runlog::status::LastWord;
 use crate::runlog::summary::RunState;
 use crate::runlog::{
@@ -22,14 +23,15 @@ use super::checkpoint::{self, Checkpoint, Progress};
 use super::commands::Signals;
 use super::engine::Engine;
 use super::estimate;
+use super::rank::RankMonitor;
 use super::setup::{self, Prepared};
-use super::trainer::{Trainer, time_limit_s};
+use super::trainer::{Stage, Trainer, time_limit_s};
 
 /// A run that is about to train.
 pub struct Session {
     prepared: Prepared,
     dir: RunDir,
-    _lock: RunLock,
+    lock: RunLock,
     device: Device,
     /// The checkpoint to go on from.
     checkpoint: Option<Checkpoint>,
@@ -62,18 +64,27 @@ impl Session {
         estimate::check_fits_device(&prepared.config, &prepared.shape, &device)?;
         let default_name = format!("{}-{}", prepared.config.train.method, model_name(&prepared));
         let dir = RunDir::create(out, name.unwrap_or(&default_name))?;
+        Self::open_new(prepared, device, dir)
+    }
+
+    /// A new run in a folder that is there and has no run yet, on a device that `open` gives.
+    pub fn create_in(
+        config: RunConfig,
+        dir: RunDir,
+        open: impl FnOnce(&RunConfig) -> Result<Device>,
+    ) -> Result<Self> {
+        let prepared = setup::prepare(config)?;
+        let device = open(&prepared.config)?;
+        estimate::check_fits_device(&prepared.config, &prepared.shape, &device)?;
+        Self::open_new(prepared, device, dir)
+    }
+
+    fn open_new(prepared: Prepared, device: Device, dir: RunDir) -> Result<Self> {
         let lock = dir.lock()?;
         write_atomically(dir.config(), prepared.config.to_toml()?.as_bytes())?;
         write_facts(&dir, &prepared, &device)?;
-        Ok(Self {
-            prepared,
-            dir,
-            _lock: lock,
-            device,
-            checkpoint: None,
-            is_resumed: false,
-            notes: Vec::new(),
-        })
+        let notes = prepared.unusual_start().into_iter().collect();
+        Ok(Self { prepared, dir, lock, device, checkpoint: None, is_resumed: false, notes })
     }
 
     /// An existing run, from its newest intact checkpoint; from its start if it has none. `extend` makes the
@@ -85,6 +96,17 @@ impl Session {
         extend: Option<u64>,
         threads: Option<usize>,
         device: Option<&str>,
+    ) -> Result<Self> {
+        Self::resume_on(dir, extend, threads, device, open_device)
+    }
+
+    /// As [`resume`](Self::resume), on a device that `open` gives.
+    pub fn resume_on(
+        dir: RunDir,
+        extend: Option<u64>,
+        threads: Option<usize>,
+        device: Option<&str>,
+        open: impl FnOnce(&RunConfig) -> Result<Device>,
     ) -> Result<Self> {
         let lock = dir.lock()?;
         checkpoint::tidy(&dir.checkpoints())?;
@@ -126,7 +148,7 @@ impl Session {
             device.clone_into(&mut prepared.config.train.device);
             prepared.config.check()?;
         }
-        let device = open_device(&prepared.config)?;
+        let device = open(&prepared.config)?;
         estimate::check_fits_device(&prepared.config, &prepared.shape, &device)?;
         let before = device_of(&dir)?;
         if before != device.name() {
@@ -135,7 +157,7 @@ impl Session {
                 device.name()
             ));
         }
-        Ok(Self { prepared, dir, _lock: lock, device, checkpoint, is_resumed: true, notes })
+        Ok(Self { prepared, dir, lock, device, checkpoint, is_resumed: true, notes })
     }
 
     /// The run's folder.
@@ -155,9 +177,19 @@ impl Session {
 
     /// Trains to the end.
     pub fn train(self, sink: &mut dyn EventSink) -> Result<()> {
-        let Self { prepared, dir, _lock, device, checkpoint, is_resumed, notes } = self;
+        self.start(Box::new(sink), Signals::listen()?)?.run()
+    }
+
+    /// Makes everything that training needs; the trainer does it turn by turn.
+    ///
+    /// Errors: also recorded in the run's log.
+    pub fn start<'a>(
+        self,
+        mut sink: Box<dyn EventSink + 'a>,
+        signals: Signals,
+    ) -> Result<Trainer<'a>> {
+        let Self { prepared, dir, lock, device, checkpoint, is_resumed, notes } = self;
         let config = prepared.config.clone();
-        let signals = Signals::listen()?;
         let control = ControlReader::open(&dir)?;
         let mut log = RunWriter::open(dir.events())?;
         let (engine, progress) = match begin(&prepared, checkpoint.as_ref(), &device) {
@@ -171,13 +203,12 @@ impl Session {
                 return Err(error);
             }
         };
-        let mut loader =
-            prepared.dataset.loader(config.data.data_seed.unwrap_or(config.train.seed))?;
+        let mut loader = loader(&prepared)?;
         if let Some(position) = progress.position {
             loader.seek(position)?;
         }
         let predicted_bytes =
-            estimate::peak_bytes(&config, &prepared.shape, device.gpu().is_some()).total();
+            estimate::peak_bytes(&config, &prepared.shape, device.gpu().is_some())?.total();
 
         let run = run_event(&prepared, &dir, &device, &engine, &progress);
         sink.on_event(&log.emit(engine.t, run)?);
@@ -189,9 +220,11 @@ impl Session {
             sink.on_event(&log.emit(engine.t, Log { level: Level::Warn, msg })?);
         }
         let valid = prepared.dataset.validation()?;
-        Trainer {
+        let rank = RankMonitor::new(&config, &prepared.shape, &prepared.source, dir.path());
+        Ok(Trainer {
             config,
             dir,
+            lock,
             log,
             sink,
             engine,
@@ -199,12 +232,13 @@ impl Session {
             valid,
             tokenizer: prepared.tokenizer,
             progress,
+            rank,
             control,
             signals,
             predicted_bytes,
-            owes_checkpoint: false,
-        }
-        .run()
+            stage: Stage::default(),
+            shares_device: false,
+        })
     }
 }
 
@@ -243,8 +277,19 @@ fn begin(
         return Ok((engine, checkpoint.progress().clone()));
     }
     let mut engine = setup::engine(config, prepared.fresh_model(device)?)?;
-    engine.with_method(|method, cx| method.prepare(cx))?;
+    // A loader of its own, so that training begins with the first batch all the same.
+    let mut ahead = loader(prepared)?;
+    engine.prepare(&mut || {
+        let batch = ahead.next_batch(config.train.batch_size.unwrap_or(1))?;
+        Ok(Batch::new(&batch.inputs, &batch.targets, batch.seq_len, device))
+    })?;
     Ok((engine, Progress::default()))
+}
+
+/// The run's training data in its order.
+fn loader(prepared: &Prepared) -> Result<Loader> {
+    let config = &prepared.config;
+    prepared.dataset.loader(config.data.data_seed.unwrap_or(config.train.seed))
 }
 
 fn model_name(prepared: &Prepared) -> String {

@@ -34,11 +34,7 @@ pub struct Prepared {
 ///
 /// Errors: also a run that does not fit the machine's memory.
 pub fn prepare(mut config: RunConfig) -> Result<Prepared> {
-    config.check()?;
-    let source = ModelSource::find(&config.model.model)?;
-    let tokenizer = source.tokenizer(&config)?;
-    let shape = source.model_config(&config, &tokenizer)?;
-    plan::resolve(&mut config, &source, &shape)?;
+    let (source, tokenizer, shape) = resolve(&mut config)?;
     estimate::check_fits(&config, &shape)?;
     let corpus = Corpus::open(&config.data.data, config.data.valid_fraction)?;
     let seq_len = config.data.max_seq_length.unwrap_or(shape.max_position_embeddings);
@@ -46,6 +42,16 @@ pub fn prepare(mut config: RunConfig) -> Result<Prepared> {
     // Last, so that messages name what the user typed.
     make_paths_absolute(&mut config, &source)?;
     Ok(Prepared { config, source, shape, tokenizer, dataset })
+}
+
+/// Sets every value of a configuration; looks at the model's shape and the tokenizer, not at the data.
+pub fn resolve(config: &mut RunConfig) -> Result<(ModelSource, Tokenizer, ModelConfig)> {
+    config.check()?;
+    let source = ModelSource::find(&config.model.model)?;
+    let tokenizer = source.tokenizer(config)?;
+    let shape = source.model_config(config, &tokenizer)?;
+    plan::resolve(config, &source, &shape)?;
+    Ok((source, tokenizer, shape))
 }
 
 /// Paths as they are from everywhere, so that a run can be resumed from another working directory.
@@ -69,6 +75,18 @@ fn make_paths_absolute(config: &mut RunConfig, source: &ModelSource) -> Result<(
 }
 
 impl Prepared {
+    /// What to say of a method that is made for trained weights where there are random ones.
+    pub fn unusual_start(&self) -> Option<String> {
+        let is_preset = matches!(self.source, ModelSource::Preset(_));
+        (is_preset && self.config.method_defaults(self.shape.hidden_size).is_for_fine_tuning).then(|| {
+            format!(
+                "{} is a method to fine-tune trained weights with, and this run starts from random ones: give --model a \
+                 folder, or take switchlora, relora, galore or fira to train from scratch",
+                self.config.train.method
+            )
+        })
+    }
+
     /// The network at its start.
     pub fn fresh_model(&self, device: &Device) -> Result<Model> {
         match &self.source {

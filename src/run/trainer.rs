@@ -15,7 +15,7 @@ use crate::model::generate::Sampling;
 use crate::random::stream;
 use crate::runlog::{
     Action, Alert, Body, Ckpt, Cmd, Command, ControlReader, End, EndStatus, Eval, Event, EventSink,
-    Level, Mem, Pause, Phase, Resume, RunDir, RunWriter, Sample, Skip, Step, Sys, Time,
+    Level, Mem, Pause, Phase, Resume, RunDir, RunLock, RunWriter, Sample, Skip, Step, Sys, Time,
 };
 
 use super::checkpoint::{self, Best, Progress};
@@ -23,6 +23,7 @@ use super::commands::Signals;
 use super::engine::{Engine, Outcome};
 use super::eval::{continue_text, evaluate};
 use super::export::write_model;
+use super::rank::RankMonitor;
 
 /// Updates may be skipped as not finite for this share of the run before it stops.
 const MAX_SKIPPED_SHARE: f64 = 0.05;
@@ -35,12 +36,14 @@ const PAUSE_POLL: Duration = Duration::from_millis(50);
 pub struct Trainer<'a> {
     /// The resolved configuration.
     pub config: RunConfig,
-    /// The run's folder; the caller holds its lock.
+    /// The run's folder.
     pub dir: RunDir,
+    /// Holds the folder for this process.
+    pub lock: RunLock,
     /// The event log.
     pub log: RunWriter,
     /// Where events go besides the log.
-    pub sink: &'a mut dyn EventSink,
+    pub sink: Box<dyn EventSink + 'a>,
     /// Network, optimizer, method.
     pub engine: Engine,
     /// Training batches, at the position of `progress`.
@@ -51,23 +54,60 @@ pub struct Trainer<'a> {
     pub tokenizer: Tokenizer,
     /// How far the run is.
     pub progress: Progress,
+    /// Rank metrics.
+    pub rank: RankMonitor,
     /// Commands in.
     pub control: ControlReader,
     /// Signals in.
     pub signals: Signals,
     /// The high-water mark of memory that was predicted.
     pub predicted_bytes: u64,
+    /// Where the loop stands.
+    pub stage: Stage,
+    /// The device computes for other runs too, between two updates of this one: what an update leaves for it to
+    /// do is waited for, so that it counts as this run's time.
+    pub shares_device: bool,
+}
+
+/// Where the loop stands between two turns.
+#[derive(Default)]
+pub struct Stage {
+    /// The first turn was taken.
+    has_begun: bool,
+    /// A command holds the run.
+    is_paused: bool,
     /// A checkpoint was due after an update that was skipped.
-    pub owes_checkpoint: bool,
+    owes_checkpoint: bool,
+    /// Seconds of training at which the run ends.
+    max_s: Option<f64>,
+    clock: Clock,
+}
+
+/// What a turn of the loop came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// There is more to do.
+    Going,
+    /// The run is paused; nothing was done.
+    Paused,
+    /// The run is over and its log has its `end`.
+    Over,
 }
 
 /// Why the loop ended.
 enum Stop {
     Done,
-    TimeIsUp,
+    TimeIsUp { minutes: f64 },
     Asked,
     Signal(i32),
     Diverged(String),
+}
+
+/// What a piece of work came to.
+enum Next {
+    Going,
+    Paused,
+    Stop(Stop),
 }
 
 /// Milliseconds by part since the last report.
@@ -82,8 +122,24 @@ impl Trainer<'_> {
     /// Trains to the end, or until something stops it. Except where it diverged or a file could
     /// not be written, a checkpoint holds the last state; the log ends with an `end` event.
     pub fn run(&mut self) -> Result<()> {
-        match self.train() {
-            Ok(stop) => self.finish(stop),
+        loop {
+            match self.turn()? {
+                Turn::Going => {}
+                Turn::Paused => std::thread::sleep(PAUSE_POLL),
+                Turn::Over => return Ok(()),
+            }
+        }
+    }
+
+    /// The next piece of the run: what comes before the first update, or one update attempted with what is due
+    /// after it, or the end. One who takes the turns of several runs by turns gets the bits of each run alone.
+    ///
+    /// Errors: the run is over, badly.
+    pub fn turn(&mut self) -> Result<Turn> {
+        match self.advance() {
+            Ok(Next::Going) => Ok(Turn::Going),
+            Ok(Next::Paused) => Ok(Turn::Paused),
+            Ok(Next::Stop(stop)) => self.finish(stop).map(|()| Turn::Over),
             Err(error) => {
                 let what = error.to_string();
                 // The first error is the one to report; the log may be what failed.
@@ -94,38 +150,52 @@ impl Trainer<'_> {
         }
     }
 
-    fn train(&mut self) -> Result<Stop> {
+    /// Ends the run because the time is up that it had together with others.
+    pub fn end_in_time(&mut self, minutes: f64) -> Result<()> {
+        self.finish(Stop::TimeIsUp { minutes })
+    }
+
+    fn advance(&mut self) -> Result<Next> {
+        if !self.stage.has_begun {
+            self.stage.has_begun = true;
+            return self.begin().map(|()| Next::Going);
+        }
+        let iters = self.engine.total;
+        if self.progress.attempts >= iters {
+            return Ok(Next::Stop(Stop::Done));
+        }
+        match self.interruption()? {
+            Next::Going => {}
+            other => return Ok(other),
+        }
+        if self.stage.max_s.is_some_and(|limit| self.progress.active_s >= limit) {
+            let minutes = self.config.train.max_minutes.unwrap_or(0.0);
+            return Ok(Next::Stop(Stop::TimeIsUp { minutes }));
+        }
+        let outcome = self.attempt()?;
+        if !outcome.is_applied && self.progress.skipped as f64 > MAX_SKIPPED_SHARE * iters as f64 {
+            return Ok(Next::Stop(Stop::Diverged(format!(
+                "{} of {} updates were not finite (loss {}, gradient norm {})",
+                self.progress.skipped, self.progress.attempts, outcome.loss, outcome.grad_norm
+            ))));
+        }
+        self.at_intervals(outcome.is_applied)?;
+        Ok(Next::Going)
+    }
+
+    /// What comes before the first update of this process.
+    fn begin(&mut self) -> Result<()> {
         self.emit_method_events()?;
         self.emit(Phase { name: "train".into(), detail: String::new() })?;
         if self.progress.attempts == 0 {
             self.evaluate()?;
         }
-        let mut clock = Clock::default();
-        let iters = self.engine.total;
-        let max_s = time_limit_s(self.config.train.max_minutes, &self.progress);
-        while self.progress.attempts < iters {
-            if let Some(stop) = self.interruption()? {
-                return Ok(stop);
-            }
-            if max_s.is_some_and(|limit| self.progress.active_s >= limit) {
-                return Ok(Stop::TimeIsUp);
-            }
-            let outcome = self.attempt(&mut clock)?;
-            if !outcome.is_applied
-                && self.progress.skipped as f64 > MAX_SKIPPED_SHARE * iters as f64
-            {
-                return Ok(Stop::Diverged(format!(
-                    "{} of {} updates were not finite (loss {}, gradient norm {})",
-                    self.progress.skipped, self.progress.attempts, outcome.loss, outcome.grad_norm
-                )));
-            }
-            self.at_intervals(&mut clock, outcome.is_applied)?;
-        }
-        Ok(Stop::Done)
+        self.stage.max_s = time_limit_s(self.config.train.max_minutes, &self.progress);
+        Ok(())
     }
 
     /// One update, applied or skipped, with its events.
-    fn attempt(&mut self, clock: &mut Clock) -> Result<Outcome> {
+    fn attempt(&mut self) -> Result<Outcome> {
         let start = Instant::now();
         let train = &self.config.train;
         let batch_size = train.batch_size.unwrap_or(1);
@@ -138,9 +208,13 @@ impl Trainer<'_> {
         let tokens: u64 = micro_batches.iter().map(|batch| batch.counted as u64).sum();
         let loaded = Instant::now();
         let outcome = self.engine.step(&micro_batches)?;
+        if self.shares_device {
+            self.engine.model.device().wait();
+        }
         let end = Instant::now();
         self.emit_late_events()?;
 
+        let clock = &mut self.stage.clock;
         clock.data += loaded - start;
         clock.step += end - loaded;
         clock.updates += 1;
@@ -178,7 +252,7 @@ impl Trainer<'_> {
     }
 
     /// What is due after this attempt: report, evaluation, sample, checkpoint.
-    fn at_intervals(&mut self, clock: &mut Clock, is_applied: bool) -> Result<()> {
+    fn at_intervals(&mut self, is_applied: bool) -> Result<()> {
         let train = &self.config.train;
         let attempts = self.progress.attempts;
         let is_last = attempts >= self.engine.total;
@@ -190,7 +264,7 @@ impl Trainer<'_> {
             is_due(train.sample_every) && !is_last,
         );
         if report {
-            self.report(clock)?;
+            self.report()?;
         }
         if eval {
             self.evaluate()?;
@@ -198,16 +272,22 @@ impl Trainer<'_> {
         if sample {
             self.sample()?;
         }
+        if is_applied {
+            self.rank.keep_reference(&self.engine)?;
+        }
+        if self.rank.is_due(attempts, is_last) {
+            self.measure_ranks()?;
+        }
         // Weights that just gave a loss that is not finite must not push out good ones.
-        self.owes_checkpoint |= save_is_due;
-        if self.owes_checkpoint && is_applied && !is_last {
-            self.owes_checkpoint = false;
+        self.stage.owes_checkpoint |= save_is_due;
+        if self.stage.owes_checkpoint && is_applied && !is_last {
+            self.stage.owes_checkpoint = false;
             self.save()?;
         }
         Ok(())
     }
 
-    fn report(&mut self, clock: &mut Clock) -> Result<()> {
+    fn report(&mut self) -> Result<()> {
         let reading = self.engine.model.device().ledger().read();
         let bytes = Category::ALL.iter().zip(reading.now);
         self.emit(Mem {
@@ -215,9 +295,9 @@ impl Trainer<'_> {
             peak_bytes: reading.peak,
             predicted_bytes: Some(self.predicted_bytes),
         })?;
+        let clock = std::mem::take(&mut self.stage.clock);
         let mean = |total: Duration| total.as_secs_f64() * 1e3 / f64::from(clock.updates.max(1));
         let ms = [("data".into(), mean(clock.data)), ("step".into(), mean(clock.step))];
-        *clock = Clock::default();
         self.emit(Time { ms: ms.into() })?;
         self.emit(Sys { rss_bytes: resident_bytes(), ..Sys::default() })
     }
@@ -233,6 +313,14 @@ impl Trainer<'_> {
         }
         let (loss, ppl, tokens) = (result.loss, result.perplexity(), result.tokens);
         self.emit(Eval { loss, ppl, tokens })
+    }
+
+    fn measure_ranks(&mut self) -> Result<()> {
+        let Progress { rank, active_s, .. } = &mut self.progress;
+        for body in self.rank.measure(&self.engine, rank, *active_s) {
+            self.emit(body)?;
+        }
+        Ok(())
     }
 
     fn sample(&mut self) -> Result<()> {
@@ -277,26 +365,20 @@ impl Trainer<'_> {
         })
     }
 
-    /// Signals and commands that wait; holds the run while it is paused.
-    fn interruption(&mut self) -> Result<Option<Stop>> {
-        let mut is_paused = false;
-        loop {
-            if let Some(signal) = self.signals.seen() {
-                return Ok(Some(Stop::Signal(signal)));
-            }
-            for command in self.control.poll()? {
-                if let Some(stop) = self.obey(&command, &mut is_paused)? {
-                    return Ok(Some(stop));
-                }
-            }
-            if !is_paused {
-                return Ok(None);
-            }
-            std::thread::sleep(PAUSE_POLL);
+    /// Signals and commands that wait.
+    fn interruption(&mut self) -> Result<Next> {
+        if let Some(signal) = self.signals.seen() {
+            return Ok(Next::Stop(Stop::Signal(signal)));
         }
+        for command in self.control.poll()? {
+            if let Some(stop) = self.obey(&command)? {
+                return Ok(Next::Stop(stop));
+            }
+        }
+        Ok(if self.stage.is_paused { Next::Paused } else { Next::Going })
     }
 
-    fn obey(&mut self, command: &Command, is_paused: &mut bool) -> Result<Option<Stop>> {
+    fn obey(&mut self, command: &Command) -> Result<Option<Stop>> {
         let mut answer = Cmd {
             id: command.id.clone(),
             cmd: command.action.to_string(),
@@ -305,15 +387,17 @@ impl Trainer<'_> {
         };
         let mut stop = None;
         match &command.action {
-            Action::Pause if *is_paused => answer.what = "the run is paused already".into(),
+            Action::Pause if self.stage.is_paused => {
+                answer.what = "the run is paused already".into()
+            }
             Action::Pause => {
-                *is_paused = true;
+                self.stage.is_paused = true;
                 self.tell_rest()?;
                 self.emit(Pause { reason: "asked to".into() })?;
             }
-            Action::Resume if !*is_paused => answer.what = "the run is not paused".into(),
+            Action::Resume if !self.stage.is_paused => answer.what = "the run is not paused".into(),
             Action::Resume => {
-                *is_paused = false;
+                self.stage.is_paused = false;
                 self.emit(Resume::default())?;
             }
             Action::Checkpoint => {
@@ -333,9 +417,13 @@ impl Trainer<'_> {
 
     fn finish(&mut self, stop: Stop) -> Result<()> {
         self.tell_rest()?;
-        if matches!(stop, Stop::Done | Stop::TimeIsUp) {
-            if matches!(stop, Stop::TimeIsUp) {
+        let has_all = matches!(stop, Stop::Done | Stop::TimeIsUp { .. });
+        if has_all {
+            if matches!(stop, Stop::TimeIsUp { .. }) {
                 self.evaluate()?;
+                if self.rank.is_due(self.progress.attempts, true) {
+                    self.measure_ranks()?;
+                }
             }
             self.sample()?;
         }
@@ -343,14 +431,13 @@ impl Trainer<'_> {
         if !matches!(stop, Stop::Diverged(_)) {
             self.save()?;
         }
-        if matches!(stop, Stop::Done | Stop::TimeIsUp) {
+        if has_all {
             self.emit(Phase { name: "export".into(), detail: "model/".into() })?;
             write_model(&self.dir.model(), &self.engine.model, &self.tokenizer)?;
         }
         let (status, what, result) = match stop {
             Stop::Done => (EndStatus::Finished, String::new(), Ok(())),
-            Stop::TimeIsUp => {
-                let minutes = self.config.train.max_minutes.unwrap_or(0.0);
+            Stop::TimeIsUp { minutes } => {
                 (EndStatus::Finished, format!("{minutes} minutes are up"), Ok(()))
             }
             Stop::Asked => (EndStatus::Stopped, "asked to".into(), Ok(())),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::number;
+use super::rank::Rank;
 use super::restart::{Merge, Reset};
 use super::switch::Switch;
 
@@ -88,6 +89,8 @@ kinds! {
     Subspace(Subspace) = "subspace",
     /// Layers whose step was held back.
     Limiter(Limiter) = "limiter",
+    /// Ranks and singular values of one matrix of one layer.
+    Rank(Box<Rank>) = "rank",
     /// Memory by category.
     Mem(Mem) = "mem",
     /// Where the time of an update goes.
@@ -112,6 +115,12 @@ kinds! {
     End(End) = "end",
 }
 
+impl From<Rank> for Body {
+    fn from(rank: Rank) -> Self {
+        Self::Rank(Box::new(rank))
+    }
+}
+
 impl From<Run> for Body {
     fn from(run: Run) -> Self {
         Self::Run(Box::new(run))
@@ -119,7 +128,7 @@ impl From<Run> for Body {
 }
 
 impl Body {
-    /// An event of a kind without a struct of its own: `rank`, or any other.
+    /// An event of a kind without a struct of its own.
     /// Use [`number::to_value`] for numbers that may not be finite.
     pub fn raw(kind: impl Into<String>, fields: Map<String, Value>) -> Self {
         Self::Raw { kind: kind.into(), fields }
@@ -226,6 +235,12 @@ pub struct Init {
     /// Largest absolute change of an entry of the effective weight by the preparation.
     #[serde(with = "number")]
     pub max_change: f64,
+    /// Norm of the layer's gradient, where the preparation looked at it.
+    #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// Share of the squared norm of that gradient, or of the weight, in the singular directions that were taken.
+    #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
+    pub energy: Option<f64>,
 }
 
 /// A rank that was lowered because the layer is too small for it.
@@ -302,6 +317,9 @@ pub struct Subspace {
     pub side: String,
     /// Its dimension.
     pub rank: u64,
+    /// The dimension of the one before, where there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank_before: Option<u64>,
     /// The share of the gradient's squared norm that lies in it.
     #[serde(with = "number")]
     pub energy: f64,

@@ -37,6 +37,12 @@ pub trait EventSink {
     fn on_event(&mut self, event: &Event);
 }
 
+impl<S: EventSink + ?Sized> EventSink for &mut S {
+    fn on_event(&mut self, event: &Event) {
+        (**self).on_event(event);
+    }
+}
+
 impl EventSink for Vec<Event> {
     fn on_event(&mut self, event: &Event) {
         self.push(event.clone());
@@ -215,9 +221,9 @@ mod tests {
 
     #[test]
     fn unknown_kinds_are_kept_and_unknown_fields_skipped() {
-        let line = br#"{"v":1,"seq":1,"ts":2,"t":"rank","step":3,"norm":0.5,"layers":["a"]}"#;
+        let line = br#"{"v":1,"seq":1,"ts":2,"t":"novel","step":3,"norm":0.5,"layers":["a"]}"#;
         let event = Event::parse(line).unwrap();
-        assert_eq!(event.body.kind(), "rank");
+        assert_eq!(event.body.kind(), "novel");
         assert_eq!(event.to_line().unwrap().as_bytes(), line);
 
         let line = br#"{"v":1,"seq":1,"ts":2,"t":"phase","name":"train","colour":"red"}"#;

@@ -11,7 +11,7 @@ const LATEST: &str = "latest";
 /// Where runs are made, and looked for, unless `--out` says otherwise.
 const DEFAULT_OUT: &str = "runs";
 /// Folders that start with this hold several runs under `members/`.
-const COMPARE_PREFIX: &str = "compare-";
+pub(super) const COMPARE_PREFIX: &str = "compare-";
 /// Longest name of a run that is taken from the user.
 const MAX_NAME_LEN: usize = 80;
 
@@ -37,21 +37,7 @@ impl RunDir {
     }
 
     fn create_at(out: &Path, stamp: &str, name: &str) -> Result<Self> {
-        fs::create_dir_all(out).map_err(Error::io("create", out))?;
-        let folder = format!("{stamp}-{}", folder_name(name));
-        let mut path = out.join(&folder);
-        let mut number = 1_u32;
-        loop {
-            match fs::create_dir(&path) {
-                Ok(()) => break,
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    number += 1;
-                    path = out.join(format!("{folder}-{number}"));
-                }
-                Err(error) => return Err(Error::io("create", &path)(error)),
-            }
-        }
-        let run = Self { path };
+        let run = Self { path: new_folder(out, &format!("{stamp}-{}", folder_name(name)))? };
         run.make_latest(out)?;
         Ok(run)
     }
@@ -174,6 +160,23 @@ impl RunDir {
     }
 }
 
+/// Makes a folder below `out`; a name that is taken gets `-2`, `-3`, …
+pub(super) fn new_folder(out: &Path, folder: &str) -> Result<PathBuf> {
+    fs::create_dir_all(out).map_err(Error::io("create", out))?;
+    let mut path = out.join(folder);
+    let mut number = 1_u32;
+    loop {
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                number += 1;
+                path = out.join(format!("{folder}-{number}"));
+            }
+            Err(error) => return Err(Error::io("create", &path)(error)),
+        }
+    }
+}
+
 /// A checkpoint on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -248,7 +251,7 @@ pub(super) fn without_stamp(name: &str) -> &str {
 }
 
 /// A name that is a good folder name on every system: letters, digits, `-`, `_` and dots inside.
-fn folder_name(name: &str) -> String {
+pub(super) fn folder_name(name: &str) -> String {
     let kept: String = name
         .chars()
         .map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' })
@@ -259,7 +262,7 @@ fn folder_name(name: &str) -> String {
 }
 
 /// The folders in a folder, in the order of their names; none if it is missing.
-fn folders(path: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn folders(path: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),

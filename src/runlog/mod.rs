@@ -6,12 +6,14 @@
 //! ([`control`]). This room is a leaf: it knows no model, no device and no screen.
 
 pub mod body;
+pub mod compare;
 pub mod control;
 pub mod event;
 pub mod find;
 pub mod index;
 mod lines;
 pub mod number;
+pub mod rank;
 pub mod restart;
 pub mod status;
 pub mod summary;
@@ -23,10 +25,12 @@ pub use body::{
     Alert, Body, Ckpt, Clamp, Cmd, End, EndStatus, Eval, Init, Level, Limiter, Log, Mem, Pause,
     Phase, Resume, Run, Sample, Skip, Step, Subspace, Sys, Time,
 };
+pub use compare::{CompareDir, find_comparison};
 pub use control::{Action, Command, ControlReader};
 pub use event::{Event, EventSink};
 pub use find::find;
 pub use index::{RunDir, list};
+pub use rank::{Coverage, Rank, SideCoverage};
 pub use restart::{Merge, MergeLayer, Reset};
 pub use status::{RunLock, Status};
 pub use summary::Summary;

@@ -115,7 +115,8 @@ impl Place {
         self.spawn(&format!("resume {name} {more}"))
     }
 
-    fn spawn(&self, line: &str) -> Live {
+    /// Starts a command that trains; its events come from its stdout.
+    pub fn spawn(&self, line: &str) -> Live {
         let mut child = self.command(&format!("{line} --ui json")).spawn().unwrap();
         let events = BufReader::new(child.stdout.take().unwrap());
         Live { child, events }
@@ -242,7 +243,7 @@ pub fn write_json(path: impl AsRef<Path>, value: &Value) {
 /// `state.json` without what depends on the clock or on how often the run was stopped.
 fn lasting_state(checkpoint: &Path) -> Value {
     let mut state = read_json(checkpoint.join("state.json"));
-    for key in ["active_s", "event_seq"] {
+    for key in ["active_s", "event_seq", "rank"] {
         assert!(state["progress"].as_object_mut().unwrap().remove(key).is_some(), "{key}");
     }
     state

@@ -7,13 +7,13 @@ use fullrank::device::Device;
 use fullrank::device::memory::Category::Activations;
 use fullrank::kernels::attention::{AttentionShape, attention, attention_backward, copy_rows};
 use fullrank::kernels::embedding::{embedding, embedding_grad};
-use fullrank::kernels::lowrank::{Exchange, switch_columns, switch_rows, zero_columns, zero_rows};
 use fullrank::kernels::norm::{
     add_residual, add_rms_norm, rms_norm, rms_norm_apply, rms_norm_backward,
 };
 use fullrank::kernels::rope::{Rotation, rope};
 use fullrank::kernels::scaling::{Along, add_scaled, norm_ratios, scale};
 use fullrank::kernels::swiglu::{swiglu, swiglu_backward};
+use fullrank::kernels::switch::{Exchange, Switch, Switched, restart, switch};
 use fullrank::kernels::update::{
     AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares,
 };
@@ -125,19 +125,22 @@ fn updates_near_the_binding_limit() {
         });
         check("adamw_vectors", &[&p, &g, &m, &v], device, |mut t| {
             let ages: Vec<i32> = (0..WIDTH as i32).map(|i| i % 5).collect();
-            let since = Indices::from_host(&ages, device, Activations);
-            let frozen_until = Indices::from_host(&vec![0; WIDTH], device, Activations);
-            let (since, frozen_until) = (&since, &frozen_until);
-            let counters =
-                VectorCounters { axis: Axis::Columns, since, frozen_until, decay_frozen: false };
+            let counters = VectorCounters::new(Axis::Columns, &ages, &vec![0; WIDTH], device);
             let (v, m, g) = (t.remove(3), t.remove(2), t.remove(1));
-            let (p, m, v) = adamw_vectors(t.remove(0), &g, &one, m, v, hyper, 9, &counters);
+            let (p, m, v) = adamw_vectors(t.remove(0), &g, &one, m, v, hyper, 9, &counters, false);
             vec![p, m, v]
         });
-        check("zero_columns", &[&p], device, |mut t| {
-            vec![zero_columns(t.remove(0), &[0, WIDTH - 1])]
+        check("restart", &[&p, &v], device, |mut t| {
+            let none = vec![0; WIDTH];
+            let mut counters = VectorCounters::new(Axis::Columns, &none, &none, device);
+            let squares = t.remove(1);
+            let (m, v) = restart(t.remove(0), squares, &mut counters, &[0, WIDTH - 1], 1, 2);
+            vec![m, v]
         });
-        let zeroed = zero_rows(repeated(&p, device), &[0, ROWS - 1]).to_host();
+        let none = vec![0; ROWS];
+        let mut counters = VectorCounters::new(Axis::Rows, &none, &none, device);
+        let (x, y) = (repeated(&p, device), repeated(&p, device));
+        let zeroed = restart(x, y, &mut counters, &[0, ROWS - 1], 1, 2).0.to_host();
         let (first, last) = (&zeroed[..WIDTH], &zeroed[(ROWS - 1) * WIDTH..]);
         assert!(first.iter().chain(last).all(|&x| x == 0.0));
         assert_eq!(zeroed[WIDTH], p.to_host()[WIDTH]);
@@ -169,13 +172,11 @@ fn switches_near_the_binding_limit_keep_the_layer() {
             places.iter().map(at).collect()
         };
         let right = effective(&w0, &a0, &b0);
-        let exchange = Exchange { vectors: &[1], from: &[0], to: &[2], scale: 0.5 };
-        let pool = values.matrix(device, [3, WIDTH]);
-        let (w, a, _, _) = switch_rows(w0, a0, &b0, pool, &exchange);
-        assert_near("rows", &effective(&w, &a, &b0), &right, 1e-6);
-        let pool = values.matrix(device, [3, ROWS]);
-        let (w, b, _, _) = switch_columns(w, &a, b0, pool, &exchange);
-        assert_near("columns", &effective(&w, &a, &b), &right, 1e-6);
+        let exchange = |vectors| Exchange { vectors, from: &[0], to: &[2] };
+        let plan = Switch { a: exchange(&[1]), b: exchange(&[0]), scale: 0.5 };
+        let pools = [values.matrix(device, [3, WIDTH]), values.matrix(device, [3, ROWS])];
+        let Switched { w, a, b, .. } = switch(w0, a0, b0, pools, &plan);
+        assert_near("output", &effective(&w, &a, &b), &right, 1e-6);
     });
 }
 

@@ -7,9 +7,9 @@ use fullrank::kernels::launch;
 use fullrank::kernels::reference;
 use fullrank::kernels::update::{
     AdamForm, AdamW, Axis, VectorCounters, adamw, adamw_vectors, add_sum_squares, clip_factor,
-    read_back,
+    guard, read_back,
 };
-use fullrank::kernels::{Array, Indices, Matrix, Vector};
+use fullrank::kernels::{Array, Matrix, Vector};
 
 use crate::forms::{Values, assert_close, assert_near, in_every_form, on_gpus, vector, wide};
 use crate::norm::ROW_SIZES;
@@ -93,16 +93,19 @@ fn adamw_with_counters_matches_the_reference_vector_by_vector() {
                 right.1.push(a);
                 right.2.push(s);
             }
-            let counters = VectorCounters {
-                axis,
-                since: &Indices::from_host(&since, device, Activations),
-                frozen_until: &Indices::from_host(&frozen, device, Activations),
-                decay_frozen,
-            };
+            let counters = VectorCounters::new(axis, &since, &frozen, device);
             let factor = vector(vec![0.5], device);
             let form = hyper(AdamForm::Torch);
             let got = adamw_vectors(
-                param, &grad, &factor, exp_avg, exp_avg_sq, form, t as u32, &counters,
+                param,
+                &grad,
+                &factor,
+                exp_avg,
+                exp_avg_sq,
+                form,
+                t as u32,
+                &counters,
+                decay_frozen,
             );
             assert_near("param", &wide(&got.0), &right.0, 2e-6);
             assert_near("exp_avg", &wide(&got.1), &right.1, 2e-6);
@@ -113,6 +116,46 @@ fn adamw_with_counters_matches_the_reference_vector_by_vector() {
                     assert_eq!(old.to_bits(), new.to_bits(), "a frozen vector keeps its bits");
                 }
             }
+        }
+    });
+}
+
+#[test]
+fn a_number_that_is_not_finite_guards_an_update_which_then_changes_nothing() {
+    in_every_form(|device| {
+        for (number, right) in [
+            (0.0, 1.0),
+            (3e38, 1.0),
+            (f32::INFINITY, -1.0),
+            (f32::NEG_INFINITY, -1.0),
+            (f32::NAN, -1.0),
+            (-f32::NAN, -1.0),
+            (-1.0, -1.0),
+        ] {
+            assert_eq!(
+                guard(&vector(vec![number], device), 1.0, -1.0).to_host(),
+                [right],
+                "{number}"
+            );
+        }
+        let hyper = AdamW {
+            learning_rate: 0.1,
+            beta1: 0.9,
+            beta2: 0.99,
+            eps: 1e-8,
+            weight_decay: 0.5,
+            form: AdamForm::Torch,
+        };
+        let mut values = Values(91);
+        for shape in [[1, 1], [7, 9], [33, 40]] {
+            let state = [(); 3].map(|()| values.matrix(device, shape));
+            let before = state.each_ref().map(Matrix::to_host);
+            let [p, m, v] = state;
+            let grad =
+                Matrix::from_host(vec![f32::NAN; shape[0] * shape[1]], shape, device, Activations);
+            let off = vector(vec![-1.0], device);
+            let (p, m, v) = adamw(p, &grad, &off, m, v, hyper, 3);
+            assert_eq!([p, m, v].map(|x| x.to_host()), before);
         }
     });
 }
@@ -230,12 +273,7 @@ fn bias_corrections_hold_for_counters_of_any_age() {
             let shape = if axis == Axis::Rows { [ages.len(), 1] } else { [1, ages.len()] };
             let fill = |x: f32| Matrix::from_host(vec![x; ages.len()], shape, device, Activations);
             let hyper = AdamW { weight_decay: 0.0, eps: 0.0, learning_rate: 1.0, ..hyper(form) };
-            let counters = VectorCounters {
-                axis,
-                since: &Indices::from_host(&since, device, Activations),
-                frozen_until: &Indices::from_host(&[0; 12], device, Activations),
-                decay_frozen: false,
-            };
+            let counters = VectorCounters::new(axis, &since, &[0; 12], device);
             let one = vector(vec![1.0], device);
             let grad = fill(0.5);
             let got = adamw_vectors(
@@ -247,6 +285,7 @@ fn bias_corrections_hold_for_counters_of_any_age() {
                 hyper,
                 t as u32,
                 &counters,
+                false,
             );
             for (&age, got) in ages.iter().zip(wide(&got.0)) {
                 let (right, ..) = reference::adamw((0.0, 0.25, 0.125), 0.5, hyper, age as u32);
@@ -274,15 +313,10 @@ fn counters_of_wide_matrices_and_frozen_gradients_that_are_not_numbers() {
             let [param, exp_avg] = [(); 2].map(|()| values.matrix(device, shape));
             let ones = Matrix::from_host(vec![1.0; m * n], shape, device, Activations);
             let (p, g, a) = (wide(&param), wide(&grad), wide(&exp_avg));
-            let counters = VectorCounters {
-                axis,
-                since: &Indices::from_host(&vec![2; vectors], device, Activations),
-                frozen_until: &Indices::from_host(&frozen, device, Activations),
-                decay_frozen: true,
-            };
+            let counters = VectorCounters::new(axis, &vec![2; vectors], &frozen, device);
             let one = vector(vec![1.0], device);
             let form = hyper(AdamForm::Torch);
-            let got = adamw_vectors(param, &grad, &one, exp_avg, ones, form, 5, &counters);
+            let got = adamw_vectors(param, &grad, &one, exp_avg, ones, form, 5, &counters, true);
             let right: Vec<f64> = (0..m * n)
                 .map(|i| {
                     let grad = if frozen[of(i)] > 0 { 0.0 } else { g[i] };

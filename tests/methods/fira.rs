@@ -3,9 +3,9 @@
 use fullrank::device::memory::Category;
 use fullrank::kernels::update::{AdamForm, AdamW};
 use fullrank::kernels::{Matrix, Vector};
+use fullrank::methods::LayerContext;
 use fullrank::methods::fira::{Scaling, Terms, apply};
 use fullrank::methods::projection::{Carry, Layer, Rules};
-use fullrank::methods::{LayerContext, galore};
 use fullrank::model::{Linear, Params, Role};
 use fullrank::optim::Optimizer;
 use fullrank::random::stream;
@@ -45,9 +45,13 @@ impl Bench {
             cols: shape[1],
             weight: Some(id),
             adapter: None,
+            sparse: None,
+            block: 0,
+            blocks: 1,
+            magnitude: None,
         };
         let mut layer = Layer::new(&linear, 3).unwrap();
-        let rules = Rules { gap: 1, carry: Carry::Keep, decomposition: None };
+        let rules = Rules { gap: 1, carry: Carry::Keep, decomposition: None, residual: None };
         let found = layer.find(&grad(shape, 0, 1.0).to_host(), &rules, 0, 0);
         let mut optimizer = Optimizer::new(hyper, &device);
         let mut events = Vec::new();
@@ -134,7 +138,7 @@ fn the_papers_step_is_that_of_galore_plus_a_residual_outside_the_subspace() {
     for shape in SHAPES {
         let (mut ours, mut plain) = (Bench::new(shape), Bench::new(shape));
         ours.step(&terms(false), grad(shape, 1, 1.0));
-        plain.with(|layer, cx, one, _| galore::apply(layer, 0.25, cx, grad(shape, 1, 1.0), one));
+        plain.with(|layer, cx, one, _| layer.apply(0.25, cx, grad(shape, 1, 1.0), one));
         let difference: Vec<f32> =
             ours.weight().iter().zip(plain.weight()).map(|(a, b)| a - b).collect();
         let largest = difference.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -142,6 +146,28 @@ fn the_papers_step_is_that_of_galore_plus_a_residual_outside_the_subspace() {
         let difference = Matrix::from_host(difference, shape, &device(), Category::Activations);
         let inside = ours.layer.project(&difference).to_host();
         assert!(inside.iter().all(|v| v.abs() < 1e-5 * largest.max(1.0)), "{shape:?}: {inside:?}");
+    }
+}
+
+// Invariant 3, with nothing outside the subspace: the residual is zero and what is left is GaLore.
+#[test]
+fn a_gradient_inside_the_subspace_takes_the_step_of_galore() {
+    for shape in SHAPES {
+        let (mut ours, mut plain) = (Bench::new(shape), Bench::new(shape));
+        let inside = |bench: &Bench| {
+            let zeros = Matrix::zeros(shape, &device(), Category::Activations);
+            let projected = bench.layer.project(&grad(shape, 1, 1.0));
+            bench.layer.add_back(zeros, 1.0, &projected)
+        };
+        let grad = inside(&ours);
+        ours.step(&terms(false), grad);
+        let grad = inside(&plain);
+        plain.with(|layer, cx, one, _| layer.apply(0.25, cx, grad, one));
+        let largest = plain.weight().iter().fold(0f32, |m, v| m.max(v.abs()));
+        assert!(largest > 0.0);
+        for (ours, plain) in ours.weight().iter().zip(plain.weight()) {
+            assert!((ours - plain).abs() <= 1e-5 * largest, "{shape:?}: {ours} {plain}");
+        }
     }
 }
 
@@ -154,7 +180,7 @@ fn an_unscaled_residual_and_the_projected_part_add_up_to_the_gradient() {
             Terms { alpha: 1.0, is_released: false, scaling: Scaling::None, gamma: f64::INFINITY };
         let mut plain = Bench::new(shape);
         bench.step(&terms, grad(shape, 1, 1.0));
-        plain.with(|layer, cx, one, _| galore::apply(layer, 1.0, cx, grad(shape, 1, 1.0), one));
+        plain.with(|layer, cx, one, _| layer.apply(1.0, cx, grad(shape, 1, 1.0), one));
         let projected = bench.layer.project(&grad(shape, 1, 1.0));
         let zeros = Matrix::zeros(shape, &device(), Category::Activations);
         let back = bench.layer.add_back(zeros, 1.0, &projected).to_host();

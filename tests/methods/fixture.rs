@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use fullrank::config::RunConfig;
+use fullrank::config::{InRankTable, RunConfig};
 use fullrank::device::Device;
 use fullrank::device::memory::Category;
 use fullrank::kernels::{Matrix, Vector};
-use fullrank::methods::MethodState;
+use fullrank::linalg::svd::svd;
+use fullrank::methods::{Export, MethodState, factors};
 use fullrank::model::backward::GradientSink;
 use fullrank::model::config::{Rope, RopeKind};
-use fullrank::model::{Batch, Gradients, Linear, Model, ModelConfig, ParamId};
+use fullrank::model::{Batch, Gradients, Linear, LinearId, Model, ModelConfig, ParamId};
 use fullrank::random::stream;
 use fullrank::run::engine::{Engine, Outcome};
 use fullrank::run::setup;
@@ -19,6 +20,8 @@ use serde_json::Value;
 
 pub const SEQ_LEN: usize = 12;
 pub const LINEARS: usize = 14;
+/// The batches that a method sees before the run are numbered from here.
+pub const AHEAD: u64 = 1_000;
 
 /// Where these tests compute: the CPU backend with a ledger of its own, or the device that
 /// `FULLRANK_TEST_DEVICE` names, opened once.
@@ -56,9 +59,25 @@ pub fn config(method: &str) -> RunConfig {
     let mut config = RunConfig::default();
     config.train.method = method.into();
     config.train.rank = Some(4);
-    config.train.alpha = Some(if method == "lora" { 8.0 } else { 1.0 });
     config.galore.update_proj_gap = Some(5);
     config.fira.update_proj_gap = Some(5);
+    config.adarankgrad.update_proj_gap = Some(5);
+    config.inrank = InRankTable {
+        start_rank: 1,
+        buffer: Some(2),
+        ratio: 0.9,
+        first_check: Some(4),
+        gap: Some(3),
+        truncate_at: Some(16),
+    };
+    config.train.alpha = Some(match method {
+        "lora" | "rslora" | "lora-plus" | "pissa" | "dora" => 8.0,
+        "lora-ga" => 4.0,
+        _ => 1.0,
+    });
+    config.train.batch_size = Some(3);
+    config.lora_ga.gamma = Some(16.0);
+    config.lora_ga.sequences = 8;
     config.train.iters = Some(100);
     config.train.learning_rate = Some(0.01);
     config.train.lr_schedule = Some("constant".into());
@@ -108,7 +127,12 @@ pub fn engine(config: &RunConfig) -> Engine {
 pub fn engine_of(config: &RunConfig, shape: ModelConfig) -> Engine {
     let model = Model::init(shape, config.train.seed, &device());
     let mut engine = setup::engine(config, model).unwrap();
-    engine.with_method(|method, cx| method.prepare(cx)).unwrap();
+    let mut draw = AHEAD;
+    let mut ahead = || {
+        draw += 1;
+        Ok(batch(draw))
+    };
+    engine.prepare(&mut ahead).unwrap();
     engine
 }
 
@@ -408,4 +432,34 @@ pub fn disturb(engine: &mut Engine) {
 /// Indices `pointer, pointer + 1, …` up to the next pointer, around the ring.
 pub fn passed(from: usize, to: usize, rank: usize) -> Vec<usize> {
     (0..(to + rank - from) % rank).map(|j| (from + j) % rank).collect()
+}
+
+/// The singular values of `[m, n]`.
+pub fn svd_values(values: &[f64], m: usize, n: usize) -> Vec<f64> {
+    svd(values, m, n).unwrap().s
+}
+
+/// After some updates of nothing but the method's own parameters, its plain adapters put the weights that the run
+/// began with to the trained function; with the rest trained too it says that they would not.
+pub fn assert_exports_as_an_adapter(config: &RunConfig, rank: usize) {
+    let mut config = config.clone();
+    config.train.train_non_targets = Some(false);
+    let mut engine = engine(&config);
+    train(&mut engine, 12);
+    assert_eq!(engine.method.export(&engine.model), Export::MergedOrAdapter);
+    let mut base = Model::init(shape(), config.train.seed, &device());
+    let before = logits(&base, 3);
+    for (place, linear) in engine.model.linears().iter().enumerate() {
+        let id = LinearId(place);
+        let plain = engine.method.plain_adapter(&engine.model, id).unwrap();
+        assert!(plain.rank <= rank, "{}: rank {}", linear.name, plain.rank);
+        factors::attach(&mut base, id, plain.rank, plain.scale, (plain.a, plain.b), false);
+    }
+    let trained = logits(&engine.model, 3);
+    assert!(relative_difference(&before, &trained) > 1e-3, "it was trained");
+    let difference = relative_difference(&logits(&base, 3), &trained);
+    assert!(difference <= 1e-5, "rank {rank}: {difference:e}");
+    config.train.train_non_targets = Some(true);
+    let engine = self::engine(&config);
+    assert_eq!(engine.method.export(&engine.model), Export::Merged);
 }

@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 use faer::Mat;
 use fullrank::config::RunConfig;
 use fullrank::device::memory::Category;
+use fullrank::kernels::Matrix;
+use fullrank::methods::projection::{Carry, Layer, Rules};
+use fullrank::model::Linear;
+use fullrank::random::stream;
 use fullrank::run::checkpoint::{Checkpoint, Progress, save};
 use fullrank::run::engine::Engine;
 use fullrank::run::setup;
@@ -24,7 +28,7 @@ fn projectors(engine: &mut Engine) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
         .collect()
 }
 
-fn refreshes(engine: &Engine) -> Vec<Subspace> {
+pub fn refreshes(engine: &Engine) -> Vec<Subspace> {
     let events = engine.events.iter().filter_map(|event| match event {
         Body::Subspace(subspace) => Some(subspace.clone()),
         _ => None,
@@ -124,6 +128,130 @@ fn projectors_keep_their_bits_between_refreshes_and_moments_keep_theirs_across_o
     assert!(overlaps.iter().all(|overlap| (0.0..=1.0 + 1e-6).contains(overlap)));
 }
 
+/// A layer of the shape with the rank, and the projector of a random gradient in use.
+fn installed([m, n]: [usize; 2], rank: usize, grad: &[f32]) -> (Layer, Vec<f64>) {
+    let linear = Linear {
+        name: "layer".into(),
+        rows: m,
+        cols: n,
+        weight: engine(&config("full")).model.linears()[0].weight,
+        adapter: None,
+        sparse: None,
+        block: 0,
+        blocks: 1,
+        magnitude: None,
+    };
+    let mut layer = Layer::new(&linear, rank).unwrap();
+    let rules = Rules { gap: 1, carry: Carry::Keep, decomposition: None, residual: None };
+    let found = layer.find(grad, &rules, 1, 0);
+    let mut engine = engine(&config("full"));
+    engine.with_method(|_, cx| layer.install(&mut cx.for_layers(0.0), found, Carry::Keep));
+    let projector = layer.projector().unwrap().into_iter().map(f64::from).collect();
+    (layer, projector)
+}
+
+const SHAPES: [[usize; 2]; 3] = [[7, 12], [12, 7], [9, 9]];
+
+// Invariant 3: without Adam between projection and its way back, a square projector changes nothing.
+#[test]
+fn a_square_projector_gives_the_gradient_back() {
+    for shape @ [m, n] in SHAPES {
+        let values = stream(5, "grad", "test", 0).normal_vec(m * n, 1.0);
+        let (layer, projector) = installed(shape, m.min(n), &values);
+        assert_eq!(projector.len(), m.min(n) * m.min(n));
+        let grad = Matrix::from_host(values.clone(), shape, &device(), Category::Gradients);
+        let zeros = Matrix::zeros(shape, &device(), Category::Weights);
+        let back = layer.add_back(zeros, 1.0, &layer.project(&grad)).to_host();
+        for (back, value) in back.iter().zip(values) {
+            assert!((back - value).abs() < 1e-5, "{shape:?}: {back} {value}");
+        }
+    }
+}
+
+// Invariant 7, against a decomposition of another kind: singular vectors instead of a Gram matrix.
+#[test]
+fn projectors_span_the_leading_singular_vectors() {
+    for shape @ [m, n] in SHAPES {
+        let noise = stream(6, "grad", "test", 0).normal_vec(m * n, 0.01);
+        // Three strong directions, so that there is a gap.
+        let values: Vec<f32> = (noise.iter().enumerate())
+            .map(|(k, v)| v + if k / n == k % n && k / n < 3 { 3.0 - (k / n) as f32 } else { 0.0 })
+            .collect();
+        let (_, projector) = installed(shape, 3, &values);
+        let matrix = Mat::from_fn(m, n, |i, j| f64::from(values[i * n + j]));
+        let svd = matrix.thin_svd().unwrap();
+        let vectors = if m < n { svd.U() } else { svd.V() };
+        let len = m.min(n);
+        let shared: f64 = (0..3)
+            .flat_map(|k| (0..3).map(move |l| (k, l)))
+            .map(|(k, l)| {
+                (0..len).map(|i| projector[k * len + i] * vectors[(i, l)]).sum::<f64>().powi(2)
+            })
+            .sum();
+        assert!(shared / 3.0 > 0.999_99, "{shape:?}: {shared}");
+    }
+}
+
+// Invariant 4.
+#[test]
+fn the_step_is_that_of_adam_in_the_subspace_projected_back() {
+    let mut config = config("galore");
+    config.train.alpha = Some(0.25);
+    let mut engine = engine(&config);
+    let weights = |engine: &Engine| -> Vec<Vec<f64>> {
+        engine.model.linears().iter().map(|l| wide(&engine.model, l.weight.unwrap())).collect()
+    };
+    let mut moments: Vec<(Vec<f64>, Vec<f64>)> = Vec::new();
+    for k in 1..=3 {
+        let grads = gradients(&mut engine.model, &batch(engine.t));
+        let before = weights(&engine);
+        train(&mut engine, 1);
+        let projectors = projectors(&mut engine);
+        for (index, linear) in engine.model.linears().to_vec().iter().enumerate() {
+            let (m, n) = (linear.rows, linear.cols);
+            let grad: Vec<f64> = grads
+                .get(linear.weight.unwrap())
+                .unwrap()
+                .to_host()
+                .into_iter()
+                .map(f64::from)
+                .collect();
+            let (shape, rows) = &projectors[&format!("{}.projector", linear.name)];
+            let (r, len) = (shape[0], shape[1]);
+            let p: Vec<f64> = rows.iter().map(|&v| f64::from(v)).collect();
+            let pt = transposed(&p, r, len);
+            let is_left = m < n;
+            let projected =
+                if is_left { product(&p, &grad, r, m, n) } else { product(&grad, &pt, m, n, r) };
+            if k == 1 {
+                moments.push((vec![0.0; projected.len()], vec![0.0; projected.len()]));
+            }
+            let (first, second) = &mut moments[index];
+            let mut direction = Vec::new();
+            for (i, g) in projected.iter().enumerate() {
+                first[i] = 0.9 * first[i] + 0.1 * g;
+                second[i] = 0.999 * second[i] + 0.001 * g * g;
+                let (one, two) = (1.0 - 0.9f64.powi(k), 1.0 - 0.999f64.powi(k));
+                direction.push(first[i] / one / ((second[i] / two).sqrt() + 1e-8));
+            }
+            let back = if is_left {
+                product(&pt, &direction, m, r, n)
+            } else {
+                product(&direction, &p, m, r, n)
+            };
+            let after = wide(&engine.model, linear.weight.unwrap());
+            for ((after, before), back) in after.iter().zip(&before[index]).zip(back) {
+                let expected = before - 0.01 * 0.25 * back;
+                assert!(
+                    (after - expected).abs() < 2e-6,
+                    "{} at {k}: {after} {expected}",
+                    linear.name
+                );
+            }
+        }
+    }
+}
+
 // Invariant 5.
 #[test]
 fn full_rank_is_adamw_with_the_rate_times_alpha_to_the_bit() {
@@ -190,6 +318,32 @@ fn a_gradient_that_is_not_finite_is_not_applied_per_layer_either() {
     let outcome = engine.step(&[batch(2)]).unwrap();
     assert!(!outcome.is_applied);
     assert_same("a skipped update", &snapshot(&mut engine), &before);
+}
+
+// At the first update, between refreshes, at one, and with a decay of weights.
+#[test]
+fn gradients_that_are_not_finite_change_nothing_and_counters_are_set_back() {
+    for (decay, updates) in [(0.0, 0), (0.0, 2), (0.01, 2), (0.0, 5)] {
+        let mut at_once = config("galore");
+        at_once.galore.per_layer = true;
+        at_once.train.weight_decay = decay;
+        let mut engine = engine(&at_once);
+        train(&mut engine, updates);
+        let norm = "model.layers.0.post_attention_layernorm.weight";
+        let id = engine.model.params.find(norm).unwrap();
+        let whole = engine.model.params.value(id).to_host();
+        let mut broken = whole.clone();
+        broken[3] = f32::INFINITY;
+        super::fixture::set(&mut engine.model, id, broken);
+        let before = snapshot(&mut engine);
+        let outcome = engine.step(&[batch(updates)]).unwrap();
+        assert!(!outcome.is_applied);
+        let after = snapshot(&mut engine);
+        assert_same(&format!("after {updates} updates"), &after, &before);
+        // It goes on as if nothing had been.
+        super::fixture::set(&mut engine.model, id, whole);
+        train(&mut engine, 1);
+    }
 }
 
 #[test]

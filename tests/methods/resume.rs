@@ -54,7 +54,8 @@ fn assert_resumes(what: &str, config: &RunConfig, stops: &[u64], further: u64) {
 
 #[test]
 fn every_method_resumes_to_the_bit() {
-    for method in ["full", "lora", "switchlora"] {
+    for method in ["full", "lora", "switchlora", "lora-ga", "rslora", "lora-plus", "pissa", "dora"]
+    {
         let mut config = config(method);
         config.train.lr_schedule = Some("cosine".into());
         config.train.warmup_steps = Some(3);

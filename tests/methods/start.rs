@@ -28,6 +28,9 @@ fn starts() -> Vec<(String, RunConfig)> {
         config.switchlora.selection = selection.into();
         all.push((format!("switchlora {selection}"), config));
     }
+    for method in ["lora-ga", "rslora", "lora-plus", "pissa", "dora"] {
+        all.push((method.into(), config(method)));
+    }
     all
 }
 

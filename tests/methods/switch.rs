@@ -3,7 +3,7 @@
 use fullrank::config::RunConfig;
 use fullrank::device::memory::Category;
 use fullrank::kernels::Matrix;
-use fullrank::kernels::lowrank::{Exchange, switch_columns, switch_rows};
+use fullrank::kernels::switch::{Exchange, Switch, Switched, switch};
 use fullrank::random::stream;
 use fullrank::run::engine::Engine;
 
@@ -73,31 +73,27 @@ fn a_switch_of_one_side_keeps_the_effective_weight() {
     let allowed = |w: &Matrix, b: &Matrix, a: &Matrix| {
         merge_tolerance(&wide(w), &wide(b), &wide(a), 0.25, rank)
     };
-    let exchange = Exchange { vectors: &[3, 0, 1], from: &[6, 3, 4], to: &[0, 1, 2], scale: 0.25 };
-    let (w, a, b) = (random("w", [m, n]), random("a", [rank, n]), random("b", [m, rank]));
+    let exchange = Exchange { vectors: &[3, 0, 1], from: &[6, 3, 4], to: &[0, 1, 2] };
+    let pools = || [random("pool a", [candidates, n]), random("pool b", [candidates, m])];
+    let layer = || (random("w", [m, n]), random("a", [rank, n]), random("b", [m, rank]));
+    let (w, a, b) = layer();
+    let (before, least) = (sum(&w, &b, &a), allowed(&w, &b, &a));
 
-    let (before, mut tolerance) = (sum(&w, &b, &a), allowed(&w, &b, &a));
-    let old = a.to_host();
-    let (w, a, _, _) = switch_rows(w, a, &b, random("pool a", [candidates, n]), &exchange);
-    assert_ne!(old, a.to_host(), "rows of A were exchanged");
-    let assert_kept = |side: &str, before: &[f64], after: &[f64], tolerance: &[f64]| {
-        for ((before, after), allowed) in before.iter().zip(after).zip(tolerance) {
-            assert!((before - after).abs() <= *allowed, "{side}: {before} became {after}");
+    for side in ["A", "B"] {
+        let (of_a, of_b) =
+            if side == "A" { (exchange, Exchange::NONE) } else { (Exchange::NONE, exchange) };
+        let (w, old_a, old_b) = layer();
+        let (values_a, values_b) = (old_a.to_host(), old_b.to_host());
+        let plan = Switch { a: of_a, b: of_b, scale: 0.25 };
+        let Switched { w, a, b, .. } = switch(w, old_a, old_b, pools(), &plan);
+        assert_eq!(values_a != a.to_host(), side == "A", "rows of A were exchanged");
+        assert_eq!(values_b != b.to_host(), side == "B", "columns of B were exchanged");
+        let allowed = allowed(&w, &b, &a);
+        let tolerance = least.iter().zip(&allowed).map(|(x, y)| x.max(*y));
+        for ((before, after), tolerance) in before.iter().zip(sum(&w, &b, &a)).zip(tolerance) {
+            assert!((before - after).abs() <= tolerance, "{side}: {before} became {after}");
         }
-    };
-    for (tolerance, after) in tolerance.iter_mut().zip(allowed(&w, &b, &a)) {
-        *tolerance = tolerance.max(after);
     }
-    assert_kept("A", &before, &sum(&w, &b, &a), &tolerance);
-
-    let (before, mut tolerance) = (sum(&w, &b, &a), allowed(&w, &b, &a));
-    let old = b.to_host();
-    let (w, b, _, _) = switch_columns(w, &a, b, random("pool b", [candidates, m]), &exchange);
-    assert_ne!(old, b.to_host(), "columns of B were exchanged");
-    for (tolerance, after) in tolerance.iter_mut().zip(allowed(&w, &b, &a)) {
-        *tolerance = tolerance.max(after);
-    }
-    assert_kept("B", &before, &sum(&w, &b, &a), &tolerance);
 }
 
 // Invariant 2.

@@ -14,6 +14,8 @@ pub struct Oracle {
     pub values: Values,
     /// Scale of the adapter of a layer, by the layer's name.
     scales: BTreeMap<String, f64>,
+    /// Lengths of the rows of `W + s·B·A` of a layer with trained lengths, as the model had them: constants.
+    lengths: BTreeMap<String, Vec<f64>>,
 }
 
 impl Oracle {
@@ -27,7 +29,24 @@ impl Oracle {
             .linears()
             .iter()
             .filter_map(|linear| Some((linear.name.clone(), f64::from(linear.adapter?.scale))));
-        Self { config: model.config.clone(), values: values.collect(), scales: scales.collect() }
+        let mut oracle = Self {
+            config: model.config.clone(),
+            values: values.collect(),
+            scales: scales.collect(),
+            lengths: BTreeMap::new(),
+        };
+        for linear in model.linears().iter().filter(|linear| linear.magnitude.is_some()) {
+            // The columns of the layer's product with the unit vectors.
+            let unit = |i| (0..linear.cols).map(|j| f64::from(u8::from(i == j))).collect();
+            let columns = oracle.low_rank_linear(
+                &linear.name,
+                &(0..linear.cols).map(unit).collect::<Vec<Vec<f64>>>(),
+            );
+            let square = |row: usize| columns.iter().map(|column| column[row].powi(2)).sum::<f64>();
+            let lengths = (0..linear.rows).map(|row| square(row).sqrt()).collect();
+            oracle.lengths.insert(linear.name.clone(), lengths);
+        }
+        oracle
     }
 
     /// Mean loss over the targets that count (those not negative).
@@ -76,8 +95,21 @@ impl Oracle {
             .collect()
     }
 
-    /// `x·Wᵀ + s·(x·Aᵀ)·Bᵀ`
+    /// `x·Wᵀ + s·(x·Aᵀ)·Bᵀ`, times `magnitude / length` by output where the layer has trained lengths.
     fn linear(&self, name: &str, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let mut y = self.low_rank_linear(name, x);
+        if let Some(lengths) = self.lengths.get(name) {
+            let magnitudes = &self.values[&format!("{name}.lora_magnitude_vector")];
+            for row in &mut y {
+                for ((y, magnitude), length) in row.iter_mut().zip(magnitudes).zip(lengths) {
+                    *y *= magnitude / length;
+                }
+            }
+        }
+        y
+    }
+
+    fn low_rank_linear(&self, name: &str, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
         let mut y = product(x, &self.values[&format!("{name}.weight")]);
         if let Some(scale) = self.scales.get(name) {
             let h = product(x, &self.values[&format!("{name}.lora_A")]);

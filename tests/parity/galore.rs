@@ -9,7 +9,7 @@ use fullrank::kernels::update::{AdamForm, AdamW};
 use fullrank::kernels::{Matrix, Vector};
 use fullrank::linalg::subspace::{Decomposition, Side};
 use fullrank::methods::projection::{Carry, Layer, Rules};
-use fullrank::methods::{LayerContext, fira, galore};
+use fullrank::methods::{LayerContext, fira};
 use fullrank::model::{Linear, Params, Role};
 use fullrank::optim::Optimizer;
 use std::path::Path;
@@ -32,8 +32,17 @@ impl Case {
         let mut params = Params::default();
         let value = Matrix::from_host(init.values, [m, n], device, Category::Weights);
         let id = params.add("W", vec![m, n], Role::Network, value, true);
-        let linear =
-            Linear { name: "layer".into(), rows: m, cols: n, weight: Some(id), adapter: None };
+        let linear = Linear {
+            name: "layer".into(),
+            rows: m,
+            cols: n,
+            weight: Some(id),
+            adapter: None,
+            sparse: None,
+            block: 0,
+            blocks: 1,
+            magnitude: None,
+        };
         let layer = Layer::new(&linear, number(&file, "rank") as usize).unwrap();
         let hyper = AdamW {
             learning_rate: 0.0,
@@ -73,7 +82,8 @@ impl Case {
     /// Our own projector of this step's gradient spans what theirs does.
     fn check_span(&self, step: usize, grad: &Matrix) {
         for decomposition in [Decomposition::Exact, Decomposition::Randomised] {
-            let rules = Rules { gap: 1, carry: Carry::Keep, decomposition: Some(decomposition) };
+            let way = Some(decomposition);
+            let rules = Rules { gap: 1, carry: Carry::Keep, decomposition: way, residual: None };
             let (mut params, mut optimizer) =
                 (Params::default(), Optimizer::new(self.optimizer.hyper(0.0), &self.device));
             let mut events = Vec::new();
@@ -84,6 +94,10 @@ impl Case {
                 cols: shape[1],
                 weight: Some(self.layer.weight()),
                 adapter: None,
+                sparse: None,
+                block: 0,
+                blocks: 1,
+                magnitude: None,
             };
             let mut own = Layer::new(&linear, number(&self.file, "rank") as usize).unwrap();
             let found = own.find(&grad.to_host(), &rules, 0, 0);
@@ -153,7 +167,7 @@ impl Case {
 pub fn check(path: &Path, device: &Device) {
     let case = Case::open(path, device);
     let alpha = number(&case.file, "scale");
-    case.replay(|layer, cx, _, grad, one| galore::apply(layer, alpha, cx, grad, one));
+    case.replay(|layer, cx, _, grad, one| layer.apply(alpha, cx, grad, one));
 }
 
 /// The authors' Fira.

@@ -1,5 +1,6 @@
 //! transformers' `LlamaForCausalLM`: logits, loss and the gradient of every parameter.
 
+use super::train::parameter_name;
 use super::{assert_close, values};
 use fullrank::device::Device;
 use fullrank::device::memory::Category;
@@ -22,15 +23,14 @@ pub fn check(path: &Path, device: &Device) {
         assert_close("logits", &logits, &values(&expected, "logits"), 2e-5);
         assert_loss("loss", &model.token_losses(&batch), &batch, &expected);
         if has_gradients {
-            check_gradients(&mut model, &batch, &expected, "loss", "grad.", recompute);
+            check_gradients(&mut model, &batch, &expected, ("loss", "grad."), recompute);
             let labels = expected.read_i64("labels_masked").unwrap();
             let masked = next_token_batch(&ids, &labels, seq_len, &model);
             check_gradients(
                 &mut model,
                 &masked,
                 &expected,
-                "loss_masked",
-                "grad_masked.",
+                ("loss_masked", "grad_masked."),
                 recompute,
             );
         }
@@ -53,12 +53,12 @@ pub fn assert_loss(name: &str, losses: &Vector, batch: &Batch, expected: &Safete
     assert_close(name, &[mean], &values(expected, name), 2e-6);
 }
 
-fn check_gradients(
+/// Compares the loss and every gradient that the case has under a prefix.
+pub fn check_gradients(
     model: &mut Model,
     batch: &Batch,
     expected: &SafetensorsFile,
-    loss_name: &str,
-    prefix: &str,
+    (loss_name, prefix): (&str, &str),
     recompute: bool,
 ) {
     let mut gradients = Gradients::default();
@@ -74,6 +74,7 @@ fn check_gradients(
     for (name, parameter) in
         names.iter().filter_map(|name| Some((name, name.strip_prefix(prefix)?)))
     {
+        let parameter = &parameter_name(parameter);
         let id = model.params.find(parameter).unwrap_or_else(|| panic!("no parameter {parameter}"));
         let grad = gradients.get(id).unwrap_or_else(|| panic!("no gradient of {parameter}"));
         assert_close(name, &grad.to_host(), &values(expected, name), 5e-5);

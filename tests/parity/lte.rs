@@ -100,7 +100,6 @@ impl<'a> Case<'a> {
                 let (dx, g) = linear.input_grad(&model.params, None, &dy);
                 let mut keep = |_: &mut _, _, grad| Some(grad);
                 let mut sink = GradientSink::new(&mut grads, true, &mut keep);
-                let (h, g) = (h.as_ref(), g.as_ref());
                 linear.weight_grad(&mut model.params, &mut sink, &x, &dy, h, g);
                 (y.to_host(), dx.to_host())
             });

@@ -3,7 +3,9 @@
 pub mod adamw;
 pub mod galore;
 pub mod llama;
+pub mod lora_ga;
 pub mod lte;
+pub mod peft;
 pub mod relora;
 pub mod schedules;
 pub mod switchlora;

@@ -92,7 +92,7 @@ pub fn check(path: &Path, device: &Device) {
 }
 
 /// PEFT's name of a factor in ours; other names stay.
-fn parameter_name(theirs: &str) -> String {
+pub fn parameter_name(theirs: &str) -> String {
     match theirs.strip_prefix("base_model.model.") {
         Some(name) => name.trim_end_matches(".weight").to_owned(),
         None => theirs.to_owned(),

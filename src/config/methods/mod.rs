@@ -4,28 +4,42 @@
 use super::RunConfig;
 use crate::error::Result;
 
+pub(super) mod adarankgrad;
 pub(super) mod fira;
 pub(super) mod galore;
+pub(super) mod inrank;
 pub(super) mod lora;
+pub(super) mod lora_ga;
+pub(super) mod lora_plus;
 pub(super) mod lte;
+pub(super) mod pissa;
 mod projection;
 pub(super) mod relora;
+pub(super) mod sltrain;
 pub(super) mod spam;
 pub(super) mod switchlora;
 
+pub use adarankgrad::AdaRankGradTable;
 pub use fira::FiraTable;
 pub use galore::GaloreTable;
+pub use inrank::InRankTable;
 pub use lora::LoraTable;
+pub use lora_ga::LoraGaTable;
+pub use lora_plus::LoraPlusTable;
 pub use lte::{LteTable, check_batch};
+pub use pissa::PissaTable;
 pub use projection::ProjectionSettings;
 pub use relora::ReloraTable;
+pub use sltrain::SlTrainTable;
 pub use spam::{SpamTable, check_warmup};
 pub use switchlora::SwitchLoraTable;
 
 /// What a method's runs have where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Defaults {
-    /// The rank is the hidden size divided by this.
+    /// Whether it is made for weights that are trained already; it works on random ones too.
+    pub is_for_fine_tuning: bool,
+    /// The rank is this part of the hidden size.
     pub rank_divisor: usize,
     /// And this at most.
     pub most_rank: usize,
@@ -35,6 +49,8 @@ pub struct Defaults {
     pub scale: Option<f64>,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// The same on a model folder, where it differs.
+    pub fine_tuning_rate: Option<f64>,
     /// Schedule of the learning rate.
     pub schedule: &'static str,
     /// The warm-up is a tenth of the run, and this at most.
@@ -46,14 +62,24 @@ pub struct Defaults {
 impl Defaults {
     /// Of methods that train factors (`methods.md` 3).
     const ADAPTER: Self = Self {
+        is_for_fine_tuning: false,
         rank_divisor: 4,
         most_rank: usize::MAX,
         alpha: 32.0,
         scale: None,
         learning_rate: 2e-3,
+        fine_tuning_rate: None,
         schedule: "cosine",
         most_warmup: 100,
         max_grad_norm: 1.0,
+    };
+    /// Of methods to fine-tune with (`methods.md` 3 and 7.4).
+    const FINE_TUNING: Self = Self {
+        is_for_fine_tuning: true,
+        most_rank: 8,
+        alpha: 16.0,
+        fine_tuning_rate: Some(1e-4),
+        ..Self::ADAPTER
     };
     /// Of methods that project gradients (`methods.md` 5.4).
     const PROJECTED: Self = Self {
@@ -68,14 +94,20 @@ impl Defaults {
 }
 
 impl RunConfig {
-    /// The defaults of the common settings that the method has.
-    pub fn method_defaults(&self) -> Defaults {
+    /// The defaults of the common settings that the method has, for a model of this width.
+    pub fn method_defaults(&self, hidden_size: usize) -> Defaults {
         match self.train.method.as_str() {
-            "lora" => lora::defaults(self),
+            "lora" | "rslora" | "lora-plus" => lora::defaults(self),
+            "lora-ga" => lora_ga::defaults(),
+            "pissa" => pissa::defaults(),
+            "dora" => Defaults::FINE_TUNING,
             "switchlora" => switchlora::defaults(self),
             "relora" => relora::defaults(),
             "galore" => galore::defaults(),
             "fira" => fira::defaults(),
+            "adarankgrad" => adarankgrad::defaults(),
+            "sltrain" => sltrain::defaults(hidden_size),
+            "inrank" => inrank::defaults(),
             "lte" => lte::defaults(self),
             "spam" => spam::defaults(),
             _ => Defaults::FULL,
@@ -86,10 +118,16 @@ impl RunConfig {
 /// Checks the tables of all methods, whichever is used.
 pub(super) fn check(config: &RunConfig) -> Result<()> {
     lora::check(config)?;
+    lora_ga::check(config)?;
+    lora_plus::check(config)?;
+    pissa::check(config)?;
     switchlora::check(config)?;
     relora::check(config)?;
     galore::check(config)?;
     fira::check(config)?;
+    adarankgrad::check(config)?;
+    sltrain::check(config)?;
+    inrank::check(config)?;
     lte::check(config)?;
     spam::check(config)
 }

@@ -1,6 +1,6 @@
 //! What methods with a projected gradient share.
 
-use super::{FiraTable, GaloreTable};
+use super::{AdaRankGradTable, FiraTable, GaloreTable};
 
 /// What becomes of the moments when a subspace is refreshed.
 pub(super) const CARRIES: &[&str] = &["keep", "rotate", "reset"];
@@ -17,18 +17,27 @@ pub struct ProjectionSettings<'a> {
     pub carry: &'a str,
     /// How subspaces are found.
     pub decomposition: &'a str,
+    /// The share of the gradient's energy that may stay outside, where the rank follows it.
+    pub residual: Option<f64>,
 }
 
 impl<'a> From<&'a GaloreTable> for ProjectionSettings<'a> {
     fn from(table: &'a GaloreTable) -> Self {
         let GaloreTable { update_proj_gap, carry, decomposition, .. } = table;
-        Self { gap: *update_proj_gap, carry, decomposition }
+        Self { gap: *update_proj_gap, carry, decomposition, residual: None }
     }
 }
 
 impl<'a> From<&'a FiraTable> for ProjectionSettings<'a> {
     fn from(table: &'a FiraTable) -> Self {
         let FiraTable { update_proj_gap, carry, decomposition, .. } = table;
-        Self { gap: *update_proj_gap, carry, decomposition }
+        Self { gap: *update_proj_gap, carry, decomposition, residual: None }
+    }
+}
+
+impl<'a> From<&'a AdaRankGradTable> for ProjectionSettings<'a> {
+    fn from(table: &'a AdaRankGradTable) -> Self {
+        let AdaRankGradTable { update_proj_gap, residual, carry, decomposition } = table;
+        Self { gap: *update_proj_gap, carry, decomposition, residual: Some(*residual) }
     }
 }

@@ -2,7 +2,11 @@
 //! the methods' own tables are in `methods`.
 
 use super::{ADAM_FORMS, Group, Kind, METHODS, SCHEDULES, Setting};
-use crate::config::methods::{fira, galore, lora, lte, relora, spam, switchlora};
+use crate::config::methods::{
+    adarankgrad, fira, galore, inrank, lora, lora_ga, lora_plus, lte, pissa, relora, sltrain, spam,
+    switchlora,
+};
+use crate::config::rank;
 
 /// The table, by heading.
 pub const GROUPS: &[Group] = &[
@@ -12,11 +16,18 @@ pub const GROUPS: &[Group] = &[
     Group { heading: "Learning rate and optimizer", settings: OPTIMIZER },
     Group { heading: "Seed and device", settings: DEVICE },
     Group { heading: "Reports, evaluations, checkpoints, samples", settings: OUTPUT },
+    Group { heading: "Rank metrics", settings: rank::SETTINGS },
     Group { heading: "LoRA", settings: lora::SETTINGS },
     Group { heading: "SwitchLoRA", settings: switchlora::SETTINGS },
     Group { heading: "ReLoRA", settings: relora::SETTINGS },
     Group { heading: "GaLore", settings: galore::SETTINGS },
     Group { heading: "Fira", settings: fira::SETTINGS },
+    Group { heading: "LoRA-GA", settings: lora_ga::SETTINGS },
+    Group { heading: "LoRA+", settings: lora_plus::SETTINGS },
+    Group { heading: "PiSSA", settings: pissa::SETTINGS },
+    Group { heading: "AdaRankGrad", settings: adarankgrad::SETTINGS },
+    Group { heading: "SLTrain", settings: sltrain::SETTINGS },
+    Group { heading: "InRank", settings: inrank::SETTINGS },
     Group { heading: "LTE (experimental)", settings: lte::SETTINGS },
     Group { heading: "SPAM (with any method)", settings: spam::SETTINGS },
 ];
@@ -144,7 +155,7 @@ const TRAINING: &[Setting] = &[
         flag: "method",
         value: "NAME",
         kind: Kind::Choice(METHODS),
-        short: "Training method: full, lora, switchlora, relora, galore, fira, lte or spam",
+        short: "Training method: full, lora, switchlora, relora, galore, fira, lora-ga, rslora, lora-plus, pissa, dora, lte, spam, sltrain, adarankgrad or inrank",
         more: "",
         aliases: &["fine-tune-type"],
     },
@@ -158,13 +169,31 @@ const TRAINING: &[Setting] = &[
         aliases: &["lora-r"],
     },
     Setting {
+        key: "train.rank_first",
+        flag: "rank-first",
+        value: "N",
+        kind: Kind::Count,
+        short: "Rank in the first block [default: --rank]",
+        more: "The ranks of the blocks between go linearly from the first to the last, with every method that has a rank.",
+        aliases: &[],
+    },
+    Setting {
+        key: "train.rank_last",
+        flag: "rank-last",
+        value: "N",
+        kind: Kind::Count,
+        short: "Rank in the last block [default: --rank]",
+        more: "",
+        aliases: &[],
+    },
+    Setting {
         key: "train.alpha",
         flag: "alpha",
         value: "X",
         kind: Kind::Number,
         short: "The adapter's scale is alpha / rank [default: the method's]",
-        more: "SwitchLoRA and its initialisation use 1, the other adapters 32. GaLore and Fira multiply their projected updates by \
-               alpha itself, 0.25.",
+        more: "SwitchLoRA and its initialisation use 1, LoRA-GA, PiSSA and DoRA 16, the other adapters 32. With lora-ga and rslora the scale is \
+               alpha / sqrt(rank). GaLore and Fira multiply their projected updates by alpha itself, 0.25.",
         aliases: &["lora-alpha"],
     },
     Setting {

@@ -12,6 +12,7 @@ use super::sums::{Terms, add_total};
 
 static CLIP_FACTOR: Shader =
     Shader::new("clip_factor", include_str!("../../../shaders/clip_factor.wgsl"));
+static GUARD: Shader = Shader::new("guard", include_str!("../../../shaders/guard.wgsl"));
 static PAIR: Shader = Shader::new("pair", include_str!("../../../shaders/pair.wgsl"));
 static COPY: Shader = Shader::new("copy", include_str!("../../../shaders/copy.wgsl"));
 
@@ -36,6 +37,13 @@ pub(super) fn clip_factor(sum_squares: &CubeTensor, max_norm: f64) -> CubeTensor
         .float(max_norm as f32)
         .float(CLIP_EPS as f32)
         .over(1);
+    out
+}
+
+/// `yes` where the number is finite and not negative, else `no`.
+pub(super) fn guard(x: &CubeTensor, yes: f32, no: f32) -> CubeTensor {
+    let out = launch::empty(x, [1]);
+    GUARD.launch().tensor(x).tensor(&out).float(yes).float(no).over(1);
     out
 }
 

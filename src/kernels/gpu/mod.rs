@@ -9,12 +9,12 @@ use crate::device::gpu::Tiling;
 
 use super::attention::AttentionShape;
 use super::launch;
-use super::lowrank::Exchange;
 use super::matmul::Layout;
 use super::ops::{MaybeTensor, TrainOps};
 use super::rope::Rotation;
 use super::scaling::Along;
 use super::spikes::SpikeRule;
+use super::switch::Switch;
 use super::update::{AdamW, Axis};
 
 mod attention;
@@ -26,15 +26,17 @@ pub(super) mod fill;
 mod grid;
 mod lora;
 mod loss;
-mod lowrank;
+mod magnitude;
 mod matmul;
 mod norm;
 mod rope;
 mod rows;
 mod scaling;
+mod sparse;
 mod spikes;
 mod sums;
 mod swiglu;
+mod switch;
 mod update;
 
 /// Invocations of a workgroup and number of workgroups for an element-wise program over `n` invocations.
@@ -56,10 +58,6 @@ impl TrainOps for CubeBackend {
     fn fill(x: CubeTensor, value: f32) -> CubeTensor {
         fill::fill(&x, value);
         x
-    }
-
-    fn set_entries(x: CubeTensor, entries: &[usize], value: i32) -> CubeTensor {
-        lowrank::set_entries(x, entries, value)
     }
 
     fn matmul(scale: f32, layout: Layout, a: CubeTensor, b: CubeTensor) -> CubeTensor {
@@ -211,32 +209,27 @@ impl TrainOps for CubeBackend {
         loss::token_losses(&hidden, &head, &targets)
     }
 
-    fn switch_rows(
+    fn switch(
         w: CubeTensor,
         a: CubeTensor,
         b: CubeTensor,
-        pool: CubeTensor,
-        exchange: &Exchange<'_>,
-    ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-        lowrank::switch_rows(w, a, b, pool, exchange)
+        pool_a: CubeTensor,
+        pool_b: CubeTensor,
+        switch: &Switch<'_>,
+    ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
+        switch::switch(w, a, b, pool_a, pool_b, switch)
     }
 
-    fn switch_columns(
-        w: CubeTensor,
-        a: CubeTensor,
-        b: CubeTensor,
-        pool: CubeTensor,
-        exchange: &Exchange<'_>,
-    ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-        lowrank::switch_columns(w, a, b, pool, exchange)
-    }
-
-    fn zero_rows(x: CubeTensor, rows: &[usize]) -> CubeTensor {
-        lowrank::zero_rows(x, rows)
-    }
-
-    fn zero_columns(x: CubeTensor, columns: &[usize]) -> CubeTensor {
-        lowrank::zero_columns(x, columns)
+    fn restart(
+        exp_avg: CubeTensor,
+        exp_avg_sq: CubeTensor,
+        counters: CubeTensor,
+        axis: Axis,
+        vectors: &[usize],
+        since: i32,
+        until: i32,
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
+        switch::restart(exp_avg, exp_avg_sq, counters, axis, vectors, since, until)
     }
 
     fn adamw(
@@ -257,16 +250,14 @@ impl TrainOps for CubeBackend {
         grad_scale: CubeTensor,
         exp_avg: CubeTensor,
         exp_avg_sq: CubeTensor,
-        since: CubeTensor,
-        frozen_until: CubeTensor,
+        counters: CubeTensor,
         hyper: AdamW,
         t: u32,
         axis: Axis,
         decay_frozen: bool,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let state = (param, exp_avg, exp_avg_sq);
-        let counters = [&since, &frozen_until];
-        update::adamw_vectors(state, &grad, &grad_scale, counters, hyper, t, axis, decay_frozen)
+        update::adamw_vectors(state, &grad, &grad_scale, &counters, hyper, t, axis, decay_frozen)
     }
 
     fn add_sum_squares(acc: CubeTensor, x: CubeTensor) -> CubeTensor {
@@ -304,8 +295,42 @@ impl TrainOps for CubeBackend {
         spikes::clip_spikes(grad, &scale, &exp_avg_sq, rule, tally)
     }
 
+    fn scatter_add(dense: CubeTensor, places: CubeTensor, values: CubeTensor) -> CubeTensor {
+        sparse::scatter_add(dense, &places, &values)
+    }
+
+    fn gather(acc: MaybeTensor<CubeBackend>, dense: CubeTensor, places: CubeTensor) -> CubeTensor {
+        sparse::gather(acc.into_option(), &dense, &places)
+    }
+
+    fn magnitude_factor(
+        magnitude: CubeTensor,
+        squares: CubeTensor,
+        b: CubeTensor,
+        crossed: CubeTensor,
+    ) -> (CubeTensor, CubeTensor) {
+        magnitude::magnitude_factor(&magnitude, &squares, &b, &crossed)
+    }
+
+    fn scale_columns(x: CubeTensor, factors: CubeTensor) -> CubeTensor {
+        magnitude::scale_columns(&x, &factors)
+    }
+
+    fn magnitude_grad(
+        acc: CubeTensor,
+        dy: CubeTensor,
+        z: CubeTensor,
+        length: CubeTensor,
+    ) -> CubeTensor {
+        magnitude::magnitude_grad(acc, &dy, &z, &length)
+    }
+
     fn clip_factor(sum_squares: CubeTensor, max_norm: f64) -> CubeTensor {
         clip::clip_factor(&sum_squares, max_norm)
+    }
+
+    fn guard(x: CubeTensor, yes: f32, no: f32) -> CubeTensor {
+        clip::guard(&x, yes, no)
     }
 
     fn pair(a: CubeTensor, b: CubeTensor) -> CubeTensor {

@@ -120,7 +120,13 @@ fn add_gain_grad(
         .constant("ROWS", GAIN_ROWS);
     let launch = launch.tensor(dy).tensor(x).tensor(rstd).tensor(&partials);
     over_items(launch.uint(rows).uint(vectors).work(rows * width * 12), x, vectors);
-    let launch = SUM_PARTIALS.launch().tensor(&acc).tensor(&partials).uint(width).uint(chunks);
-    over_items(launch, x, width);
+    add_partials(&acc, &partials);
     acc
+}
+
+/// `acc [1, width] += partials [chunks, width]`, in place and in the order of the chunks.
+pub(super) fn add_partials(acc: &CubeTensor, partials: &CubeTensor) {
+    let [chunks, width] = sizes(partials);
+    let launch = SUM_PARTIALS.launch().tensor(acc).tensor(partials).uint(width).uint(chunks);
+    over_items(launch, partials, width);
 }

@@ -74,14 +74,14 @@ pub(super) fn adamw_vectors(
     state: State,
     grad: &CubeTensor,
     grad_scale: &CubeTensor,
-    [since, frozen_until]: [&CubeTensor; 2],
+    counters: &CubeTensor,
     hyper: AdamW,
     t: u32,
     axis: Axis,
     decay_frozen: bool,
 ) -> State {
     assert_in_place(&state, "adamw_vectors");
-    let vectors = elements(since);
+    let vectors = elements(counters) / 2;
     let by_column = axis == Axis::Columns;
     let factors = launch::empty(grad, if by_column { [4, vectors] } else { [vectors, 4] });
     let c = Constants::new(hyper);
@@ -91,8 +91,7 @@ pub(super) fn adamw_vectors(
         .constant("WORKGROUP", workgroup)
         .constant("BY_COLUMN", u32::from(by_column))
         .tensor(grad_scale)
-        .tensor(since)
-        .tensor(frozen_until)
+        .tensor(counters)
         .tensor(&factors)
         .uint(vectors)
         .uint(t)

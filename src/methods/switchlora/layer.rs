@@ -4,18 +4,18 @@ use serde_json::{Value, json};
 
 use crate::error::Result;
 use crate::kernels::Vector;
-use crate::kernels::lowrank::{Exchange, switch_columns, switch_rows};
+use crate::kernels::switch::{Switch, Switched, switch};
 use crate::kernels::update::Axis;
 use crate::methods::factors::{self, candidate, first_slots, switchlora_bounds};
 use crate::methods::{Context, NamedTensor, StateReader};
 use crate::model::{Adapter, Gradients, Linear, LinearId, Model, ParamId};
 use crate::random::stream;
-use crate::runlog::SwitchLayer;
+use crate::runlog::{Coverage, SwitchLayer};
 
 use super::pool::Pool;
 use super::schedule::{Rate, Selection};
 pub use super::side::Rules;
-use super::side::{Side, SideState};
+use super::side::{Moves, Side, SideState};
 
 /// One target layer under SwitchLoRA.
 #[derive(Debug)]
@@ -34,20 +34,18 @@ pub struct Layer {
 #[derive(Debug)]
 pub struct Pending {
     event: SwitchLayer,
-    squared_norms: Vec<Vector>,
+    squared_norm: Option<Vector>,
 }
 
 impl Pending {
     /// The events of these switches with their norms, read back together.
     pub fn finish(all: &[Self]) -> Vec<SwitchLayer> {
-        let norms: Vec<&Vector> = all.iter().flat_map(|pending| &pending.squared_norms).collect();
+        let norms: Vec<&Vector> =
+            all.iter().filter_map(|pending| pending.squared_norm.as_ref()).collect();
         let mut squares = Vector::all_to_host(&norms).into_iter().flatten().map(f64::from);
-        let finished = all.iter().map(|Self { event, squared_norms }| {
-            // The A-side and B-side corrections are added one after the other; their norms are combined as
-            // if orthogonal, which is what the log promises ("norm of the two corrections").
-            // From +0: an empty `sum` is −0.
-            let squares = squares.by_ref().take(squared_norms.len());
-            SwitchLayer { dw_norm: squares.fold(0.0, |sum, x| sum + x).sqrt(), ..event.clone() }
+        let finished = all.iter().map(|Self { event, squared_norm }| {
+            let squares = squared_norm.as_ref().and_then(|_| squares.next()).unwrap_or(0.0);
+            SwitchLayer { dw_norm: squares.sqrt(), ..event.clone() }
         });
         finished.collect()
     }
@@ -96,7 +94,10 @@ impl Layer {
             id,
             adapter,
             pools,
-            [SideState::fresh(slots_a, 0, t), SideState::fresh(slots_b, rank / 2, t)],
+            [
+                SideState::fresh(slots_a, candidates, 0, t),
+                SideState::fresh(slots_b, candidates, rank / 2, t),
+            ],
             rules,
         );
         (layer, change)
@@ -161,6 +162,11 @@ impl Layer {
         Ok(Self::assemble(model, &linear, id, adapter, pools, sides, rules))
     }
 
+    /// The module path.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The layer's place in the model.
     pub fn id(&self) -> LinearId {
         self.id
@@ -198,12 +204,12 @@ impl Layer {
         whole as usize + usize::from(draw < expected - whole)
     }
 
-    /// Switches up to `wanted` vectors on each side, A first. The function of the layer stays the same.
+    /// Switches up to `wanted` vectors on each side. The function of the layer stays the same.
     ///
     /// Fewer are switched where the vectors ahead of a pointer are still frozen (a vector and its partner
-    /// must never be frozen together) or where the pool has fewer spare candidates. Source: methods 2.4 of
-    /// the paper's procedure; all leaving vectors are saved before any is read (the authors' code mixes
-    /// the two up when destinations overlap).
+    /// must never be frozen together) or where the pool has fewer spare candidates; so no index is switched
+    /// on both sides at once. Source: methods 2.4 of the paper's procedure; all leaving vectors are saved
+    /// before any is read (the authors' code mixes the two up when destinations overlap).
     pub fn switch(&mut self, cx: &mut Context<'_>, wanted: usize, rules: &Rules) -> Pending {
         let (rank, t) = (self.rank, cx.t);
         let ahead = |from: usize, to: usize| (to + rank - from) % rank;
@@ -218,66 +224,51 @@ impl Layer {
             ptr_b: self.b.pointer as u32,
             ..SwitchLayer::default()
         };
-        let mut squared_norms = Vec::new();
+        let mut squared_norm = None;
         if k > 0 {
-            let (to_a, norm_a) = self.exchange(cx, Axis::Rows, k, rules);
-            let (to_b, norm_b) = self.exchange(cx, Axis::Columns, k, rules);
-            squared_norms = vec![norm_a, norm_b];
-            event.slot_a = to_a[0] as u32;
-            event.slot_b = to_b[0] as u32;
+            let moves_a = self.a.moves(k, self.candidates, rules, &self.name, cx);
+            let moves_b = self.b.moves(k, self.candidates, rules, &self.name, cx);
+            event.slot_a = moves_a.to[0] as u32;
+            event.slot_b = moves_b.to[0] as u32;
             if rules.selection == Selection::Random {
-                event.slots_a = to_a.iter().map(|&slot| slot as u32).collect();
-                event.slots_b = to_b.iter().map(|&slot| slot as u32).collect();
+                event.slots_a = moves_a.to.iter().map(|&slot| slot as u32).collect();
+                event.slots_b = moves_b.to.iter().map(|&slot| slot as u32).collect();
             }
+            squared_norm = Some(self.exchange(cx, [&moves_a, &moves_b]));
+            self.b.restart(cx, &moves_a.vectors, rules);
+            self.a.restart(cx, &moves_b.vectors, rules);
+            self.a.install(&moves_a, t);
+            self.b.install(&moves_b, t);
         }
-        Pending { event, squared_norms }
+        Pending { event, squared_norm }
     }
 
-    /// Switches the next `k` vectors of one side and restarts their partners.
-    fn exchange(
-        &mut self,
-        cx: &mut Context<'_>,
-        axis: Axis,
-        k: usize,
-        rules: &Rules,
-    ) -> (Vec<usize>, Vector) {
-        let (side, partner) = match axis {
-            Axis::Rows => (&mut self.a, &mut self.b),
-            Axis::Columns => (&mut self.b, &mut self.a),
-        };
-        let vectors: Vec<usize> = (0..k).map(|j| (side.pointer + j) % self.rank).collect();
-        let to = side.destinations(k, self.candidates, rules.selection, || {
-            stream(cx.seed, &self.name, side.slots_purpose(), cx.t)
-        });
-        let from: Vec<usize> = vectors.iter().map(|&i| side.slots[i]).collect();
-        let exchange = Exchange { vectors: &vectors, from: &from, to: &to, scale: self.scale };
-
+    /// Exchanges the vectors of both sides and corrects the dense weight. Gives the squared norm of the correction.
+    fn exchange(&mut self, cx: &mut Context<'_>, moves: [&Moves; 2]) -> Vector {
         let weight = cx.model.linears()[self.id.0].weight;
-        let (Some(weight), Some(pool)) = (weight, side.pool.take()) else {
-            unreachable!("a layer that switches has a dense weight and a pool")
+        let (Some(weight), Some(pool_a), Some(pool_b)) =
+            (weight, self.a.pool.take(), self.b.pool.take())
+        else {
+            unreachable!("a layer that switches has a dense weight and pools")
         };
         let device = cx.model.device().clone();
+        let (pool_a, lender_a) = pool_a.lend(moves[0], &device);
+        let (pool_b, lender_b) = pool_b.lend(moves[1], &device);
+        let plan = Switch {
+            a: lender_a.exchange(moves[0]),
+            b: lender_b.exchange(moves[1]),
+            scale: self.scale,
+        };
         let params = &mut cx.model.params;
-        let (w, vector) = (params.take(weight), params.take(side.param));
-        let other = params.value(partner.param);
-        let (pool, (w, vector, norm)) = pool.exchange(&exchange, &device, |pool, exchange| {
-            let (w, vector, pool, norm) = match axis {
-                Axis::Rows => switch_rows(w, vector, other, pool, exchange),
-                Axis::Columns => switch_columns(w, other, vector, pool, exchange),
-            };
-            (pool, (w, vector, norm))
-        });
+        let [w, a, b] = [weight, self.a.param, self.b.param].map(|id| params.take(id));
+        let Switched { w, a, b, pools: [pool_a, pool_b], squared_norm } =
+            switch(w, a, b, [pool_a, pool_b], &plan);
         params.set(weight, w);
-        params.set(side.param, vector);
-        side.pool = Some(pool);
-
-        for (&i, &slot) in vectors.iter().zip(&to) {
-            side.slots[i] = slot;
-        }
-        side.pointer = (side.pointer + k) % self.rank;
-        partner.restart(&vectors, cx.t, rules, &device);
-        partner.zero_moments(cx, &vectors);
-        (to, norm)
+        params.set(self.a.param, a);
+        params.set(self.b.param, b);
+        self.a.pool = Some(lender_a.take_back(pool_a));
+        self.b.pool = Some(lender_b.take_back(pool_b));
+        squared_norm
     }
 
     /// AdamW on both factors with a counter per vector.
@@ -294,6 +285,20 @@ impl Layer {
                 side.update(cx, grad, clip, learning_rate, rules);
             }
         }
+    }
+
+    /// How many of the candidates have been active, after `t` updates.
+    pub fn coverage(&self, t: u64) -> Coverage {
+        Coverage {
+            candidates: self.candidates as u64,
+            a: self.a.history.coverage(t),
+            b: self.b.history.coverage(t),
+        }
+    }
+
+    /// Vectors that have been exchanged so far, both sides together.
+    pub fn switches(&self) -> u64 {
+        self.a.history.departures() + self.b.history.departures()
     }
 
     /// Pointers, slots and freezes for `state.json`.
@@ -322,6 +327,7 @@ impl Layer {
     }
 }
 
-fn is_fixed(candidates: usize, rank: usize) -> bool {
+/// Whether nothing can be switched: no spare candidates, or a rank of 1.
+pub(super) fn is_fixed(candidates: usize, rank: usize) -> bool {
     rank < 2 || candidates <= rank
 }

@@ -1,10 +1,17 @@
 //! Where the candidate vectors of a side wait: on the device, or on the host where the device has no room for
 //! them (the pools of a layer are as large as its factors would be at full rank).
 
+use crate::config::RunConfig;
 use crate::device::Device;
 use crate::device::memory::Category;
 use crate::kernels::Matrix;
-use crate::kernels::lowrank::Exchange;
+use crate::kernels::switch::Exchange;
+use crate::methods::footprint;
+use crate::model::ModelConfig;
+use crate::model::config::{TargetLayer, target_layers};
+
+use super::layer::is_fixed;
+use super::side::Moves;
 
 /// Candidates of one side, a vector a row.
 #[derive(Debug)]
@@ -25,6 +32,32 @@ pub(super) struct HostPool {
     coming: Option<(Matrix, Vec<usize>)>,
 }
 
+/// A pool whose rows are on the device for an exchange.
+pub(super) struct Lender {
+    /// The rest of a pool on the host, and the places of the rows in it.
+    kept: Option<(HostPool, Vec<usize>)>,
+    from: Vec<usize>,
+    to: Vec<usize>,
+}
+
+impl Lender {
+    /// The exchange in the numbers of the lent rows.
+    pub(super) fn exchange<'a>(&'a self, moves: &'a Moves) -> Exchange<'a> {
+        Exchange { vectors: &moves.vectors, from: &self.from, to: &self.to }
+    }
+
+    /// The pool with the rows after the exchange.
+    pub(super) fn take_back(self, rows: Matrix) -> Pool {
+        match self.kept {
+            None => Pool::Device(rows),
+            Some((mut pool, places)) => {
+                pool.coming = Some((rows, places));
+                Pool::Host(pool)
+            }
+        }
+    }
+}
+
 impl Pool {
     pub(super) fn new(values: Vec<f32>, len: usize, on_host: bool, device: &Device) -> Self {
         if on_host {
@@ -34,39 +67,25 @@ impl Pool {
         Self::Device(Matrix::from_host(values, [rows, len], device, Category::Pools))
     }
 
-    /// Runs an exchange: `run` gets rows of the pool and the exchange in their numbers, and gives the rows
-    /// back.
-    pub(super) fn exchange<R>(
-        self,
-        exchange: &Exchange<'_>,
-        device: &Device,
-        run: impl FnOnce(Matrix, &Exchange<'_>) -> (Matrix, R),
-    ) -> (Self, R) {
+    /// The rows that an exchange moves, on the device, and who takes them back.
+    pub(super) fn lend(self, moves: &Moves, device: &Device) -> (Matrix, Lender) {
         match self {
-            Self::Device(pool) => {
-                let (pool, result) = run(pool, exchange);
-                (Self::Device(pool), result)
+            Self::Device(rows) => {
+                let (from, to) = (moves.from.clone(), moves.to.clone());
+                (rows, Lender { kept: None, from, to })
             }
             Self::Host(mut pool) => {
                 pool.settle();
-                let mut rows: Vec<usize> =
-                    exchange.from.iter().chain(exchange.to).copied().collect();
-                rows.sort_unstable();
-                rows.dedup();
-                let values = rows.iter().flat_map(|&row| pool.row(row)).copied().collect();
-                let visiting = Matrix::from_host(
-                    values,
-                    [rows.len(), pool.len],
-                    device,
-                    Category::Activations,
-                );
-                let number = |row: &usize| rows.partition_point(|other| other < row);
-                let from: Vec<usize> = exchange.from.iter().map(number).collect();
-                let to: Vec<usize> = exchange.to.iter().map(number).collect();
-                let renumbered = Exchange { from: &from, to: &to, ..*exchange };
-                let (visiting, result) = run(visiting, &renumbered);
-                pool.coming = Some((visiting, rows));
-                (Self::Host(pool), result)
+                let mut places: Vec<usize> = moves.from.iter().chain(&moves.to).copied().collect();
+                places.sort_unstable();
+                places.dedup();
+                let values = places.iter().flat_map(|&row| pool.row(row)).copied().collect();
+                let shape = [places.len(), pool.len];
+                let rows = Matrix::from_host(values, shape, device, Category::Activations);
+                let number = |row: &usize| places.partition_point(|other| other < row);
+                let from = moves.from.iter().map(number).collect();
+                let to = moves.to.iter().map(number).collect();
+                (rows, Lender { kept: Some((pool, places)), from, to })
             }
         }
     }
@@ -106,6 +125,22 @@ fn place(values: &mut [f32], len: usize, visiting: &Matrix, rows: &[usize]) {
     for (row, new) in rows.iter().zip(visiting.to_host().chunks(len)) {
         values[row * len..][..len].copy_from_slice(new);
     }
+}
+
+/// Numbers in both pools of a layer, wherever they wait: `C·(m + n)`, none where nothing is ever switched.
+pub(super) fn numbers(config: &RunConfig, layer: &TargetLayer) -> u128 {
+    let candidates = layer.max_rank();
+    if is_fixed(candidates, footprint::rank(config, layer)) {
+        0
+    } else {
+        layer.factor_len(candidates)
+    }
+}
+
+/// Bytes of all pools of a model for a configuration whose rank is set.
+pub fn bytes(config: &RunConfig, shape: &ModelConfig) -> u64 {
+    let sum: u128 = target_layers(shape).iter().map(|layer| numbers(config, layer)).sum();
+    u64::try_from(4 * sum).unwrap_or(u64::MAX)
 }
 
 /// Whether the pools wait on the host: asked for, or (`auto`) because they would take more than a quarter of

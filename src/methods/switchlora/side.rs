@@ -10,15 +10,16 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::device::Device;
-use crate::device::memory::Category;
 use crate::error::Result;
-use crate::kernels::lowrank::{zero_columns, zero_rows};
+use crate::kernels::switch::restart;
 use crate::kernels::update::{Axis, VectorCounters, adamw_vectors};
-use crate::kernels::{Indices, Matrix, Vector};
+use crate::kernels::{Matrix, Vector};
 use crate::methods::{Context, StateReader};
 use crate::model::ParamId;
 use crate::optim::adamw::Moments;
+use crate::random::stream;
 
+use super::history::History;
 use super::pool::Pool;
 use super::schedule::Selection;
 
@@ -40,7 +41,6 @@ pub struct Rules {
 /// Factor A by rows or factor B by columns: the same bookkeeping for both.
 #[derive(Debug)]
 pub(super) struct Side {
-    axis: Axis,
     /// Name of the pool's tensor and of its random streams.
     pub(super) pool_name: &'static str,
     pub(super) param: ParamId,
@@ -52,8 +52,16 @@ pub(super) struct Side {
     pub(super) pointer: usize,
     frozen_until: Vec<i32>,
     pub(super) since: Vec<i32>,
-    device_frozen_until: Indices,
-    device_since: Indices,
+    pub(super) history: History,
+    /// Counters and freezes on the device.
+    counters: VectorCounters,
+}
+
+/// Vectors that leave a factor: which, from which pool rows they once came, and which come in.
+pub(super) struct Moves {
+    pub(super) vectors: Vec<usize>,
+    pub(super) from: Vec<usize>,
+    pub(super) to: Vec<usize>,
 }
 
 /// Where a side starts: fresh, or from a checkpoint.
@@ -62,13 +70,15 @@ pub(super) struct SideState {
     pointer: usize,
     since: Vec<i32>,
     frozen_until: Vec<i32>,
+    history: History,
 }
 
 impl SideState {
     /// Nothing frozen, all counters zero at update `t`.
-    pub(super) fn fresh(slots: Vec<usize>, pointer: usize, t: u64) -> Self {
+    pub(super) fn fresh(slots: Vec<usize>, candidates: usize, pointer: usize, t: u64) -> Self {
         let rank = slots.len();
-        Self { slots, pointer, since: vec![t as i32; rank], frozen_until: vec![0; rank] }
+        let history = History::fresh(&slots, candidates, t);
+        Self { slots, pointer, since: vec![t as i32; rank], frozen_until: vec![0; rank], history }
     }
 
     /// From a checkpoint after `t` updates; `parameter` names the factor.
@@ -85,12 +95,13 @@ impl SideState {
         };
         let wrong = || {
             state.mismatch(format!(
-                "{parameter}: slots, pointer or freezes do not fit rank {rank} of {candidates} candidates"
+                "{parameter}: slots, pointer, freezes or history do not fit rank {rank} of {candidates} candidates"
             ))
         };
         let slots = list("slots").ok_or_else(wrong)?;
         let frozen = list("frozen_until").ok_or_else(wrong)?;
         let pointer = entry.get("pointer").and_then(Value::as_u64).ok_or_else(wrong)?;
+        let history = History::read(&entry["history"], candidates, rank).ok_or_else(wrong)?;
         let distinct: BTreeSet<_> = slots.iter().collect();
         let is_sound = slots.len() == rank
             && distinct.len() == rank
@@ -106,6 +117,7 @@ impl SideState {
             pointer: pointer as usize,
             since: steps.iter().map(|&k| t as i32 - k).collect(),
             frozen_until: frozen.into_iter().map(|until| until as i32).collect(),
+            history,
         })
     }
 }
@@ -118,10 +130,8 @@ impl Side {
         state: SideState,
         device: &Device,
     ) -> Self {
-        let SideState { slots, pointer, since, frozen_until } = state;
-        let upload = |values: &[i32]| Indices::from_host(values, device, Category::Optimizer);
+        let SideState { slots, pointer, since, frozen_until, history } = state;
         Self {
-            axis,
             pool_name: match axis {
                 Axis::Rows => "pool_a",
                 Axis::Columns => "pool_b",
@@ -130,16 +140,16 @@ impl Side {
             pool,
             slots,
             pointer,
-            device_since: upload(&since),
-            device_frozen_until: upload(&frozen_until),
+            counters: VectorCounters::new(axis, &since, &frozen_until, device),
             since,
             frozen_until,
+            history,
         }
     }
 
     /// Name of the random stream for the candidates that come in.
-    pub(super) fn slots_purpose(&self) -> &'static str {
-        match self.axis {
+    fn slots_purpose(&self) -> &'static str {
+        match self.counters.axis() {
             Axis::Rows => "slots a",
             Axis::Columns => "slots b",
         }
@@ -149,16 +159,18 @@ impl Side {
         self.frozen_until.iter().filter(|&&until| i64::from(until) > t as i64).count()
     }
 
-    /// Pool rows for `k` incoming vectors.
-    pub(super) fn destinations(
+    /// How the next `k` vectors leave, and which candidates come in.
+    pub(super) fn moves(
         &self,
         k: usize,
         candidates: usize,
-        selection: Selection,
-        random: impl FnOnce() -> crate::random::Stream,
-    ) -> Vec<usize> {
+        rules: &Rules,
+        layer: &str,
+        cx: &Context<'_>,
+    ) -> Moves {
         let rank = self.slots.len();
-        match selection {
+        let vectors: Vec<usize> = (0..k).map(|j| (self.pointer + j) % rank).collect();
+        let to = match rules.selection {
             Selection::Contiguous => {
                 let newest = self.slots[(self.pointer + rank - 1) % rank];
                 (1..=k).map(|j| (newest + j) % candidates).collect()
@@ -166,32 +178,37 @@ impl Side {
             Selection::Random => {
                 let spare: Vec<usize> =
                     (0..candidates).filter(|slot| !self.slots.contains(slot)).collect();
-                let drawn = random().distinct(spare.len(), k);
+                let drawn =
+                    stream(cx.seed, layer, self.slots_purpose(), cx.t).distinct(spare.len(), k);
                 drawn.into_iter().map(|i| spare[i]).collect()
             }
-        }
+        };
+        let from = vectors.iter().map(|&i| self.slots[i]).collect();
+        Moves { vectors, from, to }
     }
 
-    /// Holds the given vectors from update `t` on and starts their counters anew.
-    pub(super) fn restart(&mut self, vectors: &[usize], t: u64, rules: &Rules, device: &Device) {
+    /// Notes that the moves are done, in update `t`.
+    pub(super) fn install(&mut self, moves: &Moves, t: u64) {
+        for (&i, &slot) in moves.vectors.iter().zip(&moves.to) {
+            self.slots[i] = slot;
+        }
+        self.history.exchange(&moves.vectors, &moves.to, t);
+        self.pointer = (self.pointer + moves.vectors.len()) % self.slots.len();
+    }
+
+    /// Holds the listed vectors from update `t` on: their counters begin, their moments are zero.
+    pub(super) fn restart(&mut self, cx: &mut Context<'_>, vectors: &[usize], rules: &Rules) {
+        let t = cx.t;
         let until = t.saturating_add(rules.freeze).min(i32::MAX as u64) as i32;
         let since = if rules.counts_frozen_steps { t as i32 } else { until };
         for &i in vectors {
             self.frozen_until[i] = until;
             self.since[i] = since;
         }
-        self.device_since.set_entries(vectors, since, device);
-        self.device_frozen_until.set_entries(vectors, until, device);
-    }
-
-    pub(super) fn zero_moments(&self, cx: &mut Context<'_>, vectors: &[usize]) {
-        let zero = |x| match self.axis {
-            Axis::Rows => zero_rows(x, vectors),
-            Axis::Columns => zero_columns(x, vectors),
-        };
         let Moments { exp_avg, exp_avg_sq, step } = cx.optimizer.take(&cx.model.params, self.param);
-        let moments = Moments { exp_avg: zero(exp_avg), exp_avg_sq: zero(exp_avg_sq), step };
-        cx.optimizer.put(self.param, moments);
+        let (exp_avg, exp_avg_sq) =
+            restart(exp_avg, exp_avg_sq, &mut self.counters, vectors, since, until);
+        cx.optimizer.put(self.param, Moments { exp_avg, exp_avg_sq, step });
     }
 
     pub(super) fn update(
@@ -204,12 +221,6 @@ impl Side {
     ) {
         let Moments { exp_avg, exp_avg_sq, step } = cx.optimizer.take(&cx.model.params, self.param);
         let grad = cx.optimizer.tame(self.param, grad, clip, &exp_avg_sq);
-        let counters = VectorCounters {
-            axis: self.axis,
-            since: &self.device_since,
-            frozen_until: &self.device_frozen_until,
-            decay_frozen: rules.decay_frozen,
-        };
         let (param, exp_avg, exp_avg_sq) = adamw_vectors(
             cx.model.params.take(self.param),
             &grad,
@@ -218,13 +229,19 @@ impl Side {
             exp_avg_sq,
             cx.optimizer.hyper(learning_rate),
             cx.t as u32,
-            &counters,
+            &self.counters,
+            rules.decay_frozen,
         );
         cx.model.params.set(self.param, param);
         cx.optimizer.put(self.param, Moments { exp_avg, exp_avg_sq, step });
     }
 
     pub(super) fn to_json(&self) -> Value {
-        json!({ "slots": self.slots, "pointer": self.pointer, "frozen_until": self.frozen_until })
+        json!({
+            "slots": self.slots,
+            "pointer": self.pointer,
+            "frozen_until": self.frozen_until,
+            "history": self.history.to_json(),
+        })
     }
 }

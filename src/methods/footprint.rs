@@ -1,0 +1,82 @@
+//! What a method keeps on a target layer and needs for it, in numbers of four bytes, before anything is
+//! made. Each method says its own in its own file, [`super::phases`] finds
+//! it; `run::estimate` adds up and knows no method.
+
+use crate::config::RunConfig;
+use crate::model::config::TargetLayer;
+
+/// What one target layer holds under a method, in numbers of four bytes. Counted in 128 bits, as the largest
+/// shapes that are let in have more than 2⁶⁴ bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Dense weight; 0 where the method has none.
+    pub weight: u128,
+    /// Low-rank factors and whatever else the method adds as parameters.
+    pub factors: u128,
+    /// Numbers that are trained, which is the size of the gradient and of what workers would send; of one replica.
+    pub trained: u128,
+    /// Moments, counters and projectors.
+    pub optimizer: u128,
+    /// Candidates that wait on the device.
+    pub pools: u128,
+    /// What waits in host memory, which is no part of the device's peak.
+    pub host: u128,
+    /// What each token leaves of the layer's forward pass beside the activations that every method has:
+    /// the `x·Aᵀ` of the factors.
+    pub trace_per_token: u128,
+    /// What a product of this layer holds for a moment, forward and backward.
+    pub product_scratch: u128,
+    /// What each token leaves of the layer's output before trained lengths scale it.
+    pub outputs_per_token: u128,
+    /// Arrays in host memory, which are part of the peak on the CPU backend alone.
+    pub host_arrays: u128,
+    /// What the update of this layer holds for a moment beside the gradients.
+    pub update_scratch: u128,
+    /// What a merge of this layer holds for a moment, after the update, when the gradients are gone.
+    pub merge_scratch: u128,
+    /// Whether the gradient is used up and freed as soon as it is complete.
+    pub is_consumed: bool,
+}
+
+impl Footprint {
+    /// A dense weight trained by AdamW.
+    pub fn dense(layer: &TargetLayer) -> Self {
+        let weight = layer.len();
+        Self { weight, trained: weight, optimizer: 2 * weight, ..Self::default() }
+    }
+
+    /// A frozen dense weight with one trained low-rank pair of the layer's rank.
+    pub fn adapter(layer: &TargetLayer, config: &RunConfig) -> Self {
+        Self::pair(layer, rank(config, layer))
+    }
+
+    /// The same with a rank of its own.
+    pub fn pair(layer: &TargetLayer, rank: usize) -> Self {
+        let factors = layer.factor_len(rank);
+        Self {
+            weight: layer.len(),
+            factors,
+            trained: factors,
+            optimizer: 2 * factors,
+            trace_per_token: rank as u128,
+            ..Self::default()
+        }
+    }
+
+    /// With a copy of the first factors, for an adapter of the weight that the run began with.
+    pub fn with_start(self) -> Self {
+        Self { host_arrays: self.factors, ..self }
+    }
+}
+
+/// The rank that a configuration whose rank is set gives to a layer, at most `min(m, n)`.
+pub fn rank(config: &RunConfig, layer: &TargetLayer) -> usize {
+    config
+        .train
+        .ranks()
+        .map_or(0, |ranks| ranks.at(layer.block, layer.blocks))
+        .min(layer.max_rank())
+}
+
+/// The footprint of a layer in one part of a run.
+pub type PhaseFootprint = fn(&RunConfig, &TargetLayer) -> Footprint;

@@ -1,0 +1,93 @@
+//! Where factors started, for methods whose start is not zero and was taken off the weight: with it, a finished run is
+//! a plain adapter of the weight that it began with.
+
+use crate::device::Device;
+use crate::device::memory::Category;
+use crate::error::Result;
+use crate::kernels::Matrix;
+use crate::model::{Linear, LinearId, Model};
+
+use super::{NamedTensor, PlainAdapter, StateReader};
+
+/// `A₀ [r, n]` and `B₀ [m, r]` of every layer, in host memory: no update needs them.
+#[derive(Debug, Default)]
+pub struct Starts(Vec<[Matrix; 2]>);
+
+/// Names of A₀ and B₀ in a checkpoint.
+fn names(layer: &str) -> [String; 2] {
+    [format!("{layer}.lora_A0"), format!("{layer}.lora_B0")]
+}
+
+impl Starts {
+    /// Keeps the start of the next layer. On the CPU backend its bytes stand in the run's ledger.
+    pub fn push(&mut self, [a, b]: [Vec<f32>; 2], rank: usize, device: &Device) {
+        let host = if device.gpu().is_some() { Device::cpu() } else { device.clone() };
+        let (cols, rows) = (a.len() / rank, b.len() / rank);
+        let keep = |values, shape| Matrix::from_host(values, shape, &host, Category::Adapters);
+        self.0.push([keep(a, [rank, cols]), keep(b, [rows, rank])]);
+    }
+
+    /// Reads the start of the next layer from a checkpoint.
+    pub fn restore(
+        &mut self,
+        state: &dyn StateReader,
+        linear: &Linear,
+        rank: usize,
+        device: &Device,
+    ) -> Result<()> {
+        let [a, b] = names(&linear.name);
+        let pair =
+            [state.tensor(&a, &[rank, linear.cols])?, state.tensor(&b, &[linear.rows, rank])?];
+        self.push(pair, rank, device);
+        Ok(())
+    }
+
+    /// What a checkpoint holds of them.
+    pub fn tensors(&self, model: &Model) -> Vec<NamedTensor> {
+        let layers = model.linears().iter().zip(&self.0);
+        let named = layers.flat_map(|(linear, pair)| names(&linear.name).into_iter().zip(pair));
+        named.map(|(name, value)| NamedTensor { name, value: value.clone() }).collect()
+    }
+
+    /// The adapter of rank `2r` on the original weight that computes what the trained one does on the
+    /// compensated weight.
+    pub fn plain_adapter(&self, model: &Model, id: LinearId) -> Option<PlainAdapter> {
+        let adapter = model.linears()[id.0].adapter?;
+        let [a0, b0] = self.0.get(id.0)?;
+        let rank = a0.shape()[0];
+        let trained = [adapter.a, adapter.b].map(|id| model.params.value(id).to_host());
+        let start = [a0.to_host(), b0.to_host()];
+        let [a, b] = difference([&trained[0], &trained[1]], [&start[0], &start[1]], rank);
+        Some(PlainAdapter { a, b, rank: 2 * rank, scale: adapter.scale })
+    }
+}
+
+/// `A' [2r, n]` = `[A ; −A₀]` and `B' [m, 2r]` = `[B, B₀]`, so that with the same scale
+/// `s·B'·A' = s·(B·A − B₀·A₀)`. Arguments: the trained pair, the starting pair.
+///
+/// Source: LoRA-GA (arXiv:2407.05000) and PiSSA (arXiv:2404.02948), their conversions to LoRA.
+pub fn difference([a, b]: [&[f32]; 2], [a0, b0]: [&[f32]; 2], rank: usize) -> [Vec<f32>; 2] {
+    let wide_a = a.iter().copied().chain(a0.iter().map(|value| -value)).collect();
+    let rows = b.chunks(rank).zip(b0.chunks(rank));
+    let wide_b = rows.flat_map(|(b, b0)| b.iter().chain(b0).copied()).collect();
+    [wide_a, wide_b]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_difference_has_twice_the_rank_and_starts_at_zero() {
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, -1.0, 2.0, 0.5]);
+        let [wide_a, wide_b] = difference([&a, &b], [&a, &b], 2);
+        assert_eq!(wide_a[6..], a.map(|v| -v));
+        assert_eq!(wide_b, [1.0, -1.0, 1.0, -1.0, 2.0, 0.5, 2.0, 0.5]);
+        for i in 0..2 {
+            for j in 0..3 {
+                let sum: f32 = (0..4).map(|l| wide_b[i * 4 + l] * wide_a[l * 3 + j]).sum();
+                assert_eq!(sum, 0.0);
+            }
+        }
+    }
+}
