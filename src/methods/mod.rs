@@ -334,11 +334,17 @@ pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
 pub fn phases(config: &RunConfig) -> Result<Vec<PhaseFootprint>> {
     Ok(match config.train.method.as_str() {
         "full" => vec![full::footprint],
-        "lora" => vec![lora::footprint],
+        "lora" | "rslora" | "lora-plus" => vec![lora::footprint],
+        "lora-ga" => vec![lora_ga::estimate_footprint, lora_ga::footprint],
+        "pissa" => vec![pissa::footprint],
+        "dora" => vec![dora::footprint],
         "switchlora" => after_warm_start(config, switchlora::footprint),
         "relora" => after_warm_start(config, relora::footprint),
         "galore" => vec![galore::footprint],
         "fira" => vec![fira::footprint],
+        "adarankgrad" => vec![adarankgrad::footprint],
+        "sltrain" => vec![sltrain::footprint],
+        "inrank" => vec![inrank::footprint],
         other => return Err(unknown(other)),
     })
 }
