@@ -10,7 +10,7 @@ use burn::backend::wgpu::{MemoryConfiguration, RuntimeOptions, WgpuSetup, try_in
 use crate::error::{Error, Result};
 
 use super::Device;
-use super::fault::{Fault, Faults};
+use super::fault::{Fault, Faults, cause};
 use super::gpu::{Gpu, Tiling};
 use super::memory::Ledger;
 
@@ -235,15 +235,11 @@ impl Adapter {
 fn record_errors(device: &wgpu::Device, faults: &Arc<Faults>) {
     let faults = Arc::clone(faults);
     device.on_uncaptured_error(Arc::new(move |error| {
-        let why = first_line(&error.to_string());
+        let why = cause(&error.to_string());
         tracing::error!("{error}");
         faults.record(match error {
             wgpu::Error::OutOfMemory { .. } => Fault::OutOfMemory(why),
             wgpu::Error::Validation { .. } | wgpu::Error::Internal { .. } => Fault::Refused(why),
         });
     }));
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("unknown").to_owned()
 }

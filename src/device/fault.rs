@@ -56,8 +56,9 @@ impl Fault {
 }
 
 /// The telling lines of a nested message: from the line that names a cause on, or the first ones.
-fn cause(message: &str) -> String {
-    const FRAMES: [&str; 3] = ["An error happened during execution", "Caused by:", "Backtrace:"];
+pub(super) fn cause(message: &str) -> String {
+    const FRAMES: [&str; 4] =
+        ["An error happened during execution", "Validation Error", "Caused by:", "Backtrace:"];
     const CAUSES: [&str; 3] = ["compilation failed", "refused", "poisoned"];
     let message = message.replace("\\n", "\n");
     let lines = message.lines().map(str::trim);
