@@ -76,6 +76,7 @@ fn what_cannot_be_estimated_is_refused() {
         "estimate --methods full,nothing --device cpu",
         2,
         "error: train.method is `nothing`, which is no method\n  try: this version has full, lora, \
-         switchlora, relora, galore and fira: set --method NAME, or method under [train]\n",
+         switchlora, relora, galore, fira, lora-ga, rslora, lora-plus, pissa, dora, lte, spam, sltrain, \
+         adarankgrad and inrank: set --method NAME, or method under [train]\n",
     );
 }

@@ -54,6 +54,8 @@ fn filled() -> RunConfig {
     inrank.truncate_at = Some(800);
     config.rank.every = Some(100);
     config.lora_ga.gamma = Some(16.0);
+    config.spam.reset_every = Some(250);
+    config.spam.warmup_steps = Some(75);
     config
 }
 
