@@ -413,7 +413,7 @@ fn at(text: &str) -> Result<At> {
     };
     let (what, number) = text.split_once('=').ok_or_else(wrong)?;
     let number: f64 = number.trim().parse().map_err(|_| wrong())?;
-    if !(number >= 0.0 && number < 1e18) {
+    if !(0.0..1e18).contains(&number) {
         return Err(wrong());
     }
     match what.trim() {

@@ -175,7 +175,7 @@ fn round(
             // The cause of a bad end stands in the member's log.
             Ok(Turn::Over) | Err(_) => {
                 *spent_s += member.trainer.progress.active_s;
-                devices.take_back(live.remove(number));
+                devices.take_back(&live.remove(number));
                 continue;
             }
         }
@@ -208,7 +208,7 @@ impl Devices {
         }
     }
 
-    fn take_back(&mut self, live: Live<'_>) {
+    fn take_back(&mut self, live: &Live<'_>) {
         let device = live.trainer.engine.model.device();
         if self.is_shared && device.check().is_ok() {
             self.free = Some((live.trainer.config.train.device.clone(), device.clone()));

@@ -3,11 +3,11 @@
 //! Source: SPAM (arXiv:2501.06842) and its authors' code.
 
 use burn::backend::{Backend, BoolDType, Dispatch, FloatDType, Scalar};
-use burn::tensor::Tensor;
+use burn::tensor::{Slice, Tensor};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::fallback::{Float, add, constant, div, mul, reshape, scaled, shifted, slice};
+use super::fallback::{Float, add, constant, div, mul, reshape, scaled, shifted};
 use super::flex::{self, CHUNK};
 use super::ops::TrainOps;
 use super::{Matrix, Vector};
@@ -163,7 +163,7 @@ pub(super) fn default_clip_spikes<B: Backend>(
 
     let flat = |x: Float<B>| reshape::<B, 2>(x, [1, rows * columns]);
     let count = reshape::<B, 1>(B::float_sum_dim(flat(spikes), 1), [1]);
-    let part = |i: usize| slice::<B, 1>(tally.clone(), [i..i + 1]);
+    let part = |i: usize| B::float_slice(tally.clone(), &[Slice::from(i..i + 1)]);
     let count = add::<B>(part(0), count);
     let largest = reshape::<B, 1>(B::float_max_dim(flat(ratios), 1), [1]);
     let largest = B::float_max_dim(B::float_cat(vec![part(1), largest], 0), 0);

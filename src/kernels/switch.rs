@@ -248,7 +248,9 @@ pub(super) fn flex_restart(
             }
             Axis::Columns => {
                 for row in values.chunks_exact_mut(width) {
-                    vectors.iter().for_each(|&column| row[column] = 0.0);
+                    for &column in vectors {
+                        row[column] = 0.0;
+                    }
                 }
             }
         }

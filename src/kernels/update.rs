@@ -489,6 +489,7 @@ pub(super) fn default_adamw_vectors<B: Backend>(
     let half =
         |i: usize| B::int_slice(counters.clone(), &[Slice::from(i * vectors..(i + 1) * vectors)]);
     let (since, frozen_until) = (half(0), half(1));
+    drop(counters);
     let shape = match axis {
         Axis::Rows => [vectors, 1],
         Axis::Columns => [1, vectors],

@@ -23,7 +23,9 @@ pub fn weight(model: &Model, linear: &Linear) -> Vec<f64> {
     if let Some(magnitude) = &linear.magnitude {
         let factors = magnitude.factor().to_host();
         for (row, factor) in values.chunks_exact_mut(linear.cols).zip(factors) {
-            row.iter_mut().for_each(|value| *value *= f64::from(factor));
+            for value in row {
+                *value *= f64::from(factor);
+            }
         }
     }
     values

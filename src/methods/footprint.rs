@@ -64,6 +64,7 @@ impl Footprint {
     }
 
     /// With a copy of the first factors, for an adapter of the weight that the run began with.
+    #[must_use]
     pub fn with_start(self) -> Self {
         Self { host_arrays: self.factors, ..self }
     }

@@ -123,7 +123,7 @@ impl Lte {
     }
 
     /// Puts the heads on the network, with `drawn` values of A or, for a checkpoint's to be loaded into, zeros.
-    fn wrap(&self, cx: &mut Context<'_>, drawn: Option<Vec<Vec<Vec<f32>>>>) {
+    fn wrap(&self, cx: &mut Context<'_>, drawn: Option<&[Vec<Vec<f32>>]>) {
         let mut adapters = vec![Vec::new(); self.heads];
         for index in 0..cx.model.linears().len() {
             let linear = cx.model.linears()[index].clone();
@@ -131,7 +131,7 @@ impl Lte {
             let events = if drawn.is_some() { &mut *cx.events } else { &mut unheard };
             let rank = factors::layer_rank(&linear, self.ranks, events);
             let scale = (self.alpha / rank as f64) as f32;
-            let values = |head: usize| match &drawn {
+            let values = |head: usize| match drawn {
                 Some(drawn) => drawn[index][head].clone(),
                 None => vec![0.0; rank * linear.cols],
             };
@@ -277,7 +277,7 @@ impl Method for Lte {
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
         let drawn = self.draw_all(cx, 0);
-        self.wrap(cx, Some(drawn));
+        self.wrap(cx, Some(&drawn));
         let last = self.merges(cx.total) * self.merge_every;
         if self.mhlora.is_none() && last < cx.total {
             let what = format!(

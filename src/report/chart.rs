@@ -214,9 +214,9 @@ impl Chart {
             svg.words(at, bottom + 19.0, 12.0, Anchor::Middle, "faint", &ticks::name(value));
         }
         svg.rule(LEFT, bottom, right, bottom, "faint");
-        let middle = (LEFT + right) / 2.0;
+        let middle = f64::midpoint(LEFT, right);
         svg.words(middle, HEIGHT - 12.0, 13.0, Anchor::Middle, "ink", &self.x.label);
-        svg.words_upwards(18.0, (TOP + bottom) / 2.0, 13.0, "ink", &self.y.label);
+        svg.words_upwards(18.0, f64::midpoint(TOP, bottom), 13.0, "ink", &self.y.label);
     }
 
     /// The names of the lines at their right ends, moved apart where they would cover each other.

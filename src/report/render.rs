@@ -209,9 +209,9 @@ impl Table {
     }
 
     /// Headings and cells of the whole table, for other forms.
-    pub(super) fn cells<'a>(
-        rows: &'a [Row],
-    ) -> (Vec<(&'static str, bool)>, impl Iterator<Item = Vec<String>> + 'a) {
+    pub(super) fn cells(
+        rows: &[Row],
+    ) -> (Vec<(&'static str, bool)>, impl Iterator<Item = Vec<String>>) {
         let headings = COLUMNS.iter().map(|(name, is_right, _)| (*name, *is_right)).collect();
         (headings, rows.iter().map(|row| COLUMNS.iter().map(|(_, _, cell)| cell(row)).collect()))
     }

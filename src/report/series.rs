@@ -223,12 +223,9 @@ impl History {
             Body::Skip(_) => self.acts.push((step, Act::Skip)),
             Body::Merge(_) => self.acts.push((step, Act::Merge)),
             Body::Reset(_) => self.acts.push((step, Act::Reset)),
-            Body::Subspace(_) => {
-                // One event a layer; one mark an update.
-                if self.acts.last() != Some(&(step, Act::Subspace)) {
-                    self.acts.push((step, Act::Subspace));
-                }
-            }
+            // One event a layer; one mark an update.
+            Body::Subspace(_) if self.acts.last() == Some(&(step, Act::Subspace)) => {}
+            Body::Subspace(_) => self.acts.push((step, Act::Subspace)),
             Body::Switch(switch) => {
                 let switched = switch.l.iter().map(|row| Switched {
                     step,

@@ -79,10 +79,10 @@ impl Svg {
     /// An empty drawing of this size, with a title for those who cannot see it.
     pub fn new(width: f64, height: f64, title: &str) -> Self {
         let mut text = String::new();
-        let _ = write!(
+        let _ = writeln!(
             text,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
-             height=\"{height}\" role=\"img\" font-family=\"{FONTS}\"><title>{}</title>\n",
+             height=\"{height}\" role=\"img\" font-family=\"{FONTS}\"><title>{}</title>",
             escape(title)
         );
         let mut svg = Self { text, width, height };

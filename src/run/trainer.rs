@@ -388,7 +388,7 @@ impl Trainer<'_> {
         let mut stop = None;
         match &command.action {
             Action::Pause if self.stage.is_paused => {
-                answer.what = "the run is paused already".into()
+                answer.what = "the run is paused already".into();
             }
             Action::Pause => {
                 self.stage.is_paused = true;
