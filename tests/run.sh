@@ -16,7 +16,11 @@ has() {
 }
 
 has_vulkan() {
-    ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1
+    # One of the two folders is enough.
+    for driver in /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json; do
+        [ -e "$driver" ] && return 0
+    done
+    return 1
 }
 
 install_vulkan() {

@@ -269,7 +269,10 @@ pub fn race(lanes: &mut [Lane], rounds: Option<usize>, tell: &mut dyn FnMut(&str
     let begin = Instant::now();
     for round in 1..=rounds.unwrap_or(ROUNDS) {
         let took = turn(lanes, true)?;
-        tell(&format!("steps: turn {round}, {took:.1} s"));
+        let last =
+            |lane: &Lane| lane.seconds.last().map(|s| format!("{} {s:.2}", lane.contestant.name()));
+        let parts: Vec<String> = lanes.iter().filter_map(last).collect();
+        tell(&format!("steps: turn {round}, {took:.1} s: {}", parts.join(", ")));
         let is_over = begin.elapsed().as_secs_f64() + took > SECONDS;
         if rounds.is_none() && is_over {
             break;
