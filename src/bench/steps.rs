@@ -87,7 +87,7 @@ impl Lane {
         let (runner, predicted_bytes) = match &contestant {
             Contestant::Ours(method) => {
                 let (engine, predicted) = engine(method, shape, &device)?;
-                let batch = vec![Batch::new(&inputs, &targets, shape.seq, &device)];
+                let batch = engine.model.batches(&inputs, &targets, shape.seq);
                 (Runner::Ours { engine: Box::new(engine), batch }, Some(predicted))
             }
             Contestant::StockFull | Contestant::StockLora => {
@@ -172,7 +172,8 @@ fn engine(method: &str, shape: &Shape, device: &Device) -> Result<(Engine, u64)>
         max_grad_norm: 0.0,
         recompute: false,
     };
-    engine.with_method(|method, cx| method.prepare(cx))?;
+    let (inputs, targets) = shape.batch();
+    engine.prepare(&mut || Ok(Batch::new(&inputs, &targets, shape.seq, device)))?;
     Ok((engine, predicted))
 }
 
