@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`cli`] | the commands: parse, check, print |
 //! | [`compare`] | several runs by turns in one process |
+//! | [`tui`] | the full screen: look at runs, act on them, compare and replay them |
 //! | [`report`] | series, tables and plots of runs, from their logs alone |
 //! | [`mod@bench`], [`doctor`] | speed and memory beside stock burn; the self-test of a device |
 //! | [`run`] | a training run without any screen: engine, loop, checkpoints, evaluation, export |
@@ -16,8 +17,8 @@
 //! | [`device`] | the device as a resource, the memory ledger |
 //!
 //! Leaves that everything may use and that use none of these: [`runlog`] (what a run tells the world),
-//! [`formats`] (files of other tools), [`data`] (text to batches), [`linalg`] (decompositions on the host), [`config`],
-//! [`random`], [`error`].
+//! [`series`] (numbers over a run, ready to be drawn), [`formats`] (files of other tools), [`data`] (text to batches),
+//! [`linalg`] (decompositions on the host), [`config`], [`random`], [`error`].
 //!
 //! `docs/architecture.md` follows an update from the command to the kernel.
 
@@ -39,3 +40,5 @@ pub mod random;
 pub mod report;
 pub mod run;
 pub mod runlog;
+pub mod series;
+pub mod tui;

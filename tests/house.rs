@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Rooms from the top down; a room imports only rooms below it. Rooms on one line do not import each other.
-const ORDER: [&[&str]; 10] = [
+const ORDER: [&[&str]; 11] = [
     &["cli"],
     &["bench", "doctor", "compare"],
+    &["tui"],
     &["report"],
     &["run"],
     &["methods"],
@@ -16,14 +17,15 @@ const ORDER: [&[&str]; 10] = [
     &["model"],
     &["kernels"],
     &["device"],
-    &["data", "runlog", "formats", "linalg", "config", "random", "error"],
+    &["data", "runlog", "series", "formats", "linalg", "config", "random", "error"],
 ];
 
 /// What leaves may import of each other.
-const LEAVES: [(&str, &[&str]); 7] = [
+const LEAVES: [(&str, &[&str]); 8] = [
     ("data", &["formats", "random", "error"]),
     ("runlog", &["error"]),
     ("formats", &["error"]),
+    ("series", &[]),
     ("linalg", &[]),
     ("config", &["error"]),
     ("random", &[]),
@@ -31,7 +33,7 @@ const LEAVES: [(&str, &[&str]); 7] = [
 ];
 
 /// Crates that stay in the named rooms.
-const KEPT: [(&str, &[&str]); 7] = [
+const KEPT: [(&str, &[&str]); 9] = [
     ("burn", &["device", "kernels", "bench"]),
     ("wgpu", &["device"]),
     ("pollster", &["device"]),
@@ -39,11 +41,12 @@ const KEPT: [(&str, &[&str]); 7] = [
     ("gemm", &["kernels"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
+    ("minijinja", &["kernels", "formats"]),
+    ("ratatui", &["tui"]),
 ];
 
 /// Crates that stay in one file.
-const IN_ONE_FILE: [(&str, &str); 2] =
-    [("cubecl", "kernels/launch.rs"), ("minijinja", "kernels/launch.rs")];
+const IN_ONE_FILE: [(&str, &str); 1] = [("cubecl", "kernels/launch.rs")];
 
 fn sources() -> Vec<(PathBuf, String)> {
     fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {

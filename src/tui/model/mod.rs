@@ -1,0 +1,7 @@
+//! What a run has told so far: the reducer of its events.
+
+mod run;
+mod switches;
+
+pub use run::{At, Marker, MarkerKind, Metric, RunModel};
+pub use switches::Switches;

@@ -1,0 +1,1 @@
+//! Charts, heat maps and bars over a buffer of cells. They know no run: they take numbers and draw.

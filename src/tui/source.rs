@@ -1,0 +1,1 @@
+//! Where events come from: the run of this process, a growing log, or a finished one played again.

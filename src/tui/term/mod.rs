@@ -1,0 +1,1 @@
+//! The terminal: its modes and their undoing, captured output, input, and the loop.

@@ -1,0 +1,10 @@
+//! All keys, searchable; a chosen entry runs.
+
+/// What stands in it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    /// The text of the line.
+    pub text: String,
+    /// The entry under the cursor.
+    pub selected: usize,
+}

@@ -1,0 +1,54 @@
+//! One file a view. Each has a `State` (what a user chose there, kept per run), `update` (what an action
+//! changes) and `draw` (a function of the app and a size).
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use super::action::{Action, Effect, ViewId};
+use super::app::App;
+
+pub mod compare;
+pub mod editor;
+pub mod help;
+pub mod logs;
+pub mod palette;
+pub mod rank;
+pub mod runs;
+pub mod switches;
+pub mod system;
+pub mod train;
+
+/// What stands where on the screen, for the mouse: filled while drawing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Hits {
+    /// Cells that do something when clicked.
+    pub actions: Vec<(Rect, Action)>,
+    /// Panels by the number that the view gave them.
+    pub panels: Vec<(Rect, usize)>,
+}
+
+/// Gives an action to the view on the screen.
+pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
+    match app.view {
+        ViewId::Train => train::update(app, action),
+        ViewId::Compare => compare::update(app, action),
+        ViewId::Switches => switches::update(app, action),
+        ViewId::Rank => rank::update(app, action),
+        ViewId::System => system::update(app, action),
+        ViewId::Logs => logs::update(app, action),
+        ViewId::Runs => runs::update(app, action),
+    }
+}
+
+/// Draws the view on the screen into its area (header, tabs and footer are around it).
+pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
+    match app.view {
+        ViewId::Train => train::draw(app, area, buffer, hits),
+        ViewId::Compare => compare::draw(app, area, buffer, hits),
+        ViewId::Switches => switches::draw(app, area, buffer, hits),
+        ViewId::Rank => rank::draw(app, area, buffer, hits),
+        ViewId::System => system::draw(app, area, buffer, hits),
+        ViewId::Logs => logs::draw(app, area, buffer, hits),
+        ViewId::Runs => runs::draw(app, area, buffer, hits),
+    }
+}
