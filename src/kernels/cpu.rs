@@ -12,7 +12,7 @@ use super::scaling::{self, Along};
 use super::spikes::{self, SpikeRule};
 use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, flex, lora, loss, magnitude, norm, sparse, swiglu};
+use super::{bias, clip, embedding, flex, lora, loss, magnitude, norm, sparse, swiglu};
 
 impl TrainOps for Flex {
     fn recycle(x: FloatTensor<Self>) -> bool {
@@ -458,6 +458,20 @@ impl TrainOps for Flex {
             return magnitude::default_magnitude_grad::<Self>(acc, dy, z, length);
         }
         magnitude::flex_magnitude_grad(acc, &dy, &z, &length)
+    }
+
+    fn add_bias(y: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return bias::default_add_bias::<Self>(y, bias);
+        }
+        bias::flex_add_bias(y, &bias)
+    }
+
+    fn bias_grad(acc: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return bias::default_bias_grad::<Self>(acc, dy);
+        }
+        bias::flex_bias_grad(acc, &dy)
     }
 
     fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {

@@ -10,6 +10,7 @@
 
 pub mod array;
 pub mod attention;
+pub mod bias;
 pub mod ceiling;
 mod clip;
 mod cpu;

@@ -16,7 +16,7 @@ use super::scaling::{self, Along};
 use super::spikes::{self, SpikeRule};
 use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, lora, loss, magnitude, norm, sparse, swiglu};
+use super::{bias, clip, embedding, lora, loss, magnitude, norm, sparse, swiglu};
 
 thread_local! {
     pub(super) static DEFAULT_BODIES: Cell<bool> = const { Cell::new(false) };
@@ -426,6 +426,16 @@ pub trait TrainOps: Backend {
         length: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         magnitude::default_magnitude_grad::<Self>(acc, dy, z, length)
+    }
+
+    /// `y += bias` on every row; `y` in place.
+    fn add_bias(y: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        bias::default_add_bias::<Self>(y, bias)
+    }
+
+    /// `acc += Σ dy` by column, in place.
+    fn bias_grad(acc: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        bias::default_bias_grad::<Self>(acc, dy)
     }
 
     /// The factor that brings a gradient to `max_norm`.

@@ -9,7 +9,7 @@ use crate::kernels::rope::{Rotation, rope};
 use crate::kernels::swiglu::swiglu_backward;
 use crate::kernels::{Matrix, Vector};
 
-use super::llama::{Batch, BlockTrace, DOWN, GATE, K, Model, O, Q, UP, V};
+use super::llama::{Batch, BlockTrace, DOWN, GATE, HeadNormTrace, K, Model, O, Q, UP, V};
 use super::params::{Gradients, ParamId, Params};
 
 /// What becomes of a finished gradient: `Some` keeps it for the update, `None` says that it was used up.
@@ -42,6 +42,11 @@ impl<'a> GradientSink<'a> {
     pub(super) fn deliver(&mut self, params: &mut Params, id: ParamId, grad: Matrix) {
         self.store(id, grad);
         self.finish(params, id);
+    }
+
+    /// The same, or zeros of the parameter's shape.
+    pub(super) fn zeroed_or_accumulated(&mut self, params: &Params, id: ParamId) -> Matrix {
+        self.accumulated(id).unwrap_or_else(|| params.value(id).zeros_like(Category::Gradients))
     }
 
     fn store(&mut self, id: ParamId, grad: Matrix) {
@@ -117,7 +122,7 @@ impl Model {
 
         let embed = self.embed;
         if self.params.is_trainable(embed) {
-            let acc = self.zeroed_or_accumulated(embed, sink);
+            let acc = sink.zeroed_or_accumulated(&self.params, embed);
             let grad = embedding_grad(acc, &dx, &batch.inputs, &batch.order);
             sink.deliver(&mut self.params, embed, grad);
         }
@@ -136,7 +141,7 @@ impl Model {
         let (normed, rstd) = rms_norm(x, self.params.value(self.final_norm), self.eps());
         let head = self.head.unwrap_or(self.embed);
         let head_grad = if self.params.is_trainable(head) {
-            HeadGrad::Into(self.zeroed_or_accumulated(head, sink))
+            HeadGrad::Into(sink.zeroed_or_accumulated(&self.params, head))
         } else {
             HeadGrad::Skip
         };
@@ -179,6 +184,8 @@ impl Model {
             rstd_input,
             q,
             k,
+            q_norm,
+            k_norm,
             v,
             attended,
             lse,
@@ -217,6 +224,8 @@ impl Model {
         drop((d_attended, q, k, v, attended));
         let unrotate = |y| rope(y, &batch.positions, &self.cos, &self.sin, Rotation::Backward);
         let (dq, dk) = (unrotate(dq), unrotate(dk));
+        let dq = self.head_norm_backward(block.q_norm, q_norm, dq, sink);
+        let dk = self.head_norm_backward(block.k_norm, k_norm, dk, sink);
         let (d_normed, g_q) = q_proj.input_grad(&self.params, None, &dq);
         let (d_normed, g_k) = k_proj.input_grad(&self.params, Some(d_normed), &dk);
         let (d_normed, g_v) = v_proj.input_grad(&self.params, Some(d_normed), &dv);
@@ -240,7 +249,8 @@ impl Model {
         rstd: &Vector,
         sink: &mut GradientSink<'_>,
     ) -> Matrix {
-        let acc = self.params.is_trainable(gain).then(|| self.zeroed_or_accumulated(gain, sink));
+        let is_trained = self.params.is_trainable(gain);
+        let acc = is_trained.then(|| sink.zeroed_or_accumulated(&self.params, gain));
         let (dx, grad) = rms_norm_backward(bypass, dy, x, self.params.value(gain), rstd, acc);
         if let Some(grad) = grad {
             sink.deliver(&mut self.params, gain, grad);
@@ -248,9 +258,19 @@ impl Model {
         dx
     }
 
-    fn zeroed_or_accumulated(&self, id: ParamId, sink: &mut GradientSink<'_>) -> Matrix {
-        sink.accumulated(id).unwrap_or_else(|| {
-            Matrix::zeros(self.params.value(id).shape(), &self.device, Category::Gradients)
-        })
+    /// The gradient of what a norm on heads read, from that of what it gave; in place of it where there is no norm.
+    fn head_norm_backward(
+        &mut self,
+        gain: Option<ParamId>,
+        trace: Option<HeadNormTrace>,
+        dy: Matrix,
+        sink: &mut GradientSink<'_>,
+    ) -> Matrix {
+        let (Some(gain), Some(HeadNormTrace { x, rstd })) = (gain, trace) else { return dy };
+        let shape = dy.shape();
+        let dy = dy.reshaped(x.shape());
+        // Nothing goes around this norm.
+        let bypass = Matrix::zeros(x.shape(), &self.device, Category::Activations);
+        self.norm_backward(gain, bypass, &dy, &x, &rstd, sink).reshaped(shape)
     }
 }

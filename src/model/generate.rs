@@ -83,9 +83,11 @@ impl<'a> Decoder<'a> {
         let gain = |id| model.params.value(id);
 
         let (normed, _) = rms_norm(x, gain(block.input_norm), model.eps());
-        let q = rotate(project(Q, &normed));
+        let (q, _) = model.normed_heads(block.q_norm, project(Q, &normed));
+        let (k, _) = model.normed_heads(block.k_norm, project(K, &normed));
+        let (q, k) = (rotate(q), rotate(k));
         let (keys, values) = &mut self.cache[index];
-        let keys = append(keys, &rotate(project(K, &normed)), self.len);
+        let keys = append(keys, &k, self.len);
         let values = append(values, &project(V, &normed), self.len);
         let queries = positions.len();
         let shape = model.attention_shape(1, queries, self.len + queries);

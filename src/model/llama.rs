@@ -17,11 +17,13 @@ use super::linear::{Linear, LinearId, LinearTrace};
 use super::params::{ParamId, Params, Role};
 use super::replica::Replica;
 
-/// One block: two norm gains and seven linear layers.
+/// One block: two norm gains, seven linear layers, and in some architectures norms on the heads of q and k.
 #[derive(Debug, Clone)]
 pub(super) struct Block {
     pub input_norm: ParamId,
     pub post_norm: ParamId,
+    pub q_norm: Option<ParamId>,
+    pub k_norm: Option<ParamId>,
     first_linear: usize,
 }
 
@@ -100,9 +102,12 @@ pub(super) struct BlockTrace {
     /// Input of the block.
     pub x: Matrix,
     pub rstd_input: Vector,
-    /// After rotation.
+    /// After the heads' norms and rotation.
     pub q: Matrix,
     pub k: Matrix,
+    /// What the norms of the heads read, where there are some.
+    pub q_norm: Option<HeadNormTrace>,
+    pub k_norm: Option<HeadNormTrace>,
     pub v: Matrix,
     pub attended: Matrix,
     pub lse: Vector,
@@ -115,11 +120,19 @@ pub(super) struct BlockTrace {
     pub linears: [LinearTrace; 7],
 }
 
-/// The values that a parameter of a fresh network starts with: 1 for a norm gain, else normal ones of standard deviation
-/// `std`.
+/// What the backward pass of a norm on heads needs of its forward pass.
+pub(super) struct HeadNormTrace {
+    /// A head in a row: `[T·heads, D]`.
+    pub x: Matrix,
+    pub rstd: Vector,
+}
+
+/// The values that a parameter of a fresh network starts with: 0 for a bias, 1 for a norm gain, else normal ones of
+/// standard deviation `std`.
 pub fn initial_values(name: &str, shape: &[usize], std: f64, seed: u64) -> Vec<f32> {
     let len = shape.iter().product();
     match shape {
+        [_] if name.ends_with(".bias") => vec![0.0; len],
         [_] => vec![1.0; len],
         _ => random::stream(seed, name, "init", 0).normal_vec(len, std),
     }
@@ -149,6 +162,11 @@ impl Model {
             for (module, rows, cols) in block_linears(&config) {
                 let name = format!("{path}.{module}");
                 let weight = add(&mut params, format!("{name}.weight"), vec![rows, cols])?;
+                let bias = if config.variant.has_bias(module) {
+                    Some(add(&mut params, format!("{name}.bias"), vec![rows])?)
+                } else {
+                    None
+                };
                 linears.push(Linear {
                     name,
                     block: layer,
@@ -159,13 +177,23 @@ impl Model {
                     adapter: None,
                     sparse: None,
                     magnitude: None,
+                    bias,
                 });
             }
             let input_norm =
                 add(&mut params, format!("{path}.input_layernorm.weight"), vec![hidden])?;
             let post_norm =
                 add(&mut params, format!("{path}.post_attention_layernorm.weight"), vec![hidden])?;
-            blocks.push(Block { input_norm, post_norm, first_linear });
+            let mut head_norm = |name: &str| {
+                let name = format!("{path}.self_attn.{name}.weight");
+                add(&mut params, name, vec![config.head_dim])
+            };
+            let (q_norm, k_norm) = if config.variant.has_head_norms() {
+                (Some(head_norm("q_norm")?), Some(head_norm("k_norm")?))
+            } else {
+                (None, None)
+            };
+            blocks.push(Block { input_norm, post_norm, q_norm, k_norm, first_linear });
         }
         let final_norm = add(&mut params, "model.norm.weight".into(), vec![hidden])?;
         let head = if config.tie_word_embeddings {
@@ -230,10 +258,13 @@ impl Model {
         self.removed.clone()
     }
 
-    /// Parameters that are no method's target: embedding, head, norm gains.
+    /// Parameters that are no method's target: embedding, norm gains, head, norms of heads, biases.
     pub fn non_targets(&self) -> Vec<ParamId> {
         let norms = self.blocks.iter().flat_map(|b| [b.input_norm, b.post_norm]);
-        std::iter::once(self.embed).chain(norms).chain([self.final_norm]).chain(self.head).collect()
+        let head_norms = self.blocks.iter().flat_map(|b| [b.q_norm, b.k_norm]).flatten();
+        let biases = self.linears.iter().filter_map(|linear| linear.bias);
+        let plain = std::iter::once(self.embed).chain(norms).chain([self.final_norm]);
+        plain.chain(self.head).chain(head_norms).chain(biases).collect()
     }
 
     /// Logits `[batch·seq_len, V]` of a whole batch. For tests and small inputs: training never builds them.
@@ -282,6 +313,19 @@ impl Model {
         }
     }
 
+    /// Every head of `x [T, heads·D]` through RMSNorm with one gain `[1, D]`, where the architecture has that.
+    pub(super) fn normed_heads(
+        &self,
+        gain: Option<ParamId>,
+        x: Matrix,
+    ) -> (Matrix, Option<HeadNormTrace>) {
+        let Some(gain) = gain else { return (x, None) };
+        let (shape, head_dim) = (x.shape(), self.config.head_dim);
+        let x = x.reshaped([shape[0] * (shape[1] / head_dim), head_dim]);
+        let (y, rstd) = rms_norm(&x, self.params.value(gain), self.eps());
+        (y.reshaped(shape), Some(HeadNormTrace { x, rstd }))
+    }
+
     /// One block on `x [T, C]`: the output and what the backward pass needs.
     pub(super) fn block_forward(
         &self,
@@ -299,8 +343,9 @@ impl Model {
         let rotate = |y| rope(y, &batch.positions, &self.cos, &self.sin, Rotation::Forward);
 
         let (normed, rstd_input) = rms_norm(&x, self.params.value(block.input_norm), self.eps());
-        let q = rotate(project(Q, &normed));
-        let k = rotate(project(K, &normed));
+        let (q, q_norm) = self.normed_heads(block.q_norm, project(Q, &normed));
+        let (k, k_norm) = self.normed_heads(block.k_norm, project(K, &normed));
+        let (q, k) = (rotate(q), rotate(k));
         let v = project(V, &normed);
         drop(normed);
         let shape = self.attention_shape(batch.batch, batch.seq_len, batch.seq_len);
@@ -318,6 +363,8 @@ impl Model {
             rstd_input,
             q,
             k,
+            q_norm,
+            k_norm,
             v,
             attended,
             lse,

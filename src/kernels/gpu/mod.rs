@@ -18,6 +18,7 @@ use super::switch::Switch;
 use super::update::{AdamW, Axis};
 
 mod attention;
+mod bias;
 pub(super) mod canary;
 pub(super) mod ceiling;
 mod clip;
@@ -323,6 +324,14 @@ impl TrainOps for CubeBackend {
         length: CubeTensor,
     ) -> CubeTensor {
         magnitude::magnitude_grad(acc, &dy, &z, &length)
+    }
+
+    fn add_bias(y: CubeTensor, bias: CubeTensor) -> CubeTensor {
+        bias::add_bias(y, &bias)
+    }
+
+    fn bias_grad(acc: CubeTensor, dy: CubeTensor) -> CubeTensor {
+        bias::bias_grad(acc, &dy)
     }
 
     fn clip_factor(sum_squares: CubeTensor, max_norm: f64) -> CubeTensor {
