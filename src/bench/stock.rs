@@ -137,17 +137,18 @@ impl Source<'_> {
 
     fn linear(&self, name: &str) -> Linear {
         let bias = self.vector(&format!("{name}.bias"));
-        let linear = Linear { weight: self.transposed(&format!("{name}.weight")), bias };
-        let Some(ours) = self.model.linears().iter().find(|ours| ours.name == name) else {
-            return linear;
+        let linear = Linear { weight: self.transposed(&format!("{name}.weight")), bias: None };
+        let ours = self.model.linears().iter().find(|ours| ours.name == name);
+        let Some(adapter) = ours.and_then(|ours| ours.adapter) else {
+            return Linear { bias, ..linear };
         };
-        let Some(adapter) = ours.adapter else { return linear };
         let adapter = LoraAdapter {
             a: self.transposed(&format!("{name}.lora_A")),
             b: self.transposed(&format!("{name}.lora_B")),
             scale: f64::from(adapter.scale),
         };
-        linear.apply_reparameterization(Attach(Some(adapter)))
+        // The bias comes after: attaching freezes all there is.
+        Linear { bias, ..linear.apply_reparameterization(Attach(Some(adapter))) }
     }
 }
 
