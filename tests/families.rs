@@ -171,13 +171,13 @@ fn every_method_trains_them_and_leaves_alone_what_is_frozen() {
         ("switchlora", true, "--rank 4"),
         ("relora", true, "--rank 4"),
         ("lora", true, "--rank 4"),
-        ("lte", true, "--rank 4"),
+        ("lte", true, "--rank 4 --lte-merge-every 2"),
         ("rslora", false, "--rank 4"),
         ("lora-plus", false, "--rank 4"),
         ("lora-ga", false, "--rank 4"),
         ("pissa", false, "--rank 4"),
         ("dora", false, "--rank 4"),
-        ("lte", false, "--rank 4"),
+        ("lte", false, "--rank 4 --lte-merge-every 2"),
     ];
     for (number, (method, trains_rest, more)) in methods.into_iter().enumerate() {
         let model = ["qwen3", "qwen2"][number % 2];

@@ -132,8 +132,14 @@ fn paths(value: &Value) -> Vec<String> {
 /// Whether a network of another shape, or none at all, must come of any other value of this field.
 fn decides_the_shape(field: &str) -> bool {
     let fields = [
-        "/hidden_size", "/intermediate_size", "/num_attention_heads", "/num_key_value_heads", "/head_dim", "/vocab_size",
-        "/num_hidden_layers", "/model_type",
+        "/hidden_size",
+        "/intermediate_size",
+        "/num_attention_heads",
+        "/num_key_value_heads",
+        "/head_dim",
+        "/vocab_size",
+        "/num_hidden_layers",
+        "/model_type",
     ];
     fields.contains(&field)
 }
@@ -149,7 +155,10 @@ fn a_configuration_with_any_value_replaced_is_read_or_refused_and_never_a_panic(
                 let mut config = files.config.clone();
                 let place = config.pointer_mut(&path).unwrap();
                 let before = std::mem::replace(place, value.clone());
-                let case = format!("{name}{path} = {}", value.to_string().chars().take(40).collect::<String>());
+                let case = format!(
+                    "{name}{path} = {}",
+                    value.to_string().chars().take(40).collect::<String>()
+                );
                 let result = load(config.to_string().as_bytes(), &data);
                 cases += 1;
                 refusals += usize::from(result.is_err());
@@ -183,7 +192,8 @@ fn a_header_with_any_value_replaced_is_refused() {
             if before == value || is_text_of_metadata || is_no_metadata {
                 continue;
             }
-            let case = format!("{path} = {}", value.to_string().chars().take(40).collect::<String>());
+            let case =
+                format!("{path} = {}", value.to_string().chars().take(40).collect::<String>());
             refused(&case, load(config.as_bytes(), &with_header(&changed.to_string(), data)));
             cases += 1;
         }
@@ -218,9 +228,12 @@ fn headers_of_every_other_kind_of_damage_are_refused() {
         ("huge shape", change(&|h| h[name]["shape"] = json!([u64::MAX, u64::MAX]))),
         ("zero in shape", change(&|h| h[name]["shape"] = json!([0, 18]))),
         ("many dimensions", change(&|h| h[name]["shape"] = json!(vec![1; 100_000]))),
-        ("transposed", change(&|h| {
-            h["model.layers.0.mlp.down_proj.weight"]["shape"] = json!([26, 18]);
-        })),
+        (
+            "transposed",
+            change(&|h| {
+                h["model.layers.0.mlp.down_proj.weight"]["shape"] = json!([26, 18]);
+            }),
+        ),
         ("no list", "{".repeat(50_000)),
         ("deep", format!("{{\"{name}\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000))),
         ("deep metadata", format!("{{\"__metadata__\":{}", "{\"a\":".repeat(100_000))),
@@ -240,7 +253,8 @@ fn headers_of_every_other_kind_of_damage_are_refused() {
     for (case, header) in &cases {
         refused(case, load(config.as_bytes(), &with_header(header, data)));
     }
-    for length in [0, 1, 7, 100, 1 << 20, 100_000_000, 100_000_001, 1 << 40, u64::MAX - 8, u64::MAX] {
+    for length in [0, 1, 7, 100, 1 << 20, 100_000_000, 100_000_001, 1 << 40, u64::MAX - 8, u64::MAX]
+    {
         let mut bytes = files.weights.clone();
         bytes[..8].copy_from_slice(&length.to_le_bytes());
         refused(&format!("header of {length} bytes"), load(config.as_bytes(), &bytes));
@@ -326,7 +340,14 @@ fn texts_that_are_no_configuration_are_refused() {
         refused(&format!("cut at {length}"), load(&text.as_bytes()[..length], &files.weights));
     }
     let cases: [(&str, Vec<u8>); 8] = [
-        ("no UTF-8", text.replace("qwen2", "qw\u{1}").into_bytes().iter().map(|b| if *b == 1 { 0xFF } else { *b }).collect()),
+        (
+            "no UTF-8",
+            text.replace("qwen2", "qw\u{1}")
+                .into_bytes()
+                .iter()
+                .map(|b| if *b == 1 { 0xFF } else { *b })
+                .collect(),
+        ),
         ("two objects", format!("{text}{text}").into_bytes()),
         ("deep", "[".repeat(1_000_000).into_bytes()),
         ("deep objects", "{\"a\":".repeat(1_000_000).into_bytes()),
@@ -361,7 +382,8 @@ fn weights_that_are_not_finite_are_refused_by_the_commands_that_use_them() {
     files.weights[length - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     let model = folder(files.config.to_string().as_bytes(), &files.weights);
     Tokenizer::bytes().unwrap().save(model.path()).unwrap();
-    let Err(error) = fullrank::run::open::open(&model.path().display().to_string(), place.path(), Some("cpu"))
+    let Err(error) =
+        fullrank::run::open::open(&model.path().display().to_string(), place.path(), Some("cpu"))
     else {
         panic!("weights of NaN were opened")
     };

@@ -290,13 +290,10 @@ fn biases_and_norms_of_heads_have_the_gradients_of_autodiff() {
 
 #[test]
 fn biases_and_norms_of_heads_have_the_gradients_of_differences_in_f64() {
-    for variant in VARIANTS {
-        assert_agrees_with_differences(model_of(false, variant), true);
-        assert_agrees_with_differences(
-            with_magnitudes(with_factors(model_of(true, variant))),
-            false,
-        );
-    }
+    let [biased, _, _, normed] = VARIANTS;
+    assert_agrees_with_differences(model_of(false, normed), true);
+    let adapted = with_magnitudes(with_factors(model_of(true, biased)));
+    assert_agrees_with_differences(adapted, false);
 }
 
 #[test]

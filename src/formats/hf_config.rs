@@ -19,6 +19,8 @@ pub use self::family::{Family, Variant};
 /// No size of a model comes near this; products of two of them still fit in 64 bits.
 const MAX_SIZE: usize = 1 << 24;
 const MAX_LAYERS: usize = 10_000;
+/// A cosine and a sine for each position and each pair of a head: 512 MiB, a context of a million with heads of 128.
+const MAX_ANGLES: usize = 1 << 27;
 
 /// Defaults of transformers for fields that old files leave out.
 const DEFAULT_RMS_NORM_EPS: f64 = 1e-6;
@@ -150,6 +152,14 @@ impl HfConfig {
         let max_position_embeddings = fields
             .count("max_position_embeddings", MAX_SIZE)?
             .unwrap_or_else(|| variant.family.default_context());
+        if max_position_embeddings.saturating_mul(head_dim) > MAX_ANGLES {
+            return Err(wrong(format!(
+                "max_position_embeddings {max_position_embeddings} with head_dim {head_dim} would need tables of rotary \
+                 angles of {} MiB, at most {} MiB are made",
+                (max_position_embeddings.saturating_mul(head_dim)) >> 18,
+                MAX_ANGLES >> 18
+            )));
+        }
         let config = Self {
             variant,
             hidden_size,

@@ -2,9 +2,9 @@
 
 use crate::device::memory::Category;
 use crate::kernels::attention::attention_backward;
-use crate::kernels::embedding::{embedding, embedding_grad};
-use crate::kernels::loss::{HeadGrad, cross_entropy};
+use crate::kernels::embedding::embedding_part_grad;
 use crate::kernels::norm::{rms_norm, rms_norm_apply, rms_norm_backward};
+use crate::kernels::parts::cross_entropy_of;
 use crate::kernels::rope::{Rotation, rope};
 use crate::kernels::swiglu::swiglu_backward;
 use crate::kernels::{Matrix, Vector};
@@ -94,7 +94,7 @@ impl Model {
         recompute: bool,
         sink: &mut GradientSink<'_>,
     ) -> Vector {
-        let mut x = embedding(&batch.inputs, self.params.value(self.embed));
+        let mut x = self.embedded(&batch.inputs);
         let mut traces = Vec::new();
         let mut inputs = Vec::new();
         for index in 0..self.blocks.len() {
@@ -120,11 +120,14 @@ impl Model {
             dx = self.block_backward(index, dx, trace, batch, sink);
         }
 
-        let embed = self.embed;
-        if self.params.is_trainable(embed) {
-            let acc = sink.zeroed_or_accumulated(&self.params, embed);
-            let grad = embedding_grad(acc, &dx, &batch.inputs, &batch.order);
-            sink.deliver(&mut self.params, embed, grad);
+        let mut first = 0;
+        for part in self.embed.clone() {
+            if self.params.is_trainable(part) {
+                let acc = sink.zeroed_or_accumulated(&self.params, part);
+                let grad = embedding_part_grad(acc, first, &dx, &batch.inputs, &batch.order);
+                sink.deliver(&mut self.params, part, grad);
+            }
+            first += self.params.get(part).shape[0];
         }
         loss
     }
@@ -139,27 +142,26 @@ impl Model {
         sink: &mut GradientSink<'_>,
     ) -> (Vector, Matrix) {
         let (normed, rstd) = rms_norm(x, self.params.value(self.final_norm), self.eps());
-        let head = self.head.unwrap_or(self.embed);
-        let head_grad = if self.params.is_trainable(head) {
-            HeadGrad::Into(sink.zeroed_or_accumulated(&self.params, head))
-        } else {
-            HeadGrad::Skip
-        };
-        let result = cross_entropy(
+        let head = self.head_ids().to_vec();
+        let is_trained = head.iter().all(|&part| self.params.is_trainable(part));
+        let mut zeroed = |&part| sink.zeroed_or_accumulated(&self.params, part);
+        let head_grad = is_trained.then(|| head.iter().map(&mut zeroed).collect());
+        let result = cross_entropy_of(
             loss_acc,
             &normed,
-            self.head_weight(),
+            &self.values(&head),
             &batch.targets,
             grad_scale,
             head_grad,
+            &self.device,
         );
         drop(normed);
-        if let Some(grad) = result.d_head {
+        for (part, grad) in head.into_iter().zip(result.d_head.into_iter().flatten()) {
             if self.head.is_some() {
-                sink.deliver(&mut self.params, head, grad);
+                sink.deliver(&mut self.params, part, grad);
             } else {
-                // Tied: the embedding adds its own part before the gradient is complete.
-                sink.store(head, grad);
+                // Tied: the embedding adds its own share before the gradient is complete.
+                sink.store(part, grad);
             }
         }
         // The stream ends here, so no gradient bypasses the norm.

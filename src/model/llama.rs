@@ -3,10 +3,8 @@
 use crate::device::Device;
 use crate::device::memory::Category;
 use crate::kernels::attention::{AttentionShape, attention};
-use crate::kernels::embedding::embedding;
-use crate::kernels::loss::token_losses;
-use crate::kernels::matmul::{Layout, matmul};
 use crate::kernels::norm::{add_residual, add_rms_norm, rms_norm};
+use crate::kernels::parts::{embedding_of, logits_of, token_losses_of};
 use crate::kernels::rope::{Rotation, rope};
 use crate::kernels::swiglu::swiglu;
 use crate::kernels::{Indices, Matrix, Vector};
@@ -14,7 +12,7 @@ use crate::random;
 
 use super::config::{ModelConfig, RopeKind, block_linears};
 use super::linear::{Linear, LinearId, LinearTrace};
-use super::params::{ParamId, Params, Role};
+use super::params::{ParamId, Params, Role, part_name};
 use super::replica::Replica;
 
 /// One block: two norm gains, seven linear layers, and in some architectures norms on the heads of q and k.
@@ -44,12 +42,13 @@ pub struct Model {
     /// Its parameters, the network's own and those that methods add.
     pub params: Params,
     pub(super) device: Device,
-    pub(super) embed: ParamId,
+    /// The embedding; in several parts, each the rows after the one before, where it is larger than the device binds.
+    pub(super) embed: Vec<ParamId>,
     pub(super) blocks: Vec<Block>,
     pub(super) linears: Vec<Linear>,
     pub(super) final_norm: ParamId,
-    /// `None`: tied to the embedding.
-    pub(super) head: Option<ParamId>,
+    /// As the embedding; `None`: tied to it.
+    pub(super) head: Option<Vec<ParamId>>,
     pub(super) cos: Matrix,
     pub(super) sin: Matrix,
     /// Names of weights that were taken away.
@@ -146,15 +145,30 @@ impl Model {
         mut value: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
     ) -> Result<Self, E> {
         let mut params = Params::default();
-        let mut add = |params: &mut Params, name: String, shape: Vec<usize>| {
-            let values = value(&name, &shape)?;
+        let upload = |params: &mut Params, name: String, shape: Vec<usize>, values| {
             let rows = if shape.len() == 1 { [1, shape[0]] } else { [shape[0], shape[1]] };
             let matrix = Matrix::from_host(values, rows, device, Category::Weights);
-            Ok(params.add(name, shape, Role::Network, matrix, true))
+            params.add(name, shape, Role::Network, matrix, true)
         };
         let hidden = config.hidden_size;
         let table = vec![config.vocab_size, hidden];
-        let embed = add(&mut params, "model.embed_tokens.weight".into(), table.clone())?;
+        let add_table = |params: &mut Params, name: &str, values: Vec<f32>| {
+            let rows = rows_of_a_part(&config, device);
+            if rows >= config.vocab_size {
+                return vec![upload(params, name.to_owned(), table.clone(), values)];
+            }
+            let parts = values.chunks(rows * hidden).enumerate().map(|(number, values)| {
+                let name = part_name(name, number * rows);
+                upload(params, name, vec![values.len() / hidden, hidden], values.to_vec())
+            });
+            parts.collect()
+        };
+        let name = "model.embed_tokens.weight";
+        let embed = add_table(&mut params, name, value(name, &table)?);
+        let mut add = |params: &mut Params, name: String, shape: Vec<usize>| {
+            let values = value(&name, &shape)?;
+            Ok(upload(params, name, shape, values))
+        };
         let (mut blocks, mut linears) = (Vec::new(), Vec::new());
         for layer in 0..config.num_hidden_layers {
             let path = format!("model.layers.{layer}");
@@ -199,7 +213,8 @@ impl Model {
         let head = if config.tie_word_embeddings {
             None
         } else {
-            Some(add(&mut params, "lm_head.weight".into(), table)?)
+            let name = "lm_head.weight";
+            Some(add_table(&mut params, name, value(name, &table)?))
         };
         let (cos, sin) = rope_tables(&config, device);
         Ok(Self {
@@ -263,30 +278,47 @@ impl Model {
         let norms = self.blocks.iter().flat_map(|b| [b.input_norm, b.post_norm]);
         let head_norms = self.blocks.iter().flat_map(|b| [b.q_norm, b.k_norm]).flatten();
         let biases = self.linears.iter().filter_map(|linear| linear.bias);
-        let plain = std::iter::once(self.embed).chain(norms).chain([self.final_norm]);
-        plain.chain(self.head).chain(head_norms).chain(biases).collect()
+        let plain = self.embed.iter().copied().chain(norms).chain([self.final_norm]);
+        let head = self.head.iter().flatten().copied();
+        plain.chain(head).chain(head_norms).chain(biases).collect()
     }
 
     /// Logits `[batch·seq_len, V]` of a whole batch. For tests and small inputs: training never builds them.
     pub fn logits(&self, batch: &Batch) -> Matrix {
-        matmul(Layout::Nt, &self.hidden_states(batch), self.head_weight())
+        self.logits_of(&self.hidden_states(batch))
+    }
+
+    /// Logits `[T, V]` of normed hidden states `[T, C]`.
+    pub(super) fn logits_of(&self, hidden: &Matrix) -> Matrix {
+        logits_of(hidden, &self.values(self.head_ids()), &self.device)
+    }
+
+    /// Rows of the embedding, `[T, C]`.
+    pub(super) fn embedded(&self, ids: &Indices) -> Matrix {
+        embedding_of(ids, &self.values(&self.embed), &self.device)
     }
 
     /// Loss of every token, `[batch·seq_len]`, 0 where the target is ignored.
     pub fn token_losses(&self, batch: &Batch) -> Vector {
-        token_losses(&self.hidden_states(batch), self.head_weight(), &batch.targets)
+        let head = self.values(self.head_ids());
+        token_losses_of(&self.hidden_states(batch), &head, &batch.targets, &self.device)
     }
 
     fn hidden_states(&self, batch: &Batch) -> Matrix {
-        let mut x = embedding(&batch.inputs, self.params.value(self.embed));
+        let mut x = self.embedded(&batch.inputs);
         for index in 0..self.blocks.len() {
             x = self.block_forward(index, x, batch).0;
         }
         rms_norm(&x, self.params.value(self.final_norm), self.eps()).0
     }
 
-    pub(super) fn head_weight(&self) -> &Matrix {
-        self.params.value(self.head.unwrap_or(self.embed))
+    /// The parameters of the head; those of the embedding where they are tied.
+    pub(super) fn head_ids(&self) -> &[ParamId] {
+        self.head.as_deref().unwrap_or(&self.embed)
+    }
+
+    pub(super) fn values(&self, ids: &[ParamId]) -> Vec<&Matrix> {
+        ids.iter().map(|&id| self.params.value(id)).collect()
     }
 
     pub(super) fn eps(&self) -> f32 {
@@ -376,6 +408,14 @@ impl Model {
         };
         (output, trace)
     }
+}
+
+/// Rows of each part of a table, so that no part is larger than the device binds, and all are about as large.
+fn rows_of_a_part(config: &ModelConfig, device: &Device) -> usize {
+    let Some(limit) = device.binding_limit() else { return config.vocab_size };
+    let most = (limit / (4 * config.hidden_size as u64)).max(1);
+    let parts = (config.vocab_size as u64).div_ceil(most).max(1);
+    config.vocab_size.div_ceil(parts as usize)
 }
 
 /// Cosines and sines `[max_positions, D/2]`, with the arithmetic of transformers: frequencies and angles in

@@ -76,8 +76,8 @@ impl Model {
             head_norms.extend([&mut block.q_norm, &mut block.k_norm].into_iter().flatten());
         }
         let biases = linears.iter_mut().filter_map(|linear| linear.bias.as_mut());
-        let plain = std::iter::once(embed).chain(norms).chain([final_norm]).chain(head.as_mut());
-        let places = plain.chain(head_norms).chain(biases);
+        let plain = embed.iter_mut().chain(norms).chain([final_norm]);
+        let places = plain.chain(head.iter_mut().flatten()).chain(head_norms).chain(biases);
         for (place, own) in places.zip(&mut replica.non_targets) {
             std::mem::swap(place, own);
         }

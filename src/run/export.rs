@@ -14,7 +14,7 @@ use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul_add};
 use crate::kernels::scaling::{Along, scale};
 use crate::kernels::sparse::scatter_add;
-use crate::model::{Linear, Model, Role};
+use crate::model::{Linear, Model, Role, Whole};
 
 /// `W + s·B·A` of a layer, with its trained lengths where it has some, or `Sp + s·B·A`, on the host. The layer's own
 /// weight keeps its bits.
@@ -82,12 +82,10 @@ fn write_files(
         .map(|linear| (format!("{}.weight", linear.name), linear))
         .collect();
     let mut plans = Vec::new();
-    for (_, param) in model.params.iter().filter(|(_, p)| p.role == Role::Network) {
-        plans.push(TensorPlan {
-            name: param.name.clone(),
-            dtype: Dtype::F32,
-            shape: param.shape.clone(),
-        });
+    let mut parts = BTreeMap::new();
+    for Whole { name, shape, parts: own } in model.params.wholes(Role::Network) {
+        plans.push(TensorPlan { name: name.clone(), dtype: Dtype::F32, shape });
+        parts.insert(name, own);
     }
     for (name, linear) in &merged {
         // Without a dense weight the product of the factors takes its place.
@@ -98,9 +96,9 @@ fn write_files(
     }
     let mut writer = ShardWriter::create(folder, plans.clone(), max_shard_bytes);
     for plan in &plans {
-        let values = match (merged.get(&plan.name), model.params.find(&plan.name)) {
+        let values = match (merged.get(&plan.name), parts.get(&plan.name)) {
             (Some(linear), _) => merged_weight(model, linear),
-            (None, Some(id)) => model.params.value(id).to_host(),
+            (None, Some(parts)) => model.params.host_values(parts),
             (None, None) => unreachable!("{} is a parameter or merged", plan.name),
         };
         writer.write(&plan.name, TensorValues::F32(&values))?;
