@@ -1,6 +1,6 @@
 //! Model folders that are broken or hostile: every one gives an error that says what is wrong and what to do, none a
 //! panic, and none takes memory that the files do not have.
-#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests may stop
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // helpers of tests may stop
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// No message is longer: a hostile name or number must not fill the screen.
-const LONGEST_MESSAGE: usize = 1_000;
+const LONGEST_MESSAGE: usize = 1_800; // bytes; some characters have two
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/models")
@@ -172,7 +172,7 @@ fn a_configuration_with_any_value_replaced_is_read_or_refused_and_never_a_panic(
             }
         }
     }
-    eprintln!("{cases} configurations, {refusals} refused");
+    println!("{cases} configurations, {refusals} refused");
     assert!(cases > 1_000 && refusals > 400, "{cases} cases, {refusals} refused");
 }
 

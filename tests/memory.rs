@@ -205,7 +205,8 @@ fn biases_and_norms_of_heads_are_in_the_prediction() {
         Variant { family: Family::Qwen3, attention_bias: true, mlp_bias: false },
     ];
     for variant in variants {
-        for (method, recompute) in [("full", false), ("full", true), ("lora", false), ("lte", true)] {
+        for (method, recompute) in [("full", false), ("full", true), ("lora", false), ("lte", true)]
+        {
             let case = Case { method, change: |config| config.lte.merge_every = 2 };
             assert_predicted(&case, recompute, |shape| {
                 shape.variant = variant;

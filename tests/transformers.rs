@@ -92,6 +92,17 @@ fn models_go_from_transformers_to_fullrank_and_back() {
     }
 }
 
+/// A model of any size with the numbers of transformers beside it, as `convert_gguf.py` makes it.
+#[test]
+fn a_real_model_has_the_logits_of_transformers() {
+    let Some(folder) = std::env::var_os("FULLRANK_MODEL_DIR").map(PathBuf::from) else {
+        eprintln!("SKIPPED: FULLRANK_MODEL_DIR names no model; tests/interop/convert_gguf.py makes one");
+        return;
+    };
+    parity::llama::check(&folder, &Device::cpu());
+    eprintln!("{}: logits and loss agree", folder.display());
+}
+
 #[test]
 fn golden_models_with_their_tokenizer_are_read_by_transformers() {
     let Some(python) = python() else { return };
