@@ -93,7 +93,7 @@ impl RunConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelTable {
-    /// A preset's name or a Hugging Face directory.
+    /// A preset's name, a Hugging Face directory, or the id of a model in the Hugging Face cache.
     pub model: String,
     /// Overrides of a preset's shape; not allowed with a directory.
     pub hidden_size: Option<usize>,

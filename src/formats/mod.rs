@@ -6,6 +6,8 @@
 pub mod atomic;
 pub mod hf_checkpoint;
 pub mod hf_config;
+pub mod hf_shards;
+pub mod hub;
 mod json;
 pub mod positioned;
 pub mod safetensors;

@@ -16,6 +16,19 @@ const CONFIG_FILE: &str = "tokenizer_config.json";
 const BUILTIN_NAME: &str = "built-in tokenizer";
 const END_OF_TEXT: &str = "<|endoftext|>";
 
+/// Files that belong to a tokenizer and are handed on with it: special tokens, the chat template, the forms of older
+/// tokenizers, and what ends a text in chats.
+const COMPANIONS: [&str; 8] = [
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+];
+
 /// As in `hf_config`: an embedding of more rows is no model, and ids stay far from 31 bits.
 const MAX_VOCAB_SIZE: usize = 1 << 24;
 
@@ -35,6 +48,8 @@ pub struct Tokenizer {
     json: Vec<u8>,
     /// `tokenizer_config.json` as it was read, where there is one.
     config: Option<Vec<u8>>,
+    /// What lay beside it, by name, as it was read.
+    companions: Vec<(&'static str, Vec<u8>)>,
     vocab_size: usize,
     bos: Option<u32>,
     eos: u32,
@@ -68,11 +83,19 @@ impl Tokenizer {
         } else {
             None
         };
-        Self::new(
+        let tokenizer = Self::new(
             &path,
             read_bytes(&path)?,
             config.map(|(bytes, object)| (config_path.as_path(), bytes, object)),
-        )
+        )?;
+        let mut companions = Vec::new();
+        for name in COMPANIONS {
+            let path = path.with_file_name(name);
+            if path.is_file() {
+                companions.push((name, read_bytes(&path)?));
+            }
+        }
+        Ok(Self { companions, ..tokenizer })
     }
 
     /// The tokenizer in the binary: byte-level BPE of 4,096 entries, made for the built-in texts.
@@ -127,7 +150,8 @@ impl Tokenizer {
         })?;
         let hash = blake3::hash(&json).to_hex().to_string();
         let config = config.map(|(_, bytes, _)| bytes);
-        Ok(Self { inner: Box::new(inner), json, config, vocab_size, bos, eos, hash })
+        let companions = Vec::new();
+        Ok(Self { inner: Box::new(inner), json, config, companions, vocab_size, bos, eos, hash })
     }
 
     /// The ids of a text; special tokens written in it are recognised, none is added.
@@ -180,13 +204,23 @@ impl Tokenizer {
         &self.hash
     }
 
-    /// Writes `tokenizer.json` (the bytes that were read) and `tokenizer_config.json` into a
-    /// folder.
+    /// A file that lay beside `tokenizer.json`, such as `chat_template.jinja` or `generation_config.json`.
+    pub fn companion(&self, name: &str) -> Option<&[u8]> {
+        let found = self.companions.iter().find(|(own, _)| *own == name);
+        found.map(|(_, bytes)| bytes.as_slice())
+    }
+
+    /// Writes `tokenizer.json` (the bytes that were read), `tokenizer_config.json` and what lay beside them into a
+    /// folder. A `generation_config.json` takes the place of one that is there.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
         write_atomically(folder.join(FILE), &self.json)?;
         let config = self.config.clone().unwrap_or_else(|| self.config_json());
-        write_atomically(folder.join(CONFIG_FILE), &config)
+        write_atomically(folder.join(CONFIG_FILE), &config)?;
+        for (name, bytes) in &self.companions {
+            write_atomically(folder.join(name), bytes)?;
+        }
+        Ok(())
     }
 
     /// A `tokenizer_config.json` for a tokenizer that came without one.

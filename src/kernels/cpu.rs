@@ -12,7 +12,7 @@ use super::scaling::{self, Along};
 use super::spikes::{self, SpikeRule};
 use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, flex, lora, loss, magnitude, norm, sparse, swiglu};
+use super::{bias, clip, embedding, flex, lora, loss, magnitude, norm, parts, sparse, swiglu};
 
 impl TrainOps for Flex {
     fn recycle(x: FloatTensor<Self>) -> bool {
@@ -218,11 +218,12 @@ impl TrainOps for Flex {
         dx: FloatTensor<Self>,
         ids: IntTensor<Self>,
         order: IntTensor<Self>,
+        first: usize,
     ) -> FloatTensor<Self> {
         if DEFAULT_BODIES.get() {
-            return embedding::default_embedding_grad::<Self>(acc, dx, ids);
+            return parts::default_embedding_grad::<Self>(acc, dx, ids, first);
         }
-        embedding::flex_embedding_grad(acc, &dx, &ids, &order)
+        embedding::flex_embedding_grad(acc, &dx, &ids, &order, first)
     }
 
     fn cross_entropy(
@@ -458,6 +459,67 @@ impl TrainOps for Flex {
             return magnitude::default_magnitude_grad::<Self>(acc, dy, z, length);
         }
         magnitude::flex_magnitude_grad(acc, &dy, &z, &length)
+    }
+
+    fn add_bias(y: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return bias::default_add_bias::<Self>(y, bias);
+        }
+        bias::flex_add_bias(y, &bias)
+    }
+
+    fn bias_grad(acc: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return bias::default_bias_grad::<Self>(acc, dy);
+        }
+        bias::flex_bias_grad(acc, &dy)
+    }
+
+    fn embedding_rows(
+        out: FloatTensor<Self>,
+        ids: IntTensor<Self>,
+        table: FloatTensor<Self>,
+        first: usize,
+    ) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return parts::default_embedding_rows::<Self>(out, ids, table, first);
+        }
+        parts::flex_embedding_rows(out, &ids, &table, first)
+    }
+
+    fn put_columns(
+        wide: FloatTensor<Self>,
+        narrow: FloatTensor<Self>,
+        at: usize,
+    ) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return parts::default_put_columns::<Self>(wide, narrow, at);
+        }
+        parts::flex_put_columns(wide, &narrow, at)
+    }
+
+    // Also in place of the default body, which may give a view of the wide matrix.
+    fn take_columns(wide: FloatTensor<Self>, at: usize, width: usize) -> FloatTensor<Self> {
+        parts::flex_take_columns(&wide, at, width)
+    }
+
+    fn logit_losses(
+        losses: FloatTensor<Self>,
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        first: usize,
+        wants_grad: bool,
+        grad_scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let scale = wants_grad.then_some(grad_scale);
+        if DEFAULT_BODIES.get() {
+            return loss::default_logit_losses::<Self>(losses, logits, targets, first, scale);
+        }
+        loss::flex_logit_losses(losses, logits, &targets, first, scale)
+    }
+
+    fn add_losses(acc: FloatTensor<Self>, losses: FloatTensor<Self>) -> FloatTensor<Self> {
+        loss::flex_add_losses(acc, &losses)
     }
 
     fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {

@@ -1,6 +1,6 @@
 //! The shape of a LLaMA-family network, and the presets.
 
-pub use crate::formats::hf_config::{HfConfig as ModelConfig, Rope, RopeKind};
+pub use crate::formats::hf_config::{Family, HfConfig as ModelConfig, Rope, RopeKind, Variant};
 
 /// A named shape with training settings that suit it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,6 +69,7 @@ impl Preset {
     /// The network of this preset for a vocabulary.
     pub fn config(&self, vocab_size: usize) -> ModelConfig {
         ModelConfig {
+            variant: Variant::default(),
             hidden_size: self.hidden,
             intermediate_size: self.intermediate,
             num_hidden_layers: self.layers,
@@ -163,11 +164,22 @@ pub fn factor_len(config: &ModelConfig, rank: usize) -> usize {
     config.num_hidden_layers * block
 }
 
-/// Numbers in everything else: embedding, head (unless tied) and norm gains.
+/// Numbers in a block beside its linear weights: norm gains and biases.
+pub fn block_rest_len(config: &ModelConfig) -> usize {
+    let biases: usize = block_linears(config)
+        .iter()
+        .filter(|(module, ..)| config.variant.has_bias(module))
+        .map(|(_, outputs, _)| outputs)
+        .sum();
+    let head_norms = if config.variant.has_head_norms() { 2 * config.head_dim } else { 0 };
+    2 * config.hidden_size + head_norms + biases
+}
+
+/// Numbers in everything else: embedding, head (unless tied), norm gains and biases.
 pub fn non_target_len(config: &ModelConfig) -> usize {
     let tables = if config.tie_word_embeddings { 1 } else { 2 };
-    let norms = 2 * config.num_hidden_layers + 1;
-    (tables * config.vocab_size + norms) * config.hidden_size
+    let outside = (tables * config.vocab_size + 1) * config.hidden_size;
+    outside + config.num_hidden_layers * block_rest_len(config)
 }
 
 #[cfg(test)]

@@ -2,8 +2,6 @@
 
 use crate::device::memory::Category;
 use crate::kernels::attention::{attention, copy_rows};
-use crate::kernels::embedding::embedding;
-use crate::kernels::matmul::{Layout, matmul};
 use crate::kernels::norm::{add_residual, add_rms_norm, rms_norm};
 use crate::kernels::rope::{Rotation, rope};
 use crate::kernels::swiglu::swiglu;
@@ -62,7 +60,7 @@ impl<'a> Decoder<'a> {
             |values: &[i32]| Indices::from_host(values, &model.device, Category::Activations);
         let positions: Vec<i32> = (self.len..self.len + tokens.len()).map(|p| p as i32).collect();
         let positions = upload(&positions);
-        let mut x = embedding(&upload(tokens), model.params.value(model.embed));
+        let mut x = model.embedded(&upload(tokens));
         for index in 0..model.blocks.len() {
             x = self.block(index, &x, &positions);
         }
@@ -71,7 +69,7 @@ impl<'a> Decoder<'a> {
         let width = model.config.hidden_size;
         let last = normed.to_host().split_off((tokens.len() - 1) * width);
         let last = Matrix::from_host(last, [1, width], &model.device, Category::Activations);
-        matmul(Layout::Nt, &last, model.head_weight()).to_host()
+        model.logits_of(&last).to_host()
     }
 
     fn block(&mut self, index: usize, x: &Matrix, positions: &Indices) -> Matrix {
@@ -83,9 +81,11 @@ impl<'a> Decoder<'a> {
         let gain = |id| model.params.value(id);
 
         let (normed, _) = rms_norm(x, gain(block.input_norm), model.eps());
-        let q = rotate(project(Q, &normed));
+        let (q, _) = model.normed_heads(block.q_norm, project(Q, &normed));
+        let (k, _) = model.normed_heads(block.k_norm, project(K, &normed));
+        let (q, k) = (rotate(q), rotate(k));
         let (keys, values) = &mut self.cache[index];
-        let keys = append(keys, &rotate(project(K, &normed)), self.len);
+        let keys = append(keys, &k, self.len);
         let values = append(values, &project(V, &normed), self.len);
         let queries = positions.len();
         let shape = model.attention_shape(1, queries, self.len + queries);

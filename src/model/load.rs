@@ -21,7 +21,7 @@ impl Model {
             Ok::<_, Error>(checkpoint.read_expected(name, shape)?.values)
         })?;
         let is_known = |name: &str| {
-            model.params.find(name).is_some()
+            !model.params.parts_of(name).is_empty()
                 || name.ends_with("rotary_emb.inv_freq")
                 || (name == "lm_head.weight" && model.config.tie_word_embeddings)
         };

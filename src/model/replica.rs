@@ -70,8 +70,14 @@ impl Model {
     fn exchange(&mut self, index: usize) {
         let Self { replicas, linears, blocks, embed, final_norm, head, .. } = self;
         let replica = &mut replicas[index];
-        let norms = blocks.iter_mut().flat_map(|b| [&mut b.input_norm, &mut b.post_norm]);
-        let places = std::iter::once(embed).chain(norms).chain([final_norm]).chain(head.as_mut());
+        let (mut norms, mut head_norms) = (Vec::new(), Vec::new());
+        for block in blocks {
+            norms.extend([&mut block.input_norm, &mut block.post_norm]);
+            head_norms.extend([&mut block.q_norm, &mut block.k_norm].into_iter().flatten());
+        }
+        let biases = linears.iter_mut().filter_map(|linear| linear.bias.as_mut());
+        let plain = embed.iter_mut().chain(norms).chain([final_norm]);
+        let places = plain.chain(head.iter_mut().flatten()).chain(head_norms).chain(biases);
         for (place, own) in places.zip(&mut replica.non_targets) {
             std::mem::swap(place, own);
         }

@@ -7,13 +7,14 @@ use std::path::Path;
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::formats::atomic::sync_folder;
-use crate::formats::safetensors::{Dtype, SafetensorsWriter, TensorPlan, TensorValues};
+use crate::formats::hf_shards::{MAX_SHARD_BYTES, ShardWriter};
+use crate::formats::safetensors::{Dtype, TensorPlan, TensorValues};
 use crate::formats::tokenizer::Tokenizer;
 use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul_add};
 use crate::kernels::scaling::{Along, scale};
 use crate::kernels::sparse::scatter_add;
-use crate::model::{Linear, Model, Role};
+use crate::model::{Linear, Model, Role, Whole};
 
 /// `W + s·B·A` of a layer, with its trained lengths where it has some, or `Sp + s·B·A`, on the host. The layer's own
 /// weight keeps its bits.
@@ -40,15 +41,25 @@ pub fn merged_weight(model: &Model, linear: &Linear) -> Vec<f32> {
     }
 }
 
-/// Writes `config.json`, `generation_config.json`, `model.safetensors` and the tokenizer. The folder appears
-/// complete or not at all.
+/// Writes `config.json`, `generation_config.json`, the weights and the tokenizer with its files. Weights of more than
+/// 5 GB are several files with an index. The folder appears complete or not at all.
 pub fn write_model(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
+    write_model_in_shards(folder, model, tokenizer, MAX_SHARD_BYTES)
+}
+
+/// The same with another limit for a file of weights.
+pub fn write_model_in_shards(
+    folder: &Path,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    max_shard_bytes: u64,
+) -> Result<()> {
     let partial = folder.with_extension("partial");
     if partial.exists() {
         fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
     }
     fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
-    if let Err(error) = write_files(&partial, model, tokenizer) {
+    if let Err(error) = write_files(&partial, model, tokenizer, max_shard_bytes) {
         let _ = fs::remove_dir_all(&partial);
         return Err(error);
     }
@@ -58,7 +69,12 @@ pub fn write_model(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Resul
     fs::rename(&partial, folder).map_err(Error::io("rename", &partial))
 }
 
-fn write_files(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
+fn write_files(
+    folder: &Path,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    max_shard_bytes: u64,
+) -> Result<()> {
     let merged: BTreeMap<String, &Linear> = model
         .linears()
         .iter()
@@ -66,12 +82,10 @@ fn write_files(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()
         .map(|linear| (format!("{}.weight", linear.name), linear))
         .collect();
     let mut plans = Vec::new();
-    for (_, param) in model.params.iter().filter(|(_, p)| p.role == Role::Network) {
-        plans.push(TensorPlan {
-            name: param.name.clone(),
-            dtype: Dtype::F32,
-            shape: param.shape.clone(),
-        });
+    let mut parts = BTreeMap::new();
+    for Whole { name, shape, parts: own } in model.params.wholes(Role::Network) {
+        plans.push(TensorPlan { name: name.clone(), dtype: Dtype::F32, shape });
+        parts.insert(name, own);
     }
     for (name, linear) in &merged {
         // Without a dense weight the product of the factors takes its place.
@@ -80,12 +94,11 @@ fn write_files(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()
             plans.push(TensorPlan { name: name.clone(), dtype: Dtype::F32, shape });
         }
     }
-    let path = folder.join("model.safetensors");
-    let mut writer = SafetensorsWriter::create(path, &BTreeMap::new(), &plans)?;
+    let mut writer = ShardWriter::create(folder, plans.clone(), max_shard_bytes);
     for plan in &plans {
-        let values = match (merged.get(&plan.name), model.params.find(&plan.name)) {
+        let values = match (merged.get(&plan.name), parts.get(&plan.name)) {
             (Some(linear), _) => merged_weight(model, linear),
-            (None, Some(id)) => model.params.value(id).to_host(),
+            (None, Some(parts)) => model.params.host_values(parts),
             (None, None) => unreachable!("{} is a parameter or merged", plan.name),
         };
         writer.write(&plan.name, TensorValues::F32(&values))?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::formats::hub::{self, HubId};
 use crate::formats::tokenizer::Tokenizer;
 use crate::model::Model;
 use crate::runlog::{RunDir, find};
@@ -25,12 +26,15 @@ pub struct Opened {
     pub name: String,
 }
 
-/// Opens `target`: a folder with a `config.json`, or a run (path, name, `latest`) below `out`. `device`: instead
-/// of the one the run trained on.
+/// Opens `target`: a folder with a `config.json`, the id of a model in the Hugging Face cache, or a run (path, name,
+/// `latest`) below `out`. `device`: instead of the one the run trained on.
 pub fn open(target: &str, out: &Path, device: Option<&str>) -> Result<Opened> {
     let path = Path::new(target);
     if path.join("config.json").is_file() && !path.join("state.json").is_file() {
         return open_directory(path, device);
+    }
+    if let Some(id) = HubId::parse(target).filter(|_| !path.exists() && !out.join(path).exists()) {
+        return open_directory(&hub::find(id)?, device);
     }
     let (dir, checkpoint) = if path.join("state.json").is_file() {
         (run_of(path)?, Checkpoint::open(path)?)

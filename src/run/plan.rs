@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Ranks, RunConfig, check_batch, check_warmup};
 use crate::error::{Error, Result};
 use crate::formats::hf_config::HfConfig;
+use crate::formats::hub::{self, HubId};
 use crate::formats::tokenizer::Tokenizer;
 use crate::methods::switchlora::pool::{self, waits_on_host};
 use crate::model::ModelConfig;
@@ -31,7 +32,7 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// Finds what `model.model` names.
+    /// Finds what `model.model` names: a preset, a folder, or a model in the cache of the Hugging Face hub.
     pub fn find(name: &str) -> Result<Self> {
         if let Some(preset) = preset(name) {
             return Ok(Self::Preset(preset));
@@ -44,10 +45,16 @@ impl ModelSource {
             let what = "the folder has no config.json";
             return Err(Error::file(path, what, "name a Hugging Face directory of a LLaMA model"));
         }
+        if let Some(id) = HubId::parse(name).filter(|_| !path.exists()) {
+            return Ok(Self::Directory(hub::find(id)?));
+        }
         let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
         Err(Error::config(
             format!("model {name}: no such preset or folder"),
-            format!("use one of {}, or a Hugging Face directory", names.join(", ")),
+            format!(
+                "use one of {}, a Hugging Face directory, or the id of a model in the Hugging Face cache (ORG/NAME)",
+                names.join(", ")
+            ),
         ))
     }
 

@@ -68,8 +68,9 @@ fn make_paths_absolute(config: &mut RunConfig, source: &ModelSource) -> Result<(
     {
         config.data.tokenizer = Some(absolute(name)?);
     }
-    if matches!(source, ModelSource::Directory(_)) {
-        config.model.model = absolute(&config.model.model)?;
+    if let ModelSource::Directory(folder) = source {
+        // Of an id this is the folder of its commit, so that a resumed run reads the same weights.
+        config.model.model = absolute(&folder.display().to_string())?;
     }
     Ok(())
 }

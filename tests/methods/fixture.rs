@@ -10,7 +10,7 @@ use fullrank::kernels::{Matrix, Vector};
 use fullrank::linalg::svd::svd;
 use fullrank::methods::{Export, MethodState, factors};
 use fullrank::model::backward::GradientSink;
-use fullrank::model::config::{Rope, RopeKind};
+use fullrank::model::config::{Rope, RopeKind, Variant};
 use fullrank::model::{Batch, Gradients, Linear, LinearId, Model, ModelConfig, ParamId};
 use fullrank::random::stream;
 use fullrank::run::engine::{Engine, Outcome};
@@ -36,6 +36,7 @@ pub fn device() -> Device {
 /// Two blocks with grouped keys: layers 16 x 16, 8 x 16, 40 x 16 and 16 x 40.
 pub fn shape() -> ModelConfig {
     ModelConfig {
+        variant: Variant::default(),
         hidden_size: 16,
         intermediate_size: 40,
         num_hidden_layers: 2,

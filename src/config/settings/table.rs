@@ -36,11 +36,11 @@ const MODEL: &[Setting] = &[
     Setting {
         key: "model.model",
         flag: "model",
-        value: "PRESET|DIR",
+        value: "PRESET|DIR|ID",
         kind: Kind::Text,
-        short: "Preset or Hugging Face folder to train",
+        short: "Preset, or Hugging Face folder or id, to train",
         more: "A preset is a shape with random weights and is pre-trained. A folder with config.json and \
-               model.safetensors is fine-tuned.",
+               model.safetensors is fine-tuned, and so is the id ORG/NAME of a model in the local Hugging Face cache.",
         aliases: &["model-name-or-path"],
     },
     Setting {
