@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, ErrorKind};
 
@@ -20,6 +21,9 @@ const CONFIG_FILE: &str = "tokenizer_config.json";
 const NAME: &str = "chat template";
 /// No chat comes near this; a template that writes more does not end.
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
+/// ChatML with `END` in the place of what ends a message.
+const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + END + '\\n' }}\
+                      {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 /// Levels of lists and objects in a value that a template prints as JSON.
 const MAX_JSON_DEPTH: usize = 64;
 
@@ -79,6 +83,16 @@ impl ChatTemplate {
             .map_err(|error| Error::file(path, describe(&error), REMEDY))
     }
 
+    /// The template in a file of its own.
+    ///
+    /// Errors: [`Error::Io`], [`Error::File`] for a file that is no template.
+    pub fn of_file(path: &Path, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
+        let source = String::from_utf8(read_bytes(path)?)
+            .map_err(|error| Error::file(path, format!("is not UTF-8: {error}"), REMEDY))?;
+        Self::parse(source, bos.map(str::to_owned), eos.map(str::to_owned))
+            .map_err(|error| Error::file(path, describe(&error), REMEDY))
+    }
+
     /// A template from its text, with the texts of the tokens that begin and end a text.
     ///
     /// Errors: [`Error::Config`] with the line, for a text that is no template.
@@ -93,8 +107,7 @@ impl ChatTemplate {
         eos: Option<String>,
     ) -> Result<Self, minijinja::Error> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| {
@@ -108,6 +121,37 @@ impl ChatTemplate {
         });
         environment.add_template_owned(NAME, source.clone())?;
         Ok(Self { environment, source, bos, eos })
+    }
+
+    /// ChatML, for a model that brings no template: each message between a begin with its role and `end`.
+    ///
+    /// `end` is what the model stops at: `<|im_end|>` where its tokenizer has that token, else its end of text.
+    pub fn chatml(end: &str) -> Result<Self> {
+        let source = CHATML.replace("END", &serde_json::Value::from(end).to_string());
+        Self::new(&source, None, None)
+    }
+
+    /// The same template with a date that stands still, as data that are made again must be the same: the date that
+    /// the templates of Llama 3 fall back to.
+    #[must_use]
+    pub fn at_fixed_date(mut self) -> Self {
+        self.environment.add_function("strftime_now", |format: &str| {
+            let date = jiff::civil::date(2024, 7, 26).at(0, 0, 0, 0);
+            jiff::fmt::strtime::format(format, date).map_err(|error| wrong_pattern(&error))
+        });
+        self
+    }
+
+    /// What decides the texts that it writes, as a hash in hexadecimal.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for part in [Some(&self.source), self.bos.as_ref(), self.eos.as_ref()] {
+            hasher.update(&[u8::from(part.is_some())]);
+            let text = part.map_or("", String::as_str);
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
     }
 
     /// The template's text.
@@ -219,7 +263,11 @@ fn describe(error: &minijinja::Error) -> String {
 /// The time in the local zone, by the `strftime` pattern that the template gives.
 fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
     jiff::fmt::strtime::format(format, &jiff::Zoned::now())
-        .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
+        .map_err(|error| wrong_pattern(&error))
+}
+
+fn wrong_pattern(error: &jiff::Error) -> minijinja::Error {
+    minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string())
 }
 
 /// JSON as Python's `json.dumps` writes it, without escapes for HTML: templates are not web pages.
