@@ -24,8 +24,11 @@ use crate::run::setup::row_options;
 /// on all of the text given.
 pub fn eval(args: EvalArgs) -> Result<()> {
     with_threads(0, move || {
-        let Opened { model, tokenizer, config, name } =
+        let Opened { model, tokenizer, mut config, name } =
             open(&args.target, &args.out, args.device.as_deref())?;
+        if args.chat_template.is_some() {
+            config.data.chat_template.clone_from(&args.chat_template);
+        }
         let seq_len = config.data.max_seq_length.unwrap_or(256);
         let seq_len = seq_len.min(model.config.max_position_embeddings);
         let source = args.data.as_deref().unwrap_or(&config.data.data);

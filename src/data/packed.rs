@@ -150,7 +150,11 @@ impl PackedRows {
 }
 
 /// Goes over the marked ids once and finds the rows of a range that can be learned from.
-fn find_rows(tokens: &Tokens, range: Range<u64>, layout: Layout) -> Result<(Vec<Place>, RowCounts)> {
+fn find_rows(
+    tokens: &Tokens,
+    range: Range<u64>,
+    layout: Layout,
+) -> Result<(Vec<Place>, RowCounts)> {
     let most = layout.seq_len as u64 + 1;
     let mut places = Vec::new();
     let mut counts = RowCounts::default();

@@ -217,9 +217,9 @@ impl Rows<'_> {
 
 fn row_ids(encoder: &Encoder<'_>, waiting: &Waiting) -> Result<(RowKind, Vec<u32>), RowError> {
     match &waiting.line {
-        Line::TooLong { bytes } => Err(RowError::Row(format!(
-            "has {bytes} bytes, at most {MAX_LINE_BYTES} are read"
-        ))),
+        Line::TooLong { bytes } => {
+            Err(RowError::Row(format!("has {bytes} bytes, at most {MAX_LINE_BYTES} are read")))
+        }
         Line::Bytes(line) => {
             let (kind, row) = parse(line).map_err(RowError::Row)?;
             Ok((kind, encoder.encode(&row)?))

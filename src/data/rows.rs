@@ -56,8 +56,9 @@ pub enum Row {
 ///
 /// Errors: what is wrong with it, as the end of a sentence that begins with the line's number.
 pub fn parse(line: &[u8]) -> Result<(RowKind, Row), String> {
-    let text = std::str::from_utf8(line)
-        .map_err(|error| format!("is not UTF-8: wrong byte at column {}", error.valid_up_to() + 1))?;
+    let text = std::str::from_utf8(line).map_err(|error| {
+        format!("is not UTF-8: wrong byte at column {}", error.valid_up_to() + 1)
+    })?;
     let value: Value = serde_json::from_str(text).map_err(|error| not_json(&error))?;
     let Value::Object(row) = value else {
         return Err(format!("is {}, expected an object", kind_of(&value)));
@@ -83,8 +84,10 @@ pub fn parse(line: &[u8]) -> Result<(RowKind, Row), String> {
     if has("text") {
         return Ok((RowKind::Text, Row::Text(text_in(&row, "text")?.to_owned())));
     }
-    let keys: Vec<String> = row.keys().take(6).map(|key| format!("\"{}\"", shortened(key))).collect();
-    let found = if keys.is_empty() { "no keys".into() } else { format!("the keys {}", keys.join(", ")) };
+    let keys: Vec<String> =
+        row.keys().take(6).map(|key| format!("\"{}\"", shortened(key))).collect();
+    let found =
+        if keys.is_empty() { "no keys".into() } else { format!("the keys {}", keys.join(", ")) };
     Err(format!(
         "has {found}; expected \"messages\", \"conversations\", \"prompt\" and \"completion\", \
          \"instruction\" and \"output\", or \"text\""
@@ -259,11 +262,15 @@ mod tests {
             chat(&[("user", "a"), ("assistant", "b")], Some(1))
         );
         assert_eq!(
-            row(r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "text": ""}"#),
+            row(
+                r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "text": ""}"#
+            ),
             chat(&[("user", "a")], None)
         );
         assert_eq!(
-            row(r#"{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}"#),
+            row(
+                r#"{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}"#
+            ),
             chat(&[("user", "a"), ("assistant", "b")], None)
         );
         assert_eq!(
@@ -280,14 +287,21 @@ mod tests {
     fn what_is_wrong_is_said_with_its_place() {
         assert_eq!(wrong("{"), "is not JSON: EOF while parsing an object at column 1");
         assert_eq!(wrong("[]"), "is a list, expected an object");
-        assert_eq!(parse(b"{\"text\": \"\xff\"}").unwrap_err(), "is not UTF-8: wrong byte at column 11");
+        assert_eq!(
+            parse(b"{\"text\": \"\xff\"}").unwrap_err(),
+            "is not UTF-8: wrong byte at column 11"
+        );
         assert_eq!(wrong(r#"{"prompt": "a"}"#), "has no \"completion\"");
         assert_eq!(wrong(r#"{"text": 1}"#), "has a number as \"text\", expected a text");
         let role = wrong(r#"{"messages": [{"role": "user", "content": "a"}, {"content": "b"}]}"#);
         assert_eq!(role, "has no \"role\" in messages[1]");
-        assert!(wrong(r#"{"chosen": 1}"#).starts_with("has the keys \"chosen\"; expected \"messages\""));
+        assert!(
+            wrong(r#"{"chosen": 1}"#).starts_with("has the keys \"chosen\"; expected \"messages\"")
+        );
         assert!(wrong("{}").starts_with("has no keys"));
-        assert!(wrong(r#"{"conversations": [{"from": "tool", "value": "a"}]}"#).contains("unknown"));
+        assert!(
+            wrong(r#"{"conversations": [{"from": "tool", "value": "a"}]}"#).contains("unknown")
+        );
         assert!(wrong(&"[".repeat(100_000)).contains("recursion limit"));
     }
 }

@@ -161,7 +161,8 @@ mod tests {
         let source = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}";
         let error = render(&template(source), &chat(&FOUR), None).unwrap_err();
         assert!(error.contains("cannot be masked") && error.contains("messages[1]"), "{error}");
-        let error = render(&template("{{ raise_exception('no') }}"), &chat(&FOUR), None).unwrap_err();
+        let error =
+            render(&template("{{ raise_exception('no') }}"), &chat(&FOUR), None).unwrap_err();
         assert_eq!(error, "does not fit the template: the chat template, line 1: no");
     }
 

@@ -107,7 +107,8 @@ impl ChatTemplate {
         eos: Option<String>,
     ) -> Result<Self, minijinja::Error> {
         let mut environment = Environment::new();
-        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        environment
+            .set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| {
@@ -262,8 +263,7 @@ fn describe(error: &minijinja::Error) -> String {
 
 /// The time in the local zone, by the `strftime` pattern that the template gives.
 fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
-        .map_err(|error| wrong_pattern(&error))
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now()).map_err(|error| wrong_pattern(&error))
 }
 
 fn wrong_pattern(error: &jiff::Error) -> minijinja::Error {

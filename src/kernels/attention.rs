@@ -15,7 +15,9 @@ use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::fallback::{Float, Int, add, constant, div, mul, reshape, scaled, slice, slice_assign, sub};
+use super::fallback::{
+    Float, Int, add, constant, div, mul, reshape, scaled, slice, slice_assign, sub,
+};
 use super::flex;
 use super::gemm::{self, View, ViewMut, Write};
 use super::math::{exp, exp_and_sum, max, sum2, vectorised};
@@ -421,13 +423,7 @@ fn backward_head(
 
 /// Turns scores into probabilities, and probability gradients into score gradients.
 #[inline(always)]
-fn softmax_backward(
-    p: &mut [f32],
-    ds: &mut [f32],
-    visible: Range<usize>,
-    lse: f32,
-    delta: f32,
-) {
+fn softmax_backward(p: &mut [f32], ds: &mut [f32], visible: Range<usize>, lse: f32, delta: f32) {
     let (p, hidden) = p.split_at_mut(visible.end);
     let (ds, hidden_ds) = ds.split_at_mut(visible.end);
     let (before, p) = p.split_at_mut(visible.start);

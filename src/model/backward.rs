@@ -214,16 +214,8 @@ impl Model {
         o_proj.weight_grad(&mut self.params, sink, &attended, &d_middle, kept(O), g_o);
         let shape = self.attention_shape(batch.batch, batch.seq_len, batch.seq_len);
         let documents = batch.documents.as_ref();
-        let (dq, dk, dv) = attention_backward_within(
-            &d_attended,
-            &q,
-            &k,
-            &v,
-            &attended,
-            &lse,
-            documents,
-            shape,
-        );
+        let (dq, dk, dv) =
+            attention_backward_within(&d_attended, &q, &k, &v, &attended, &lse, documents, shape);
         drop((d_attended, q, k, v, attended));
         let unrotate = |y| rope(y, &batch.positions, &self.cos, &self.sin, Rotation::Backward);
         let (dq, dk) = (unrotate(dq), unrotate(dk));

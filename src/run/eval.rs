@@ -49,8 +49,8 @@ pub fn evaluate(
         sum += losses.into_iter().map(f64::from).sum::<f64>();
     }
     model.device().check()?;
-    let completions =
-        (completion_tokens > 0).then(|| (completion_sum / completion_tokens as f64, completion_tokens));
+    let completions = (completion_tokens > 0)
+        .then(|| (completion_sum / completion_tokens as f64, completion_tokens));
     Ok(Evaluation { loss: sum / tokens.max(1) as f64, tokens, completions })
 }
 

@@ -87,12 +87,18 @@ impl ModelSource {
         let eos = name(Some(tokenizer.eos()));
         let template = match (config.data.chat_template.as_deref(), self) {
             (Some(CHATML), _) => {
-                let end = if tokenizer.id_of(CHATML_END).is_some() { CHATML_END } else { eos.as_deref().unwrap_or("") };
+                let end = if tokenizer.id_of(CHATML_END).is_some() {
+                    CHATML_END
+                } else {
+                    eos.as_deref().unwrap_or("")
+                };
                 Some(ChatTemplate::chatml(end)?)
             }
-            (Some(path), _) => {
-                Some(ChatTemplate::of_file(Path::new(path), name(tokenizer.bos()).as_deref(), eos.as_deref())?)
-            }
+            (Some(path), _) => Some(ChatTemplate::of_file(
+                Path::new(path),
+                name(tokenizer.bos()).as_deref(),
+                eos.as_deref(),
+            )?),
             (None, Self::Directory(folder)) => ChatTemplate::of_folder(folder)?,
             (None, Self::Preset(_)) => None,
         };

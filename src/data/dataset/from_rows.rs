@@ -194,7 +194,10 @@ fn note_bad_rows(documents: &[Document], made: &CachedRows, notes: &mut Vec<Stri
         return;
     }
     let all = report.bad + report.rows();
-    notes.push(format!("{} of {all} rows cannot be used and are passed over; the first:", report.bad));
+    notes.push(format!(
+        "{} of {all} rows cannot be used and are passed over; the first:",
+        report.bad
+    ));
     for bad in &report.first_bad {
         let path = documents.get(bad.document).map_or("".as_ref(), Document::path);
         notes.push(format!("{}, line {} {}", path.display(), bad.line, bad.reason));
