@@ -1,7 +1,7 @@
 //! Chat templates: a model's own Jinja template turns messages into the text that it was tuned on.
 //!
 //! A template comes from the network and is run, so it gets nothing but the values below, and what it
-//! writes is bounded. The settings and functions are those of transformers, for which templates are made.
+//! writes, how often it goes round and how long its texts get is bounded (`ticks`). The settings and functions are those of transformers, for which templates are made.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,6 +13,7 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, ErrorKind};
 
 use super::json::{Fields, read_bytes, read_object};
+use super::ticks;
 use crate::error::{Error, Result};
 
 /// The template's file, as transformers 5 writes it.
@@ -120,7 +121,8 @@ impl ChatTemplate {
             write_json(&mut json, value, 0)?;
             Ok::<_, minijinja::Error>(Value::from_safe_string(json))
         });
-        environment.add_template_owned(NAME, source.clone())?;
+        ticks::install(&mut environment);
+        environment.add_template_owned(NAME, ticks::with_ticks(&source))?;
         Ok(Self { environment, source, bos, eos })
     }
 
@@ -178,7 +180,7 @@ impl ChatTemplate {
             .iter()
             .map(|message| {
                 let pairs = [("role", &message.role), ("content", &message.content)];
-                pairs.into_iter().map(|(k, v)| (k, Value::from(v.as_str()))).collect()
+                Value::from_pairs(pairs.map(|(key, text)| (key, text.as_str())))
             })
             .collect();
         let mut values = BTreeMap::from([
@@ -193,8 +195,9 @@ impl ChatTemplate {
                 values.insert(name, Value::from(text.as_str()));
             }
         }
-        let context: Value = values.into_iter().collect();
+        let context = Value::from_pairs(values);
         let mut output = Bounded(Vec::new());
+        ticks::begin();
         self.environment.get_template(NAME)?.render_captured_to(context, &mut output)?;
         String::from_utf8(output.0).map_err(|_| {
             minijinja::Error::new(ErrorKind::BadSerialization, "the template wrote no UTF-8")
@@ -338,6 +341,25 @@ mod tests {
         assert_eq!(text.unwrap(), "hi {\"content\": \"\\\"Hello\\\"\", \"role\": \"assistant\"}");
         assert_eq!(render("{{ strftime_now('%Y') }}").unwrap().len(), 4);
         assert_eq!(render("{% if tools is not none %}tools{% endif %}-").unwrap(), "-");
+    }
+
+    #[test]
+    fn chatml_is_what_it_should_be() {
+        let template = ChatTemplate::chatml("<|im_end|>").unwrap();
+        assert_eq!(
+            template.render(&chat(), false).unwrap(),
+            "<|im_start|>user\nHi <there><|im_end|>\n<|im_start|>assistant\n\"Hello\"<|im_end|>\n"
+        );
+        assert!(template.render(&chat(), true).unwrap().ends_with("<|im_start|>assistant\n"));
+    }
+
+    #[test]
+    fn a_fixed_date_stands_still_and_the_fingerprint_is_of_all_that_counts() {
+        let template = |bos| ChatTemplate::new("{{ strftime_now('%d %b %Y %H') }}", bos, None);
+        let fixed = template(None).unwrap().at_fixed_date();
+        assert_eq!(fixed.render(&chat(), false).unwrap(), "26 Jul 2024 00");
+        assert_eq!(fixed.fingerprint(), template(None).unwrap().fingerprint());
+        assert_ne!(fixed.fingerprint(), template(Some("")).unwrap().fingerprint());
     }
 
     #[test]

@@ -10,4 +10,5 @@ pub mod hf_config;
 mod json;
 pub mod positioned;
 pub mod safetensors;
+mod ticks;
 pub mod tokenizer;
