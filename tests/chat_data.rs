@@ -17,8 +17,8 @@ use fullrank::device::memory::Category;
 use fullrank::kernels::Vector;
 use fullrank::kernels::loss::IGNORED;
 use fullrank::model::backward::GradientSink;
-use fullrank::model::config::{Rope, RopeKind};
-use fullrank::model::{Batch, Gradients, Model, ModelConfig};
+use fullrank::model::config::preset;
+use fullrank::model::{Batch, Gradients, Model};
 use fullrank::random::stream;
 use fullrank::runlog::{Body, Eval, RunDir, Step, read_log};
 use serde_json::{Value, json};
@@ -28,23 +28,14 @@ use serde_json::{Value, json};
 const VOCABULARY: usize = 50;
 
 fn model(device: &Device) -> Model {
-    let config = ModelConfig {
-        hidden_size: 24,
-        intermediate_size: 40,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 6,
-        rms_norm_eps: 1e-6,
-        vocab_size: VOCABULARY,
-        max_position_embeddings: 128,
-        tie_word_embeddings: false,
-        rope: Rope { theta: 10_000.0, kind: RopeKind::Default },
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
-        pad_token_id: None,
-        initializer_range: 0.02,
-    };
+    let mut config = preset("demo").unwrap().config(VOCABULARY);
+    config.hidden_size = 24;
+    config.intermediate_size = 40;
+    config.num_hidden_layers = 2;
+    config.num_attention_heads = 4;
+    config.num_key_value_heads = 2;
+    config.head_dim = 6;
+    config.max_position_embeddings = 128;
     let result = Model::build(config, device, |name, shape| {
         let len = shape.iter().product();
         let noise = stream(5, name, "test", 0).normal_vec(len, 0.3);
