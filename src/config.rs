@@ -127,7 +127,7 @@ impl Default for ModelTable {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataTable {
-    /// `builtin`, a text file or a folder of text files.
+    /// `builtin`, a file of text or of rows (`.jsonl`), or a folder of such files.
     pub data: String,
     /// `builtin`, `bytes`, a `tokenizer.json`, or a folder that holds one. Default: the model directory's own,
     /// `builtin` for presets.
@@ -138,6 +138,14 @@ pub struct DataTable {
     pub valid_fraction: f64,
     /// Seed of the data order. Default: `train.seed`.
     pub data_seed: Option<u64>,
+    /// `chatml` or a file with a template of chats. Default: the model's own.
+    pub chat_template: Option<String>,
+    /// Of rows only completions, and what the assistant says, are learned.
+    pub mask_prompt: bool,
+    /// Rows share blocks.
+    pub packing: bool,
+    /// A row that cannot be used stops the run.
+    pub strict: bool,
 }
 
 impl Default for DataTable {
@@ -148,6 +156,10 @@ impl Default for DataTable {
             max_seq_length: None,
             valid_fraction: 0.05,
             data_seed: None,
+            chat_template: None,
+            mask_prompt: true,
+            packing: true,
+            strict: false,
         }
     }
 }

@@ -33,7 +33,7 @@ const LEAVES: [(&str, &[&str]); 8] = [
 ];
 
 /// Crates that stay in the named rooms.
-const KEPT: [(&str, &[&str]); 9] = [
+const KEPT: [(&str, &[&str]); 10] = [
     ("burn", &["device", "kernels", "bench"]),
     ("wgpu", &["device"]),
     ("pollster", &["device"]),
@@ -41,7 +41,9 @@ const KEPT: [(&str, &[&str]); 9] = [
     ("gemm", &["kernels"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
+    // Programs of the GPU, and chat templates.
     ("minijinja", &["kernels", "formats"]),
+    ("minijinja_contrib", &["formats"]),
     ("ratatui", &["tui"]),
 ];
 

@@ -45,6 +45,8 @@ pub struct TrainArgs {
     pub ui: UiMode,
     /// Go on with the newest unfinished run of this configuration instead of starting a new one.
     pub resume_auto: bool,
+    /// Say what would be trained on what, and stop there.
+    pub dry_run: bool,
 }
 
 /// What `resume` is given.
@@ -109,8 +111,10 @@ pub struct EvalArgs {
     pub target: String,
     /// Folder with the runs.
     pub out: PathBuf,
-    /// Text to evaluate on instead of the run's validation text.
+    /// Text or rows to evaluate on instead of the run's validation text.
     pub data: Option<String>,
+    /// Template of chats instead of the run's.
+    pub chat_template: Option<String>,
     /// Number of batches; 0 means all.
     pub batches: usize,
     /// Device instead of the run's.
@@ -261,6 +265,7 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
             target: text(matches, "target"),
             out: out(matches),
             data: matches.get_one::<String>("data").cloned(),
+            chat_template: matches.get_one::<String>("chat-template").cloned(),
             batches: count(matches, "batches") as usize,
             device: matches.get_one::<String>("device").cloned(),
             json: matches.get_flag("json"),
@@ -355,6 +360,7 @@ fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
         name,
         ui: ui(matches),
         resume_auto: matches.contains_id("resume"),
+        dry_run: matches.get_flag("dry-run"),
     })
 }
 
@@ -586,6 +592,7 @@ mod tests {
             name: None,
             ui: UiMode::Auto,
             resume_auto: false,
+            dry_run: false,
         };
         assert_eq!(train(""), expected);
     }

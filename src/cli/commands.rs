@@ -156,6 +156,16 @@ fn train_command() -> Command {
                      one if there is none. For jobs that may be killed and started again.",
                 ),
         )
+        .arg(
+            Arg::new("dry-run")
+                .long("dry-run")
+                .action(ArgAction::SetTrue)
+                .help("Say what would be trained on what, and stop there")
+                .long_help(
+                    "Prints the resolved configuration, the data (rows, tokens, the share that counts in the \
+                     loss) and the memory that the method needs. Trains nothing and makes no run.",
+                ),
+        )
         .args(settings::flags())
 }
 
@@ -306,11 +316,18 @@ fn eval_command() -> Command {
                 .long("data")
                 .value_name("PATH")
                 .value_hint(ValueHint::AnyPath)
-                .help("Text to measure on [default: the run's validation text]")
+                .help("Text or rows to measure on [default: the run's validation text]")
                 .long_help(
-                    "Text to measure on: a file, a folder or `builtin`. Default: the validation text of \
-                     the run, or the built-in one.",
+                    "Text or rows (.jsonl) to measure on: a file, a folder or `builtin`. Of a folder of rows \
+                     test.jsonl counts, else valid.jsonl. Default: the validation text of the run, or the \
+                     built-in one.",
                 ),
+        )
+        .arg(
+            Arg::new("chat-template")
+                .long("chat-template")
+                .value_name("chatml|FILE")
+                .help("Template that writes chats as text [default: the run's or model's]"),
         )
         .arg(
             Arg::new("batches")

@@ -17,6 +17,7 @@ pub mod compare;
 pub mod ctl;
 pub mod devices;
 pub mod doctor;
+mod dry_run;
 pub mod estimate;
 pub mod eval;
 pub mod generate;
@@ -65,6 +66,9 @@ pub fn run(request: Request) -> Result<()> {
     let stdout = &mut io::stdout();
     match request {
         Request::Train(mut args) => {
+            if args.dry_run {
+                return dry_run::dry_run(args.config, stdout);
+            }
             args.ui = available(args.ui);
             train::train(*args)
         }

@@ -9,7 +9,7 @@ use crate::runlog::{RunDir, Summary};
 
 /// Trains a model and writes the run.
 pub fn train(args: TrainArgs) -> Result<()> {
-    let TrainArgs { config, out, name, ui, resume_auto } = args;
+    let TrainArgs { config, out, name, ui, resume_auto, .. } = args;
     let threads = config.train.threads;
     with_threads(threads, move || {
         if resume_auto && let Some(run) = unfinished(&config, &out)? {

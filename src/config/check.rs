@@ -57,6 +57,9 @@ fn check_data(data: &DataTable) -> Result<()> {
         not_empty("data.tokenizer", tokenizer)?;
     }
     // One token to see and one to predict.
+    if let Some(template) = &data.chat_template {
+        not_empty("data.chat_template", template)?;
+    }
     at_least_if_set("data.max_seq_length", data.max_seq_length, 2)?;
     at_most("data.max_seq_length", data.max_seq_length.unwrap_or(2), LARGEST_SIZE)?;
     let share = data.valid_fraction;

@@ -22,6 +22,7 @@ fn filled() -> RunConfig {
     data.tokenizer = Some("bytes".into());
     data.max_seq_length = Some(128);
     data.data_seed = Some(3);
+    data.chat_template = Some("chatml".into());
     let train = &mut config.train;
     train.rank = Some(16);
     train.rank_first = Some(8);

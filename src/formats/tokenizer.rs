@@ -3,6 +3,7 @@
 //! The file's bytes are kept as they came, so that a run can hand on exactly the tokenizer that it
 //! used, and its hash says which one that was.
 
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -158,13 +159,32 @@ impl Tokenizer {
     ///
     /// Errors: [`Error::Config`] for a text that the vocabulary cannot express.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        match self.inner.encode_fast(text, false) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(e) => Err(Error::config(
-                format!("the tokenizer cannot express the text: {e}"),
-                "use a byte-level tokenizer, for example the built-in one",
-            )),
-        }
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| cannot_express(&e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a text, each with the bytes of the text that it stands for; none of them for a special token
+    /// that is added because the tokenizer's own rules say so (a begin of text, mostly), which `with_special` asks for.
+    ///
+    /// Errors: as [`Tokenizer::encode`].
+    pub fn encode_with_places(
+        &self,
+        text: &str,
+        with_special: bool,
+    ) -> Result<Vec<(u32, Range<usize>)>> {
+        let encoding = self.inner.encode(text, with_special).map_err(|e| cannot_express(&e))?;
+        let places = encoding.get_offsets().iter().map(|(begin, end)| *begin..*end);
+        Ok(encoding.get_ids().iter().copied().zip(places).collect())
+    }
+
+    /// The id of a token, where the vocabulary has it.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The name of a token, where there is one of this id.
+    pub fn name_of(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     /// The text of ids, special tokens included; bytes that are not UTF-8 become U+FFFD.
@@ -305,6 +325,13 @@ fn special_token(
             "use the tokenizer.json and tokenizer_config.json of the same model",
         )),
     }
+}
+
+fn cannot_express(e: &tokenizers::Error) -> Error {
+    Error::config(
+        format!("the tokenizer cannot express the text: {e}"),
+        "use a byte-level tokenizer, for example the built-in one",
+    )
 }
 
 fn cannot_decode(e: &tokenizers::Error) -> Error {

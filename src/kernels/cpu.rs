@@ -6,7 +6,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 
 use super::attention::{self, AttentionShape};
 use super::matmul::{self, Layout};
-use super::ops::{DEFAULT_BODIES, MaybeTensor, TrainOps};
+use super::ops::{DEFAULT_BODIES, MaybeIndices, MaybeTensor, TrainOps};
 use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
 use super::spikes::{self, SpikeRule};
@@ -154,12 +154,14 @@ impl TrainOps for Flex {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        documents: MaybeIndices<Self>,
         shape: AttentionShape,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let documents = documents.into_option();
         if DEFAULT_BODIES.get() {
-            return attention::default_attention::<Self>(q, k, v, shape);
+            return attention::default_attention::<Self>(q, k, v, documents, shape);
         }
-        attention::flex_attention(&q, &k, &v, shape)
+        attention::flex_attention(&q, &k, &v, documents.as_ref(), shape)
     }
 
     fn attention_backward(
@@ -169,12 +171,16 @@ impl TrainOps for Flex {
         v: FloatTensor<Self>,
         out: FloatTensor<Self>,
         lse: FloatTensor<Self>,
+        documents: MaybeIndices<Self>,
         shape: AttentionShape,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let documents = documents.into_option();
         if DEFAULT_BODIES.get() {
-            return attention::default_attention_backward::<Self>(d_out, q, k, v, out, lse, shape);
+            let default = attention::default_attention_backward::<Self>;
+            return default(d_out, q, k, v, out, lse, documents, shape);
         }
-        attention::flex_attention_backward(&d_out, &q, &k, &v, &out, &lse, shape)
+        let documents = documents.as_ref();
+        attention::flex_attention_backward(&d_out, &q, &k, &v, &out, &lse, documents, shape)
     }
 
     fn copy_rows(

@@ -60,6 +60,30 @@ impl<B: Backend> MaybeTensor<B> {
     }
 }
 
+/// Indices that may be missing.
+#[derive(ExtensionType)]
+pub enum MaybeIndices<B: Backend> {
+    /// They are there.
+    Given(IntTensor<B>),
+    /// They are missing.
+    Absent,
+}
+
+impl<B: Backend> MaybeIndices<B> {
+    /// From the option that callers have.
+    pub fn new(option: Option<IntTensor<B>>) -> Self {
+        option.map_or(Self::Absent, Self::Given)
+    }
+
+    /// Back to an option.
+    pub fn into_option(self) -> Option<IntTensor<B>> {
+        match self {
+            Self::Given(tensor) => Some(tensor),
+            Self::Absent => None,
+        }
+    }
+}
+
 /// The operations of training, by backend.
 #[backend_extension(Flex, Cube)]
 pub trait TrainOps: Backend {
@@ -188,9 +212,10 @@ pub trait TrainOps: Backend {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        #[extension_type] documents: MaybeIndices<Self>,
         shape: AttentionShape,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        attention::default_attention::<Self>(q, k, v, shape)
+        attention::default_attention::<Self>(q, k, v, documents.into_option(), shape)
     }
 
     /// `(dq, dk, dv)`.
@@ -201,9 +226,11 @@ pub trait TrainOps: Backend {
         v: FloatTensor<Self>,
         out: FloatTensor<Self>,
         lse: FloatTensor<Self>,
+        #[extension_type] documents: MaybeIndices<Self>,
         shape: AttentionShape,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        attention::default_attention_backward::<Self>(d_out, q, k, v, out, lse, shape)
+        let documents = documents.into_option();
+        attention::default_attention_backward::<Self>(d_out, q, k, v, out, lse, documents, shape)
     }
 
     /// Copies `rows` into `cache` in place.

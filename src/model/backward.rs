@@ -1,7 +1,7 @@
 //! The backward pass, written out block by block; each finished gradient goes to a [`GradientSink`].
 
 use crate::device::memory::Category;
-use crate::kernels::attention::attention_backward;
+use crate::kernels::attention::attention_backward_within;
 use crate::kernels::embedding::embedding_part_grad;
 use crate::kernels::norm::{rms_norm, rms_norm_apply, rms_norm_backward};
 use crate::kernels::parts::cross_entropy_of;
@@ -222,7 +222,9 @@ impl Model {
         let (d_attended, g_o) = o_proj.input_grad(&self.params, None, &d_middle);
         o_proj.weight_grad(&mut self.params, sink, &attended, &d_middle, kept(O), g_o);
         let shape = self.attention_shape(batch.batch, batch.seq_len, batch.seq_len);
-        let (dq, dk, dv) = attention_backward(&d_attended, &q, &k, &v, &attended, &lse, shape);
+        let documents = batch.documents.as_ref();
+        let (dq, dk, dv) =
+            attention_backward_within(&d_attended, &q, &k, &v, &attended, &lse, documents, shape);
         drop((d_attended, q, k, v, attended));
         let unrotate = |y| rope(y, &batch.positions, &self.cos, &self.sin, Rotation::Backward);
         let (dq, dk) = (unrotate(dq), unrotate(dk));

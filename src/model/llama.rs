@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 use crate::device::memory::Category;
-use crate::kernels::attention::{AttentionShape, attention};
+use crate::kernels::attention::{AttentionShape, attention_within};
 use crate::kernels::norm::{add_residual, add_rms_norm, rms_norm};
 use crate::kernels::parts::{embedding_of, logits_of, token_losses_of};
 use crate::kernels::rope::{Rotation, rope};
@@ -56,6 +56,9 @@ pub struct Model {
     pub(super) replicas: Vec<Replica>,
 }
 
+// What the data leave out of the loss is what the loss leaves out.
+const _: () = assert!(crate::data::IGNORED == crate::kernels::loss::IGNORED);
+
 /// A batch of token sequences on the device.
 #[derive(Debug)]
 pub struct Batch {
@@ -69,7 +72,10 @@ pub struct Batch {
     pub replica: Option<usize>,
     pub(super) inputs: Indices,
     pub(super) targets: Indices,
+    /// Of each token in its document, which is its sequence where that has only one.
     pub(super) positions: Indices,
+    /// Where the document of each token begins and ends in its sequence, if some sequence has more than one.
+    pub(super) documents: Option<Indices>,
     /// Positions sorted by (input id, position): the order of the embedding's gradient.
     pub(super) order: Indices,
 }
@@ -77,9 +83,31 @@ pub struct Batch {
 impl Batch {
     /// Uploads `batch · seq_len` input ids and targets (ids, or [`crate::kernels::loss::IGNORED`]).
     pub fn new(inputs: &[i32], targets: &[i32], seq_len: usize, device: &Device) -> Self {
+        Self::packed(inputs, targets, None, seq_len, device)
+    }
+
+    /// A batch of loaded blocks.
+    pub fn of(batch: &crate::data::Batch, device: &Device) -> Self {
+        Self::packed(&batch.inputs, &batch.targets, batch.bounds(), batch.seq_len, device)
+    }
+
+    /// [`Batch::new`] with several documents in a sequence: `documents` has, for each token, where in its sequence
+    /// its document begins and where it ends. No token sees another document.
+    ///
+    /// Positions begin anew with each document. Rotary embedding makes scores depend on distances alone, so this
+    /// changes nothing but rounding; it makes a document's angles those that it has alone, and keeps them small.
+    pub fn packed(
+        inputs: &[i32],
+        targets: &[i32],
+        documents: Option<&[i32]>,
+        seq_len: usize,
+        device: &Device,
+    ) -> Self {
         assert_eq!(inputs.len(), targets.len(), "one target per input");
         assert_eq!(inputs.len() % seq_len, 0, "whole sequences");
-        let positions: Vec<i32> = (0..inputs.len()).map(|i| (i % seq_len) as i32).collect();
+        let begin = |i: usize| documents.map_or(0, |documents| documents[2 * i]);
+        let positions: Vec<i32> =
+            (0..inputs.len()).map(|i| (i % seq_len) as i32 - begin(i)).collect();
         let mut order: Vec<i32> = (0..inputs.len() as i32).collect();
         order.sort_by_key(|&position| (inputs[position as usize], position));
         let upload = |values: &[i32]| Indices::from_host(values, device, Category::Activations);
@@ -91,6 +119,7 @@ impl Batch {
             inputs: upload(inputs),
             targets: upload(targets),
             positions: upload(&positions),
+            documents: documents.map(upload),
             order: upload(&order),
         }
     }
@@ -390,7 +419,7 @@ impl Model {
         let v = project(V, &normed);
         drop(normed);
         let shape = self.attention_shape(batch.batch, batch.seq_len, batch.seq_len);
-        let (attended, lse) = attention(&q, &k, &v, shape);
+        let (attended, lse) = attention_within(&q, &k, &v, batch.documents.as_ref(), shape);
         let delta = project(O, &attended);
         let post_gain = self.params.value(block.post_norm);
         let (middle, normed, rstd_post) = add_rms_norm(&x, delta, post_gain, self.eps());

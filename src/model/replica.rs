@@ -44,8 +44,23 @@ impl Model {
 
     /// A micro-batch of `inputs.len() / seq_len` sequences: whole, or cut into one slice for each replica, in order.
     pub fn batches(&self, inputs: &[i32], targets: &[i32], seq_len: usize) -> Vec<Batch> {
+        self.packed_batches(inputs, targets, None, seq_len)
+    }
+
+    /// [`Model::batches`] of loaded blocks.
+    pub fn batches_of(&self, batch: &crate::data::Batch) -> Vec<Batch> {
+        self.packed_batches(&batch.inputs, &batch.targets, batch.bounds(), batch.seq_len)
+    }
+
+    fn packed_batches(
+        &self,
+        inputs: &[i32],
+        targets: &[i32],
+        documents: Option<&[i32]>,
+        seq_len: usize,
+    ) -> Vec<Batch> {
         if self.replicas.is_empty() {
-            return vec![Batch::new(inputs, targets, seq_len, &self.device)];
+            return vec![Batch::packed(inputs, targets, documents, seq_len, &self.device)];
         }
         let slices = self.replicas.len();
         let tokens = inputs.len() / slices;
@@ -53,7 +68,13 @@ impl Model {
         let slices = inputs.chunks_exact(tokens).zip(targets.chunks_exact(tokens)).enumerate();
         let of = |(index, (inputs, targets)): (usize, (&[i32], &[i32]))| Batch {
             replica: Some(index),
-            ..Batch::new(inputs, targets, seq_len, &self.device)
+            ..Batch::packed(
+                inputs,
+                targets,
+                documents.map(|documents| &documents[2 * index * tokens..2 * (index + 1) * tokens]),
+                seq_len,
+                &self.device,
+            )
         };
         slices.map(of).collect()
     }

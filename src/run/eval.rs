@@ -14,6 +14,8 @@ pub struct Evaluation {
     pub loss: f64,
     /// Tokens that were predicted.
     pub tokens: u64,
+    /// Of row data: mean loss over the completions alone, and their tokens.
+    pub completions: Option<(f64, u64)>,
 }
 
 impl Evaluation {
@@ -32,14 +34,24 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let limit = if limit == 0 { usize::MAX } else { limit };
     let (mut sum, mut tokens) = (0.0, 0);
-    for batch in blocks.batches(batch_size).take(limit) {
-        let batch = batch?;
-        let batch = Batch::new(&batch.inputs, &batch.targets, batch.seq_len, model.device());
+    let (mut completion_sum, mut completion_tokens) = (0.0, 0);
+    for block in blocks.batches(batch_size).take(limit) {
+        let block = block?;
+        let batch = Batch::of(&block, model.device());
         tokens += batch.counted as u64;
-        sum += model.token_losses(&batch).to_host().into_iter().map(f64::from).sum::<f64>();
+        let losses = model.token_losses(&batch).to_host();
+        for (loss, is_completion) in losses.iter().zip(&block.completions) {
+            if *is_completion {
+                completion_sum += f64::from(*loss);
+                completion_tokens += 1;
+            }
+        }
+        sum += losses.into_iter().map(f64::from).sum::<f64>();
     }
     model.device().check()?;
-    Ok(Evaluation { loss: sum / tokens.max(1) as f64, tokens })
+    let completions = (completion_tokens > 0)
+        .then(|| (completion_sum / completion_tokens as f64, completion_tokens));
+    Ok(Evaluation { loss: sum / tokens.max(1) as f64, tokens, completions })
 }
 
 /// Continues a prompt by up to `max_tokens` tokens and hands each piece of text to `emit` as soon as it is

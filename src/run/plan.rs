@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Ranks, RunConfig, check_batch, check_warmup};
 use crate::error::{Error, Result};
+use crate::formats::chat::ChatTemplate;
 use crate::formats::hf_config::HfConfig;
 use crate::formats::hub::{self, HubId};
 use crate::formats::tokenizer::Tokenizer;
@@ -21,6 +22,11 @@ mod relora;
 
 /// Above this many parameters LoRA-GA starts with shorter vectors (its paper's value for LLaMA).
 const BILLION: usize = 1_000_000_000;
+
+/// The name of the template for models that bring none.
+pub(super) const CHATML: &str = "chatml";
+/// What ends a message there, where the tokenizer knows it.
+const CHATML_END: &str = "<|im_end|>";
 
 /// Where the network comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +79,37 @@ impl ModelSource {
                 "put the model's own tokenizer.json into it; `train` also takes --tokenizer PATH",
             )),
         }
+    }
+
+    /// The template that `data.chat_template` names, or the one that belongs to the model; with a date that stands
+    /// still, as it writes data.
+    ///
+    /// Errors: a template that cannot be read.
+    pub fn chat_template(
+        &self,
+        config: &RunConfig,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<ChatTemplate>> {
+        let name = |id: Option<u32>| id.and_then(|id| tokenizer.name_of(id));
+        let eos = name(Some(tokenizer.eos()));
+        let template = match (config.data.chat_template.as_deref(), self) {
+            (Some(CHATML), _) => {
+                let end = if tokenizer.id_of(CHATML_END).is_some() {
+                    CHATML_END
+                } else {
+                    eos.as_deref().unwrap_or("")
+                };
+                Some(ChatTemplate::chatml(end)?)
+            }
+            (Some(path), _) => Some(ChatTemplate::of_file(
+                Path::new(path),
+                name(tokenizer.bos()).as_deref(),
+                eos.as_deref(),
+            )?),
+            (None, Self::Directory(folder)) => ChatTemplate::of_folder(folder)?,
+            (None, Self::Preset(_)) => None,
+        };
+        Ok(template.map(ChatTemplate::at_fixed_date))
     }
 
     /// The network's shape for a tokenizer.

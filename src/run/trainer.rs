@@ -215,7 +215,7 @@ impl Trainer<'_> {
         for _ in 0..train.grad_accumulation_steps {
             let batch = self.loader.next_batch(batch_size)?;
             let model = &self.engine.model;
-            micro_batches.extend(model.batches(&batch.inputs, &batch.targets, batch.seq_len));
+            micro_batches.extend(model.batches_of(&batch));
         }
         let tokens: u64 = micro_batches.iter().map(|batch| batch.counted as u64).sum();
         let loaded = Instant::now();

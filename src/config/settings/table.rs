@@ -106,9 +106,11 @@ const DATA: &[Setting] = &[
         flag: "data",
         value: "PATH",
         kind: Kind::Text,
-        short: "Text to train on: a file, a folder or `builtin`",
-        more: "A folder holds text files, and may hold train.txt and valid.txt; else a share at the end is held out. The \
-               built-in text is five novels by Jane Austen, with Persuasion to validate.",
+        short: "Text or rows to train on: a file, a folder or `builtin`",
+        more: "A folder holds text files, and may hold train.txt and valid.txt; else a share at the end is held out. A \
+               .jsonl file holds rows, one JSON object a line: text, prompt and completion, messages, ShareGPT or Alpaca; \
+               a folder of them train.jsonl, valid.jsonl and test.jsonl. The built-in text is five novels by Jane Austen, \
+               with Persuasion to validate.",
         aliases: &[],
     },
     Setting {
@@ -126,7 +128,8 @@ const DATA: &[Setting] = &[
         value: "N",
         kind: Kind::Count,
         short: "Tokens per sequence [default: the preset's]",
-        more: "Documents are joined and cut into blocks of this length.",
+        more: "Documents are joined and cut into blocks of this length; rows are packed into such blocks, and longer \
+               ones are cut.",
         aliases: &["max-length", "block-size"],
     },
     Setting {
@@ -145,6 +148,45 @@ const DATA: &[Setting] = &[
         kind: Kind::Count,
         short: "Seed of the order of the data [default: --seed]",
         more: "The order depends on this seed and the epoch, and on nothing else.",
+        aliases: &[],
+    },
+    Setting {
+        key: "data.chat_template",
+        flag: "chat-template",
+        value: "chatml|FILE",
+        kind: Kind::Text,
+        short: "Template that writes chats as text [default: the model's]",
+        more: "A model for chats brings its own with its tokenizer. Where there is none, `chatml` is a plain one; a file \
+               holds one in Jinja.",
+        aliases: &[],
+    },
+    Setting {
+        key: "data.mask_prompt",
+        flag: "mask-prompt",
+        value: "BOOL",
+        kind: Kind::Switch,
+        short: "Learn completions and the assistant's words only",
+        more: "Of rows with a prompt, and of chats. With false every token of a row counts in the loss. Rows of plain text \
+               and text files count as a whole in any case.",
+        aliases: &["completion-only-loss", "assistant-only-loss"],
+    },
+    Setting {
+        key: "data.packing",
+        flag: "packing",
+        value: "BOOL",
+        kind: Kind::Switch,
+        short: "Several rows share a block",
+        more: "No token sees another row, so the loss is that of the rows one by one; with false each row has a block of \
+               its own, most of which may be empty.",
+        aliases: &[],
+    },
+    Setting {
+        key: "data.strict",
+        flag: "strict",
+        value: "BOOL",
+        kind: Kind::Switch,
+        short: "Stop at a row that cannot be used",
+        more: "Else such rows are counted, the first are shown with their lines, and the rest is used.",
         aliases: &[],
     },
 ];

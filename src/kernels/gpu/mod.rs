@@ -10,7 +10,7 @@ use crate::device::gpu::Tiling;
 use super::attention::AttentionShape;
 use super::launch;
 use super::matmul::Layout;
-use super::ops::{MaybeTensor, TrainOps};
+use super::ops::{MaybeIndices, MaybeTensor, TrainOps};
 use super::rope::Rotation;
 use super::scaling::Along;
 use super::spikes::SpikeRule;
@@ -149,9 +149,10 @@ impl TrainOps for CubeBackend {
         q: CubeTensor,
         k: CubeTensor,
         v: CubeTensor,
+        documents: MaybeIndices<CubeBackend>,
         shape: AttentionShape,
     ) -> (CubeTensor, CubeTensor) {
-        attention::attention(&q, &k, &v, shape)
+        attention::attention(&q, &k, &v, documents.into_option().as_ref(), shape)
     }
 
     fn attention_backward(
@@ -161,9 +162,11 @@ impl TrainOps for CubeBackend {
         v: CubeTensor,
         out: CubeTensor,
         lse: CubeTensor,
+        documents: MaybeIndices<CubeBackend>,
         shape: AttentionShape,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        attention::attention_backward(&d_out, &q, &k, &v, &out, &lse, shape)
+        let documents = documents.into_option();
+        attention::attention_backward(&d_out, &q, &k, &v, &out, &lse, documents.as_ref(), shape)
     }
 
     fn copy_rows(cache: CubeTensor, rows: CubeTensor, at: usize) -> CubeTensor {
