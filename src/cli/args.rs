@@ -15,6 +15,7 @@ use crate::config::settings::{METHODS, Setting};
 use crate::config::{FlagValue, RunConfig, setting_named};
 use crate::error::{Error, Result};
 use crate::report::series::At;
+use crate::run::open::{Source, Which};
 use crate::runlog::Action;
 
 /// How a run shows itself.
@@ -105,16 +106,12 @@ pub struct ReportArgs {
 /// What `eval` is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EvalArgs {
-    /// A run (folder, name, `latest`) or a Hugging Face folder.
-    pub target: String,
-    /// Folder with the runs.
-    pub out: PathBuf,
+    /// What is evaluated.
+    pub source: Source,
     /// Text to evaluate on instead of the run's validation text.
     pub data: Option<String>,
     /// Number of batches; 0 means all.
     pub batches: usize,
-    /// Device instead of the run's.
-    pub device: Option<String>,
     /// Result as JSON.
     pub json: bool,
 }
@@ -122,10 +119,8 @@ pub struct EvalArgs {
 /// What `generate` is given.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateArgs {
-    /// A run (folder, name, `latest`) or a Hugging Face folder.
-    pub target: String,
-    /// Folder with the runs.
-    pub out: PathBuf,
+    /// What writes.
+    pub source: Source,
     /// What the text begins with. Default: the run's `train.sample_prompt`.
     pub prompt: Option<String>,
     /// Most tokens to add; at least 1.
@@ -138,8 +133,44 @@ pub struct GenerateArgs {
     pub top_p: f64,
     /// Seed of the draws.
     pub seed: u64,
-    /// Device instead of the run's.
-    pub device: Option<String>,
+}
+
+/// A form that other tools read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExportFormat {
+    /// A Hugging Face directory with everything merged into the weights.
+    Hf,
+    /// A PEFT adapter for the untouched base.
+    Peft,
+    /// The same as mlx-lm has it.
+    Mlx,
+}
+
+impl ExportFormat {
+    /// The names on the command line.
+    pub const NAMES: [&'static str; 3] = ["hf", "peft", "mlx"];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hf => "hf",
+            Self::Peft => "peft",
+            Self::Mlx => "mlx",
+        }
+    }
+}
+
+/// What `export` is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportArgs {
+    /// What is exported.
+    pub source: Source,
+    /// As what.
+    pub format: ExportFormat,
+    /// The folder to make; without it one in the run's.
+    pub to: Option<PathBuf>,
+    /// Write an adapter that changes nothing, too.
+    pub force: bool,
 }
 
 /// What `ctl` is given.
@@ -194,6 +225,8 @@ pub enum Request {
     Eval(EvalArgs),
     /// Text.
     Generate(GenerateArgs),
+    /// Files of other tools.
+    Export(ExportArgs),
     /// List the runs.
     Ls {
         /// Folder with the runs.
@@ -258,14 +291,22 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
             device: matches.get_one::<String>("device").cloned(),
         }),
         "eval" => Request::Eval(EvalArgs {
-            target: text(matches, "target"),
-            out: out(matches),
+            source: source(matches),
             data: matches.get_one::<String>("data").cloned(),
             batches: count(matches, "batches") as usize,
-            device: matches.get_one::<String>("device").cloned(),
             json: matches.get_flag("json"),
         }),
         "generate" => Request::Generate(generate_args(matches)?),
+        "export" => Request::Export(ExportArgs {
+            source: source(matches),
+            format: match text(matches, "format").as_str() {
+                "peft" => ExportFormat::Peft,
+                "mlx" => ExportFormat::Mlx,
+                _ => ExportFormat::Hf,
+            },
+            to: matches.get_one::<PathBuf>("to").cloned(),
+            force: matches.get_flag("force"),
+        }),
         "ls" => Request::Ls { out: out(matches), json: matches.get_flag("json") },
         "show" => Request::Show {
             run: text(matches, "run"),
@@ -469,15 +510,13 @@ fn check_name(name: &str) -> Result<()> {
 
 fn generate_args(matches: &ArgMatches) -> Result<GenerateArgs> {
     let args = GenerateArgs {
-        target: text(matches, "target"),
-        out: out(matches),
+        source: source(matches),
         prompt: matches.get_one::<String>("prompt").cloned(),
         max_tokens: count(matches, "max-tokens") as usize,
         temperature: matches.get_one::<f64>("temperature").copied().unwrap_or(0.8),
         top_k: count(matches, "top-k") as usize,
         top_p: matches.get_one::<f64>("top-p").copied().unwrap_or(1.0),
         seed: count(matches, "seed"),
-        device: matches.get_one::<String>("device").cloned(),
     };
     if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
         return Err(Error::config(
@@ -527,6 +566,22 @@ fn bench_args(matches: &ArgMatches) -> Result<BenchArgs> {
         threads: size("threads"),
         json: matches.get_flag("json"),
     })
+}
+
+/// What to open: the target itself or `--model`, with an adapter or a choice of checkpoint.
+fn source(matches: &ArgMatches) -> Source {
+    let named = matches.get_one::<String>("target").or_else(|| matches.get_one("model"));
+    Source {
+        target: named.cloned().unwrap_or_default(),
+        out: out(matches),
+        device: matches.get_one::<String>("device").cloned(),
+        adapter: matches.get_one::<PathBuf>("adapter").cloned(),
+        which: match matches.get_one::<u64>("step") {
+            Some(&step) => Which::Step(step),
+            None if matches.get_flag("best") => Which::Best,
+            None => Which::Newest,
+        },
+    }
 }
 
 fn text(matches: &ArgMatches, name: &str) -> String {
@@ -655,7 +710,20 @@ mod tests {
         let Request::Eval(args) = parse("fullrank eval dir --batches 3 --json") else {
             panic!("not eval");
         };
-        assert_eq!((args.target.as_str(), args.batches, args.json), ("dir", 3, true));
+        assert_eq!((args.source.target.as_str(), args.batches, args.json), ("dir", 3, true));
+
+        let Request::Eval(args) = parse("fullrank eval --model base --adapter tuned") else {
+            panic!("not eval");
+        };
+        assert_eq!(args.source.target, "base");
+        assert_eq!(args.source.adapter, Some("tuned".into()));
+
+        let Request::Export(args) = parse("fullrank export latest --format peft --best --to there")
+        else {
+            panic!("not export");
+        };
+        assert_eq!((args.format, args.source.which), (ExportFormat::Peft, Which::Best));
+        assert_eq!((args.to, args.force), (Some("there".into()), false));
 
         let Request::Generate(args) = parse("fullrank generate latest --top-k 5 --temp 0") else {
             panic!("not generate");

@@ -6,6 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 
+use super::args::ExportFormat;
 use super::settings;
 use crate::runlog::control;
 
@@ -23,6 +24,7 @@ Examples:
   fullrank doctor                                   whether they compute right
   fullrank estimate --model 1.3B --methods all      what the methods would need
   fullrank generate latest --prompt \"It was\"        let the model write
+  fullrank export latest --format peft              an adapter for the base it was trained on
 
 Exit codes: 0 finished or stopped with a checkpoint, 1 failure, 2 wrong usage or configuration,
 3 diverged, 4 no usable device or out of its memory, 130 or 143 interrupted with a checkpoint.";
@@ -37,6 +39,15 @@ Examples:
 Settings can stand in a TOML file: --batch-size 8 is `batch_size = 8` under [train], and a method's
 flags have a table of their own: --switchlora-ratio 0.2 is `ratio = 0.2` under [switchlora].
 Flags win over the file. The spellings of Hugging Face (--max-steps, --learning_rate) work too.";
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  fullrank export latest                                     the newest checkpoint, merged
+  fullrank export latest --best --format peft --to tuned     an adapter of the best one
+  fullrank export --model base --adapter tuned --to merged   a model with an adapter in it
+
+LoRA, rsLoRA, LoRA+ and DoRA give adapters of their rank, LoRA-GA and PiSSA of twice their rank for the untouched base.
+The other methods change the weights at full rank: their result is the merged model.";
 
 const COMPARE_EXAMPLES: &str = "\
 Examples:
@@ -67,6 +78,7 @@ pub fn command() -> Command {
         .subcommand(resume_command())
         .subcommand(eval_command())
         .subcommand(generate_command())
+        .subcommand(export_command())
         .subcommand(
             Command::new("ls").about("Lists the runs, newest first").args([out_arg(), json_arg()]),
         )
@@ -296,10 +308,10 @@ fn eval_command() -> Command {
         .about("Measures loss and perplexity of a run or a model")
         .long_about(
             "Measures loss and perplexity, weighted by tokens, of a run's newest weights or of a Hugging \
-             Face folder.",
+             Face folder, alone or with a PEFT adapter.",
         )
         .args_override_self(true)
-        .arg(target_arg())
+        .args(source_args())
         .arg(out_arg())
         .arg(
             Arg::new("data")
@@ -336,7 +348,7 @@ fn generate_command() -> Command {
     Command::new("generate")
         .about("Writes text with a run or a model")
         .args_override_self(true)
-        .arg(target_arg())
+        .args(source_args())
         .arg(out_arg())
         .arg(
             Arg::new("prompt")
@@ -372,6 +384,51 @@ fn generate_command() -> Command {
                 .value_parser(value_parser!(u64))
                 .help("Seed of the draws; the same seed writes the same text"),
         )
+}
+
+fn export_command() -> Command {
+    Command::new("export")
+        .about("Writes a run's result, or a model with an adapter, in the files of other tools")
+        .long_about(
+            "Writes a run's result, or a model folder with an adapter, in the files of other tools: a merged \
+             Hugging Face model, or for methods whose result is one an adapter for the untouched base. Prints \
+             the folder that it made.",
+        )
+        .after_help(EXPORT_EXAMPLES)
+        .args_override_self(true)
+        .args(source_args())
+        .arg(out_arg())
+        .arg(
+            Arg::new("format")
+                .long("format")
+                .value_name("NAME")
+                .default_value("hf")
+                .value_parser(PossibleValuesParser::new(ExportFormat::NAMES))
+                .hide_possible_values(true)
+                .help("hf: merged model; peft or mlx: adapter as PEFT or mlx-lm has it"),
+        )
+        .arg(
+            Arg::new("merge")
+                .long("merge")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("format")
+                .help("Merge adapters into the weights: the same as --format hf"),
+        )
+        .arg(
+            Arg::new("to")
+                .long("to")
+                .value_name("DIR")
+                .value_hint(ValueHint::DirPath)
+                .value_parser(value_parser!(PathBuf))
+                .help("Folder to make [default: export/ in the run's folder]"),
+        )
+        .arg(
+            Arg::new("force")
+                .long("force")
+                .action(ArgAction::SetTrue)
+                .help("Write an adapter that changes nothing, too"),
+        )
+        .arg(device_arg().default_value("cpu").help("Device to merge on"))
 }
 
 fn ctl_command() -> Command {
@@ -553,12 +610,37 @@ fn run_arg() -> Arg {
         .help("Folder of a run, its name in --out, or `latest`")
 }
 
-fn target_arg() -> Arg {
-    Arg::new("target")
-        .value_name("RUN|DIR")
-        .required(true)
-        .value_hint(ValueHint::DirPath)
-        .help("Folder of a run, its name in --out, `latest`, or a Hugging Face folder")
+/// What to open.
+fn source_args() -> [Arg; 5] {
+    [
+        Arg::new("target")
+            .value_name("RUN|DIR")
+            .required_unless_present("model")
+            .value_hint(ValueHint::DirPath)
+            .help("Folder of a run, its name in --out, `latest`, or a Hugging Face folder"),
+        Arg::new("model")
+            .long("model")
+            .value_name("DIR")
+            .conflicts_with("target")
+            .value_hint(ValueHint::DirPath)
+            .help("The same, as a flag"),
+        Arg::new("adapter")
+            .long("adapter")
+            .value_name("DIR")
+            .value_hint(ValueHint::DirPath)
+            .value_parser(value_parser!(PathBuf))
+            .help("PEFT adapter to put on the Hugging Face folder"),
+        Arg::new("step")
+            .long("step")
+            .value_name("N")
+            .value_parser(value_parser!(u64))
+            .conflicts_with("best")
+            .help("The run's checkpoint after N updates [default: the newest]"),
+        Arg::new("best")
+            .long("best")
+            .action(ArgAction::SetTrue)
+            .help("The run's checkpoint with the lowest validation loss"),
+    ]
 }
 
 fn out_arg() -> Arg {

@@ -13,15 +13,14 @@ use crate::data::text::Validation;
 use crate::data::{Corpus, Dataset, ValidationBlocks};
 use crate::error::{Error, Result};
 use crate::run::eval::evaluate;
-use crate::run::open::{Opened, open};
+use crate::run::open::{Opened, open_source};
 use crate::run::session::with_threads;
 
 /// Evaluates and prints one result. Without `--data` on the validation text of the run's own data; with it
 /// on all of the text given.
 pub fn eval(args: EvalArgs) -> Result<()> {
     with_threads(0, move || {
-        let Opened { model, tokenizer, config, name } =
-            open(&args.target, &args.out, args.device.as_deref())?;
+        let Opened { model, tokenizer, config, name, .. } = open_source(&args.source)?;
         let seq_len = config.data.max_seq_length.unwrap_or(256);
         let seq_len = seq_len.min(model.config.max_position_embeddings);
         let source = args.data.as_deref().unwrap_or(&config.data.data);

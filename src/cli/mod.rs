@@ -19,6 +19,7 @@ pub mod devices;
 pub mod doctor;
 pub mod estimate;
 pub mod eval;
+pub mod export;
 pub mod generate;
 pub mod line;
 pub mod log;
@@ -78,6 +79,7 @@ pub fn run(request: Request) -> Result<()> {
         }
         Request::Eval(args) => eval::eval(args),
         Request::Generate(args) => generate::generate(args),
+        Request::Export(args) => export::export(args),
         Request::Ls { out, json } => ls::ls(&out, json, stdout),
         Request::Show { run, out, json } => show::show(&out, &run, json, stdout),
         Request::Rm { runs, out } => rm::rm(&out, &runs, stdout),

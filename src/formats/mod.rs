@@ -1,4 +1,4 @@
-//! Files of other tools: safetensors, Hugging Face configurations and checkpoints, tokenizers.
+//! Files of other tools: safetensors, Hugging Face configurations and checkpoints, adapters, tokenizers.
 //!
 //! This room is a leaf. It turns files into plain values on the host and back, checks every number
 //! it reads, and knows nothing of models in memory, devices or training.
@@ -7,6 +7,8 @@ pub mod atomic;
 pub mod hf_checkpoint;
 pub mod hf_config;
 mod json;
+pub mod mlx;
+pub mod peft;
 pub mod positioned;
 pub mod safetensors;
 pub mod tokenizer;

@@ -2,6 +2,7 @@
 //! checkpoints and resuming. Tells the world through `runlog`.
 
 pub mod alerts;
+pub mod adapter;
 pub mod checkpoint;
 pub mod commands;
 pub mod engine;

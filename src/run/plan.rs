@@ -15,6 +15,7 @@ use crate::optim::spam::Rules;
 
 use super::engine::Settings;
 
+mod adapter;
 mod inrank;
 mod relora;
 
@@ -167,26 +168,31 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         config.lora.init = "both_kaiming".into();
     }
     let defaults = config.method_defaults(shape.hidden_size);
+    adapter::resolve(config, source, shape)?;
 
     let data = &mut config.data;
     let seq_len = *data.max_seq_length.get_or_insert(seq_len);
     data.data_seed.get_or_insert(config.train.seed);
     let train = &mut config.train;
     let ends = train.rank_first.zip(train.rank_last);
-    let part = (shape.hidden_size / defaults.rank_divisor).clamp(1, defaults.most_rank);
+    let is_fine_tuning = matches!(source, ModelSource::Directory(_));
+    let fine_tuning = is_fine_tuning.then_some(defaults.fine_tuning);
+    let most_rank = fine_tuning.map_or(usize::MAX, |own| own.most_rank).min(defaults.most_rank);
+    let part = (shape.hidden_size / defaults.rank_divisor).clamp(1, most_rank);
     let rank = ends.map_or(part, |(first, last)| first.max(last));
     train.rank.get_or_insert(rank);
     let ranks = train.ranks();
     let rank = ranks.map_or(rank, Ranks::most);
-    let alpha = defaults.scale.map_or(defaults.alpha, |scale| scale * rank as f64);
+    let alpha = fine_tuning.and_then(|own| own.alpha).unwrap_or(defaults.alpha);
+    let alpha = defaults.scale.map_or(alpha, |scale| scale * rank as f64);
     train.alpha.get_or_insert(alpha);
     let iters = *train.iters.get_or_insert(iters);
     train.batch_size.get_or_insert(batch_size);
-    let is_fine_tuning = matches!(source, ModelSource::Directory(_));
     let is_full = matches!(method.as_str(), "full" | "spam");
     train.train_non_targets.get_or_insert(!is_fine_tuning || is_full);
-    let fine_tuning_rate = defaults.fine_tuning_rate.filter(|_| is_fine_tuning);
-    train.learning_rate.get_or_insert(fine_tuning_rate.unwrap_or(defaults.learning_rate));
+    let rate = fine_tuning.map_or(defaults.learning_rate, |own| own.learning_rate);
+    train.learning_rate.get_or_insert(rate);
+    train.save_best.get_or_insert(is_fine_tuning || train.early_stop.is_some());
     train.lr_schedule.get_or_insert_with(|| defaults.schedule.into());
     train.warmup_steps.get_or_insert((iters / 10).min(defaults.most_warmup));
     train.max_grad_norm.get_or_insert(defaults.max_grad_norm);
