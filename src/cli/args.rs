@@ -112,6 +112,8 @@ pub struct EvalArgs {
     pub data: Option<String>,
     /// Number of batches; 0 means all.
     pub batches: usize,
+    /// Tokens of a block instead of the run's.
+    pub max_seq_length: Option<usize>,
     /// Result as JSON.
     pub json: bool,
 }
@@ -294,6 +296,7 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
             source: source(matches),
             data: matches.get_one::<String>("data").cloned(),
             batches: count(matches, "batches") as usize,
+            max_seq_length: matches.get_one::<u64>("max-seq-length").map(|&len| len as usize),
             json: matches.get_flag("json"),
         }),
         "generate" => Request::Generate(generate_args(matches)?),

@@ -333,6 +333,13 @@ fn eval_command() -> Command {
                 .value_parser(value_parser!(u64))
                 .help("Number of batches; 0 means all"),
         )
+        .arg(
+            Arg::new("max-seq-length")
+                .long("max-seq-length")
+                .value_name("N")
+                .value_parser(value_parser!(u64).range(2..=1 << 24))
+                .help("Tokens per block [default: the run's; 256 for a folder]"),
+        )
         .arg(device_arg().help("Device [default: the run's]"))
         .arg(json_arg())
 }

@@ -21,7 +21,7 @@ use crate::run::session::with_threads;
 pub fn eval(args: EvalArgs) -> Result<()> {
     with_threads(0, move || {
         let Opened { model, tokenizer, config, name, .. } = open_source(&args.source)?;
-        let seq_len = config.data.max_seq_length.unwrap_or(256);
+        let seq_len = args.max_seq_length.or(config.data.max_seq_length).unwrap_or(256);
         let seq_len = seq_len.min(model.config.max_position_embeddings);
         let source = args.data.as_deref().unwrap_or(&config.data.data);
         let cache = TokenCache::of_user();
