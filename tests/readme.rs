@@ -158,7 +158,7 @@ fn the_tutorial_on_fine_tuning_runs() {
         }
         let is_eval = line.contains(" eval ");
         if is_eval {
-            words.push("--json".into());
+            words.extend(["--json", "--max-seq-length", "32"].map(str::to_owned));
         }
         let told = run(&words);
         if is_eval {

@@ -8,14 +8,15 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 use clap_complete::Shell;
 
-use super::settings;
+use super::export::{self, ExportArgs};
+use super::{settings, source};
 use crate::bench::{Options, Shape};
 use crate::compare::Wanted;
 use crate::config::settings::{METHODS, Setting};
 use crate::config::{FlagValue, RunConfig, setting_named};
 use crate::error::{Error, Result};
 use crate::report::series::At;
-use crate::run::open::{Source, Which};
+use crate::run::open::Source;
 use crate::runlog::Action;
 
 /// How a run shows itself.
@@ -137,44 +138,6 @@ pub struct GenerateArgs {
     pub seed: u64,
 }
 
-/// A form that other tools read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExportFormat {
-    /// A Hugging Face directory with everything merged into the weights.
-    Hf,
-    /// A PEFT adapter for the untouched base.
-    Peft,
-    /// The same as mlx-lm has it.
-    Mlx,
-}
-
-impl ExportFormat {
-    /// The names on the command line.
-    pub const NAMES: [&'static str; 3] = ["hf", "peft", "mlx"];
-
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Hf => "hf",
-            Self::Peft => "peft",
-            Self::Mlx => "mlx",
-        }
-    }
-}
-
-/// What `export` is given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExportArgs {
-    /// What is exported.
-    pub source: Source,
-    /// As what.
-    pub format: ExportFormat,
-    /// The folder to make; without it one in the run's.
-    pub to: Option<PathBuf>,
-    /// Write an adapter that changes nothing, too.
-    pub force: bool,
-}
-
 /// What `ctl` is given.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CtlArgs {
@@ -293,23 +256,14 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
             device: matches.get_one::<String>("device").cloned(),
         }),
         "eval" => Request::Eval(EvalArgs {
-            source: source(matches),
+            source: source::read(matches),
             data: matches.get_one::<String>("data").cloned(),
             batches: count(matches, "batches") as usize,
             max_seq_length: matches.get_one::<u64>("max-seq-length").map(|&len| len as usize),
             json: matches.get_flag("json"),
         }),
         "generate" => Request::Generate(generate_args(matches)?),
-        "export" => Request::Export(ExportArgs {
-            source: source(matches),
-            format: match text(matches, "format").as_str() {
-                "peft" => ExportFormat::Peft,
-                "mlx" => ExportFormat::Mlx,
-                _ => ExportFormat::Hf,
-            },
-            to: matches.get_one::<PathBuf>("to").cloned(),
-            force: matches.get_flag("force"),
-        }),
+        "export" => Request::Export(export::args(matches)),
         "ls" => Request::Ls { out: out(matches), json: matches.get_flag("json") },
         "show" => Request::Show {
             run: text(matches, "run"),
@@ -513,7 +467,7 @@ fn check_name(name: &str) -> Result<()> {
 
 fn generate_args(matches: &ArgMatches) -> Result<GenerateArgs> {
     let args = GenerateArgs {
-        source: source(matches),
+        source: source::read(matches),
         prompt: matches.get_one::<String>("prompt").cloned(),
         max_tokens: count(matches, "max-tokens") as usize,
         temperature: matches.get_one::<f64>("temperature").copied().unwrap_or(0.8),
@@ -571,23 +525,7 @@ fn bench_args(matches: &ArgMatches) -> Result<BenchArgs> {
     })
 }
 
-/// What to open: the target itself or `--model`, with an adapter or a choice of checkpoint.
-fn source(matches: &ArgMatches) -> Source {
-    let named = matches.get_one::<String>("target").or_else(|| matches.get_one("model"));
-    Source {
-        target: named.cloned().unwrap_or_default(),
-        out: out(matches),
-        device: matches.get_one::<String>("device").cloned(),
-        adapter: matches.get_one::<PathBuf>("adapter").cloned(),
-        which: match matches.get_one::<u64>("step") {
-            Some(&step) => Which::Step(step),
-            None if matches.get_flag("best") => Which::Best,
-            None => Which::Newest,
-        },
-    }
-}
-
-fn text(matches: &ArgMatches, name: &str) -> String {
+pub(super) fn text(matches: &ArgMatches, name: &str) -> String {
     matches.get_one::<String>(name).cloned().unwrap_or_default()
 }
 
@@ -599,7 +537,7 @@ fn device(matches: &ArgMatches) -> String {
     matches.get_one::<String>("device").cloned().unwrap_or_else(|| "auto".into())
 }
 
-fn out(matches: &ArgMatches) -> PathBuf {
+pub(super) fn out(matches: &ArgMatches) -> PathBuf {
     matches.get_one::<PathBuf>("out").cloned().unwrap_or_else(|| "runs".into())
 }
 
@@ -617,6 +555,8 @@ fn ui(matches: &ArgMatches) -> UiMode {
 mod tests {
     use super::*;
     use crate::cli::commands::command;
+    use crate::cli::export::ExportFormat;
+    use crate::run::open::Which;
 
     fn parse(line: &str) -> Request {
         let words = line.split_whitespace().map(Into::into);

@@ -6,8 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 
-use super::args::ExportFormat;
-use super::settings;
+use super::{export, settings, source};
 use crate::runlog::control;
 
 const EXAMPLES: &str = "\
@@ -40,15 +39,6 @@ Settings can stand in a TOML file: --batch-size 8 is `batch_size = 8` under [tra
 flags have a table of their own: --switchlora-ratio 0.2 is `ratio = 0.2` under [switchlora].
 Flags win over the file. The spellings of Hugging Face (--max-steps, --learning_rate) work too.";
 
-const EXPORT_EXAMPLES: &str = "\
-Examples:
-  fullrank export latest                                     the newest checkpoint, merged
-  fullrank export latest --best --format peft --to tuned     an adapter of the best one
-  fullrank export --model base --adapter tuned --to merged   a model with an adapter in it
-
-LoRA, rsLoRA, LoRA+ and DoRA give adapters of their rank, LoRA-GA and PiSSA of twice their rank for the untouched base.
-The other methods change the weights at full rank: their result is the merged model.";
-
 const COMPARE_EXAMPLES: &str = "\
 Examples:
   fullrank compare --methods full,lora,switchlora,galore --iters 600
@@ -78,7 +68,7 @@ pub fn command() -> Command {
         .subcommand(resume_command())
         .subcommand(eval_command())
         .subcommand(generate_command())
-        .subcommand(export_command())
+        .subcommand(export::command())
         .subcommand(
             Command::new("ls").about("Lists the runs, newest first").args([out_arg(), json_arg()]),
         )
@@ -296,7 +286,7 @@ fn resume_command() -> Command {
 }
 
 /// `--device` where no configuration is read from flags.
-fn device_arg() -> Arg {
+pub(super) fn device_arg() -> Arg {
     Arg::new("device")
         .long("device")
         .value_name("NAME")
@@ -311,7 +301,7 @@ fn eval_command() -> Command {
              Face folder, alone or with a PEFT adapter.",
         )
         .args_override_self(true)
-        .args(source_args())
+        .args(source::args())
         .arg(out_arg())
         .arg(
             Arg::new("data")
@@ -355,7 +345,7 @@ fn generate_command() -> Command {
     Command::new("generate")
         .about("Writes text with a run or a model")
         .args_override_self(true)
-        .args(source_args())
+        .args(source::args())
         .arg(out_arg())
         .arg(
             Arg::new("prompt")
@@ -391,51 +381,6 @@ fn generate_command() -> Command {
                 .value_parser(value_parser!(u64))
                 .help("Seed of the draws; the same seed writes the same text"),
         )
-}
-
-fn export_command() -> Command {
-    Command::new("export")
-        .about("Writes a run's result, or a model with an adapter, in the files of other tools")
-        .long_about(
-            "Writes a run's result, or a model folder with an adapter, in the files of other tools: a merged \
-             Hugging Face model, or for methods whose result is one an adapter for the untouched base. Prints \
-             the folder that it made.",
-        )
-        .after_help(EXPORT_EXAMPLES)
-        .args_override_self(true)
-        .args(source_args())
-        .arg(out_arg())
-        .arg(
-            Arg::new("format")
-                .long("format")
-                .value_name("NAME")
-                .default_value("hf")
-                .value_parser(PossibleValuesParser::new(ExportFormat::NAMES))
-                .hide_possible_values(true)
-                .help("hf: merged model; peft or mlx: adapter as PEFT or mlx-lm has it"),
-        )
-        .arg(
-            Arg::new("merge")
-                .long("merge")
-                .action(ArgAction::SetTrue)
-                .conflicts_with("format")
-                .help("Merge adapters into the weights: the same as --format hf"),
-        )
-        .arg(
-            Arg::new("to")
-                .long("to")
-                .value_name("DIR")
-                .value_hint(ValueHint::DirPath)
-                .value_parser(value_parser!(PathBuf))
-                .help("Folder to make [default: export/ in the run's folder]"),
-        )
-        .arg(
-            Arg::new("force")
-                .long("force")
-                .action(ArgAction::SetTrue)
-                .help("Write an adapter that changes nothing, too"),
-        )
-        .arg(device_arg().default_value("cpu").help("Device to merge on"))
 }
 
 fn ctl_command() -> Command {
@@ -617,40 +562,7 @@ fn run_arg() -> Arg {
         .help("Folder of a run, its name in --out, or `latest`")
 }
 
-/// What to open.
-fn source_args() -> [Arg; 5] {
-    [
-        Arg::new("target")
-            .value_name("RUN|DIR")
-            .required_unless_present("model")
-            .value_hint(ValueHint::DirPath)
-            .help("Folder of a run, its name in --out, `latest`, or a Hugging Face folder"),
-        Arg::new("model")
-            .long("model")
-            .value_name("DIR")
-            .conflicts_with("target")
-            .value_hint(ValueHint::DirPath)
-            .help("The same, as a flag"),
-        Arg::new("adapter")
-            .long("adapter")
-            .value_name("DIR")
-            .value_hint(ValueHint::DirPath)
-            .value_parser(value_parser!(PathBuf))
-            .help("PEFT adapter to put on the Hugging Face folder"),
-        Arg::new("step")
-            .long("step")
-            .value_name("N")
-            .value_parser(value_parser!(u64))
-            .conflicts_with("best")
-            .help("The run's checkpoint after N updates [default: the newest]"),
-        Arg::new("best")
-            .long("best")
-            .action(ArgAction::SetTrue)
-            .help("The run's checkpoint with the lowest validation loss"),
-    ]
-}
-
-fn out_arg() -> Arg {
+pub(super) fn out_arg() -> Arg {
     Arg::new("out")
         .long("out")
         .value_name("PARENT")

@@ -31,6 +31,7 @@ pub mod resume;
 pub mod rm;
 pub mod settings;
 pub mod show;
+pub mod source;
 #[cfg(test)]
 mod test_runs;
 pub mod train;
