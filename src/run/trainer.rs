@@ -308,6 +308,9 @@ impl Trainer<'_> {
             self.evaluate()?;
             self.stage.has_evaluated = true;
             let is_best = self.progress.best.is_some_and(|best| best.step == self.engine.t);
+            // Only what the configuration asks for counts, so that nobody who looks in between stops the run sooner.
+            self.progress.evals_since_best =
+                if is_best { 0 } else { self.progress.evals_since_best + 1 };
             self.stage.owes_checkpoint |= is_best && self.config.train.save_best == Some(true);
         }
         if sample {
@@ -355,9 +358,6 @@ impl Trainer<'_> {
         let is_best = self.progress.best.is_none_or(|best| result.loss < best.loss);
         if is_best && result.loss.is_finite() {
             self.progress.best = Some(Best { loss: result.loss, step: self.engine.t });
-            self.progress.evals_since_best = 0;
-        } else {
-            self.progress.evals_since_best += 1;
         }
         let (loss, ppl, tokens) = (result.loss, result.perplexity(), result.tokens);
         self.emit(Eval { loss, ppl, tokens })

@@ -175,7 +175,7 @@ const TRAINING: &[Setting] = &[
         value: "N",
         kind: Kind::Count,
         short: "Rank of the factors or the subspace [default: hidden size / 4]",
-        more: "Layers that are smaller than this take the largest rank they have.",
+        more: "When LoRA and its relatives fine-tune a model folder: 8. Layers that are smaller than this take the largest rank they have.",
         aliases: &["lora-r"],
     },
     Setting {
@@ -202,7 +202,7 @@ const TRAINING: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "The adapter's scale is alpha / rank [default: the method's]",
-        more: "SwitchLoRA and its initialisation use 1, LoRA-GA, PiSSA and DoRA 16, the other adapters 32. With lora-ga and rslora the scale is \
+        more: "SwitchLoRA and its initialisation use 1, LoRA-GA, PiSSA and DoRA 16, the other adapters 32; on a model folder LoRA and its relatives use 16. With lora-ga and rslora the scale is \
                alpha / sqrt(rank). GaLore and Fira multiply their projected updates by alpha itself, 0.25.",
         aliases: &["lora-alpha"],
     },
