@@ -205,6 +205,8 @@ fn a_given_adapter_must_agree_with_everything_else_that_is_given() {
         ("export base --adapter given --format peft", "give one with --to DIR"),
         ("export plain --format peft --to base", "is there already"),
         ("export nothing", "nothing"),
+        ("eval given", "given: is a PEFT adapter without its base"),
+        ("train --model given --method lora", "given: is a PEFT adapter without its base"),
     ] {
         let said = stderr(&place.run(line));
         assert!(said.starts_with("error: ") && said.contains(fault), "`{line}`: {said}");

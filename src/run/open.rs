@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::formats::peft::PeftAdapter;
+use crate::formats::peft::{PeftAdapter, is_adapter};
 use crate::formats::tokenizer::Tokenizer;
 use crate::methods::{Method, given};
 use crate::model::Model;
 use crate::runlog::{RunDir, find};
 
 use super::checkpoint::Checkpoint;
-use super::plan::ModelSource;
+use super::plan::{ModelSource, adapter_alone};
 use super::session::{check_tokenizer, open_device};
 use super::setup;
 
@@ -81,6 +81,9 @@ pub fn open_source(source: &Source) -> Result<Opened> {
     let path = Path::new(target);
     if path.join("config.json").is_file() && !path.join("state.json").is_file() {
         return open_folder(path, source);
+    }
+    if is_adapter(path) {
+        return Err(adapter_alone(path));
     }
     if let Some(adapter) = &source.adapter {
         return Err(Error::config(

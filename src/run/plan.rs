@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Ranks, RunConfig, check_batch, check_warmup};
 use crate::error::{Error, Result};
 use crate::formats::hf_config::HfConfig;
+use crate::formats::peft::is_adapter;
 use crate::formats::tokenizer::Tokenizer;
 use crate::methods::switchlora::pool::{self, waits_on_host};
 use crate::model::ModelConfig;
@@ -31,6 +32,15 @@ pub enum ModelSource {
     Directory(PathBuf),
 }
 
+/// The error for an adapter in the place of a model.
+pub(super) fn adapter_alone(path: &Path) -> Error {
+    Error::file(
+        path,
+        "is a PEFT adapter without its base",
+        format!("give the base as the model, and --adapter {} with it", path.display()),
+    )
+}
+
 impl ModelSource {
     /// Finds what `model.model` names.
     pub fn find(name: &str) -> Result<Self> {
@@ -40,6 +50,9 @@ impl ModelSource {
         let path = Path::new(name);
         if path.join("config.json").is_file() {
             return Ok(Self::Directory(path.to_path_buf()));
+        }
+        if is_adapter(path) {
+            return Err(adapter_alone(path));
         }
         if path.is_dir() {
             let what = "the folder has no config.json";
