@@ -255,6 +255,10 @@ fn an_adapter_that_changes_nothing_wants_force_and_says_so() {
     );
     let of_base = loss(&place, "base");
     assert_eq!(loss(&place, "base --adapter still-adapter"), of_base, "it changes nothing");
+    // Also where the factors of the adapter are a difference.
+    tune(&place, "still-ga", "--method lora-ga --iters 2 --learning-rate 0");
+    let said = stderr(&place.run("export still-ga --format mlx"));
+    assert!(said.contains("lora_B is zero in all 14 layers"), "{said}");
 }
 
 #[test]

@@ -60,7 +60,12 @@ impl Starts {
         let rank = a0.shape()[0];
         let trained = [adapter.a, adapter.b].map(|id| model.params.value(id).to_host());
         let start = [a0.to_host(), b0.to_host()];
-        let [a, b] = difference([&trained[0], &trained[1]], [&start[0], &start[1]], rank);
+        let is_untouched = trained == start;
+        let [a, mut b] = difference([&trained[0], &trained[1]], [&start[0], &start[1]], rank);
+        if is_untouched {
+            // The two halves take each other off; plain zeros say so to whoever looks.
+            b.fill(0.0);
+        }
         // The scale is the trained pair's and stays; with twice the rank it is no rule's any more.
         Some(PlainAdapter {
             a,

@@ -59,7 +59,7 @@ pub fn collect(opened: &Opened) -> Result<Collected> {
             layers: adapter.layers.clone(),
             network,
             use_rslora: adapter.config.use_rslora,
-            base_model: opened.config.model.model.clone(),
+            base_model: base_name(&opened.config.model.model),
         });
     }
     let Some(method) = &opened.method else {
@@ -78,7 +78,18 @@ pub fn collect(opened: &Opened) -> Result<Collected> {
             "export the merged model with --format hf",
         ));
     }
-    Ok(Collected { layers, network, use_rslora, base_model: opened.config.model.model.clone() })
+    Ok(Collected { layers, network, use_rslora, base_model: base_name(&opened.config.model.model) })
+}
+
+/// The base as other machines know it: `ORG/NAME` of a folder in the Hugging Face cache
+/// (`models--ORG--NAME/snapshots/…`), else the folder itself.
+fn base_name(model: &str) -> String {
+    let parts: Vec<&str> = model.split(['/', '\\']).collect();
+    let of_cache = parts.windows(2).find_map(|pair| match pair {
+        [name, "snapshots"] => name.strip_prefix("models--"),
+        _ => None,
+    });
+    of_cache.map_or_else(|| model.to_owned(), |name| name.replacen("--", "/", 1))
 }
 
 /// The layers of a method's plain adapter, and whether their scales are `alpha/√r`.
@@ -153,4 +164,38 @@ pub fn check_free(folder: &Path) -> Result<()> {
         "is there already",
         "choose another place with --to, or remove it; nothing was written",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_in_the_hugging_face_cache_is_called_by_its_id() {
+        let cached = "/home/x/hub/models--HuggingFaceTB--SmolLM2-135M/snapshots/0a1b2c";
+        assert_eq!(base_name(cached), "HuggingFaceTB/SmolLM2-135M");
+        assert_eq!(base_name("/models--a--b/other"), "/models--a--b/other");
+        assert_eq!(base_name("/home/x/base"), "/home/x/base");
+    }
+
+    #[test]
+    fn a_folder_appears_whole_or_not_at_all_and_replaces_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("new");
+        let failed = whole_folder(&folder, |partial| {
+            fs::write(partial.join("a"), b"1").unwrap();
+            Err(Error::run("no", "never"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "nothing is left");
+        let write = |partial: &Path| {
+            fs::write(partial.join("a"), b"1").unwrap();
+            Ok(())
+        };
+        fs::create_dir(&folder).unwrap();
+        whole_folder(&folder, write).unwrap();
+        assert_eq!(fs::read(folder.join("a")).unwrap(), b"1");
+        assert!(whole_folder(&folder, write).is_err(), "it is taken");
+        assert!(check_free(&folder.join("a")).is_err(), "a file is no free place");
+    }
 }
