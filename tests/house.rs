@@ -164,7 +164,14 @@ fn a_method_never_names_another() {
         let own = below.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned();
         if matches!(
             own.as_str(),
-            "mod" | "factors" | "footprint" | "warm_start" | "projection" | "singular" | "starts"
+            "mod"
+                | "factors"
+                | "footprint"
+                | "given"
+                | "warm_start"
+                | "projection"
+                | "singular"
+                | "starts"
         ) {
             continue;
         }

@@ -8,13 +8,15 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 use clap_complete::Shell;
 
-use super::settings;
+use super::export::{self, ExportArgs};
+use super::{settings, source};
 use crate::bench::{Options, Shape};
 use crate::compare::Wanted;
 use crate::config::settings::{METHODS, Setting};
 use crate::config::{FlagValue, RunConfig, setting_named};
 use crate::error::{Error, Result};
 use crate::report::series::At;
+use crate::run::open::Source;
 use crate::runlog::Action;
 
 /// How a run shows itself.
@@ -107,18 +109,16 @@ pub struct ReportArgs {
 /// What `eval` is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EvalArgs {
-    /// A run (folder, name, `latest`) or a Hugging Face folder.
-    pub target: String,
-    /// Folder with the runs.
-    pub out: PathBuf,
+    /// What is evaluated.
+    pub source: Source,
     /// Text or rows to evaluate on instead of the run's validation text.
     pub data: Option<String>,
     /// Template of chats instead of the run's.
     pub chat_template: Option<String>,
     /// Number of batches; 0 means all.
     pub batches: usize,
-    /// Device instead of the run's.
-    pub device: Option<String>,
+    /// Tokens of a block instead of the run's.
+    pub max_seq_length: Option<usize>,
     /// Result as JSON.
     pub json: bool,
 }
@@ -126,10 +126,8 @@ pub struct EvalArgs {
 /// What `generate` is given.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateArgs {
-    /// A run (folder, name, `latest`) or a Hugging Face folder.
-    pub target: String,
-    /// Folder with the runs.
-    pub out: PathBuf,
+    /// What writes.
+    pub source: Source,
     /// What the text begins with. Default: the run's `train.sample_prompt`.
     pub prompt: Option<String>,
     /// Most tokens to add; at least 1.
@@ -142,8 +140,6 @@ pub struct GenerateArgs {
     pub top_p: f64,
     /// Seed of the draws.
     pub seed: u64,
-    /// Device instead of the run's.
-    pub device: Option<String>,
 }
 
 /// What `ctl` is given.
@@ -198,6 +194,8 @@ pub enum Request {
     Eval(EvalArgs),
     /// Text.
     Generate(GenerateArgs),
+    /// Files of other tools.
+    Export(ExportArgs),
     /// List the runs.
     Ls {
         /// Folder with the runs.
@@ -262,15 +260,15 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
             device: matches.get_one::<String>("device").cloned(),
         }),
         "eval" => Request::Eval(EvalArgs {
-            target: text(matches, "target"),
-            out: out(matches),
+            source: source::read(matches),
             data: matches.get_one::<String>("data").cloned(),
             chat_template: matches.get_one::<String>("chat-template").cloned(),
             batches: count(matches, "batches") as usize,
-            device: matches.get_one::<String>("device").cloned(),
+            max_seq_length: matches.get_one::<u64>("max-seq-length").map(|&len| len as usize),
             json: matches.get_flag("json"),
         }),
         "generate" => Request::Generate(generate_args(matches)?),
+        "export" => Request::Export(export::args(matches)),
         "ls" => Request::Ls { out: out(matches), json: matches.get_flag("json") },
         "show" => Request::Show {
             run: text(matches, "run"),
@@ -475,15 +473,13 @@ fn check_name(name: &str) -> Result<()> {
 
 fn generate_args(matches: &ArgMatches) -> Result<GenerateArgs> {
     let args = GenerateArgs {
-        target: text(matches, "target"),
-        out: out(matches),
+        source: source::read(matches),
         prompt: matches.get_one::<String>("prompt").cloned(),
         max_tokens: count(matches, "max-tokens") as usize,
         temperature: matches.get_one::<f64>("temperature").copied().unwrap_or(0.8),
         top_k: count(matches, "top-k") as usize,
         top_p: matches.get_one::<f64>("top-p").copied().unwrap_or(1.0),
         seed: count(matches, "seed"),
-        device: matches.get_one::<String>("device").cloned(),
     };
     if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
         return Err(Error::config(
@@ -535,7 +531,7 @@ fn bench_args(matches: &ArgMatches) -> Result<BenchArgs> {
     })
 }
 
-fn text(matches: &ArgMatches, name: &str) -> String {
+pub(super) fn text(matches: &ArgMatches, name: &str) -> String {
     matches.get_one::<String>(name).cloned().unwrap_or_default()
 }
 
@@ -547,7 +543,7 @@ fn device(matches: &ArgMatches) -> String {
     matches.get_one::<String>("device").cloned().unwrap_or_else(|| "auto".into())
 }
 
-fn out(matches: &ArgMatches) -> PathBuf {
+pub(super) fn out(matches: &ArgMatches) -> PathBuf {
     matches.get_one::<PathBuf>("out").cloned().unwrap_or_else(|| "runs".into())
 }
 
@@ -565,6 +561,8 @@ fn ui(matches: &ArgMatches) -> UiMode {
 mod tests {
     use super::*;
     use crate::cli::commands::command;
+    use crate::cli::export::ExportFormat;
+    use crate::run::open::Which;
 
     fn parse(line: &str) -> Request {
         let words = line.split_whitespace().map(Into::into);
@@ -662,7 +660,20 @@ mod tests {
         let Request::Eval(args) = parse("fullrank eval dir --batches 3 --json") else {
             panic!("not eval");
         };
-        assert_eq!((args.target.as_str(), args.batches, args.json), ("dir", 3, true));
+        assert_eq!((args.source.target.as_str(), args.batches, args.json), ("dir", 3, true));
+
+        let Request::Eval(args) = parse("fullrank eval --model base --adapter tuned") else {
+            panic!("not eval");
+        };
+        assert_eq!(args.source.target, "base");
+        assert_eq!(args.source.adapter, Some("tuned".into()));
+
+        let Request::Export(args) = parse("fullrank export latest --format peft --best --to there")
+        else {
+            panic!("not export");
+        };
+        assert_eq!((args.format, args.source.which), (ExportFormat::Peft, Which::Best));
+        assert_eq!((args.to, args.force), (Some("there".into()), false));
 
         let Request::Generate(args) = parse("fullrank generate latest --top-k 5 --temp 0") else {
             panic!("not generate");

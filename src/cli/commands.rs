@@ -6,7 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 
-use super::settings;
+use super::{export, settings, source};
 use crate::runlog::control;
 
 const EXAMPLES: &str = "\
@@ -23,6 +23,7 @@ Examples:
   fullrank doctor                                   whether they compute right
   fullrank estimate --model 1.3B --methods all      what the methods would need
   fullrank generate latest --prompt \"It was\"        let the model write
+  fullrank export latest --format peft              an adapter for the base it was trained on
 
 Exit codes: 0 finished or stopped with a checkpoint, 1 failure, 2 wrong usage or configuration,
 3 diverged, 4 no usable device or out of its memory, 130 or 143 interrupted with a checkpoint.";
@@ -67,6 +68,7 @@ pub fn command() -> Command {
         .subcommand(resume_command())
         .subcommand(eval_command())
         .subcommand(generate_command())
+        .subcommand(export::command())
         .subcommand(
             Command::new("ls").about("Lists the runs, newest first").args([out_arg(), json_arg()]),
         )
@@ -294,7 +296,7 @@ fn resume_command() -> Command {
 }
 
 /// `--device` where no configuration is read from flags.
-fn device_arg() -> Arg {
+pub(super) fn device_arg() -> Arg {
     Arg::new("device")
         .long("device")
         .value_name("NAME")
@@ -306,10 +308,10 @@ fn eval_command() -> Command {
         .about("Measures loss and perplexity of a run or a model")
         .long_about(
             "Measures loss and perplexity, weighted by tokens, of a run's newest weights or of a Hugging \
-             Face folder.",
+             Face folder, alone or with a PEFT adapter.",
         )
         .args_override_self(true)
-        .arg(target_arg())
+        .args(source::args())
         .arg(out_arg())
         .arg(
             Arg::new("data")
@@ -338,6 +340,13 @@ fn eval_command() -> Command {
                 .value_parser(value_parser!(u64))
                 .help("Number of batches; 0 means all"),
         )
+        .arg(
+            Arg::new("max-seq-length")
+                .long("max-seq-length")
+                .value_name("N")
+                .value_parser(value_parser!(u64).range(2..=1 << 24))
+                .help("Tokens per block [default: the run's; 256 for a folder]"),
+        )
         .arg(device_arg().help("Device [default: the run's]"))
         .arg(json_arg())
 }
@@ -353,7 +362,7 @@ fn generate_command() -> Command {
     Command::new("generate")
         .about("Writes text with a run or a model")
         .args_override_self(true)
-        .arg(target_arg())
+        .args(source::args())
         .arg(out_arg())
         .arg(
             Arg::new("prompt")
@@ -570,15 +579,7 @@ fn run_arg() -> Arg {
         .help("Folder of a run, its name in --out, or `latest`")
 }
 
-fn target_arg() -> Arg {
-    Arg::new("target")
-        .value_name("RUN|DIR")
-        .required(true)
-        .value_hint(ValueHint::DirPath)
-        .help("Folder of a run, its name in --out, `latest`, or a Hugging Face folder")
-}
-
-fn out_arg() -> Arg {
+pub(super) fn out_arg() -> Arg {
     Arg::new("out")
         .long("out")
         .value_name("PARENT")

@@ -15,7 +15,7 @@ use crate::data::{Blocks, Corpus, Dataset, RowOptions, ValidationBlocks};
 use crate::error::{Error, Result};
 use crate::formats::tokenizer::Tokenizer;
 use crate::run::eval::evaluate;
-use crate::run::open::{Opened, open};
+use crate::run::open::{Opened, open_source};
 use crate::run::plan::ModelSource;
 use crate::run::session::with_threads;
 use crate::run::setup::row_options;
@@ -24,12 +24,11 @@ use crate::run::setup::row_options;
 /// on all of the text given.
 pub fn eval(args: EvalArgs) -> Result<()> {
     with_threads(0, move || {
-        let Opened { model, tokenizer, mut config, name } =
-            open(&args.target, &args.out, args.device.as_deref())?;
+        let Opened { model, tokenizer, mut config, name, .. } = open_source(&args.source)?;
         if args.chat_template.is_some() {
             config.data.chat_template.clone_from(&args.chat_template);
         }
-        let seq_len = config.data.max_seq_length.unwrap_or(256);
+        let seq_len = args.max_seq_length.or(config.data.max_seq_length).unwrap_or(256);
         let seq_len = seq_len.min(model.config.max_position_embeddings);
         let source = args.data.as_deref().unwrap_or(&config.data.data);
         let corpus = Corpus::open(source, config.data.valid_fraction)?;

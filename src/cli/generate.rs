@@ -8,14 +8,13 @@ use crate::error::Result;
 use crate::model::generate::Sampling;
 use crate::random::stream;
 use crate::run::eval::continue_text;
-use crate::run::open::{Opened, open};
+use crate::run::open::{Opened, open_source};
 use crate::run::session::with_threads;
 
 /// Prints the prompt and its continuation as they are made.
 pub fn generate(args: GenerateArgs) -> Result<()> {
     with_threads(0, move || {
-        let Opened { model, tokenizer, config, .. } =
-            open(&args.target, &args.out, args.device.as_deref())?;
+        let Opened { model, tokenizer, config, .. } = open_source(&args.source)?;
         let prompt = args.prompt.as_deref().unwrap_or(&config.train.sample_prompt);
         let sampling = Sampling {
             temperature: args.temperature as f32,

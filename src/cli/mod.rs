@@ -20,6 +20,7 @@ pub mod doctor;
 mod dry_run;
 pub mod estimate;
 pub mod eval;
+pub mod export;
 pub mod generate;
 pub mod line;
 pub mod log;
@@ -31,6 +32,7 @@ pub mod resume;
 pub mod rm;
 pub mod settings;
 pub mod show;
+pub mod source;
 #[cfg(test)]
 mod test_runs;
 pub mod train;
@@ -82,6 +84,7 @@ pub fn run(request: Request) -> Result<()> {
         }
         Request::Eval(args) => eval::eval(args),
         Request::Generate(args) => generate::generate(args),
+        Request::Export(args) => export::export(args),
         Request::Ls { out, json } => ls::ls(&out, json, stdout),
         Request::Show { run, out, json } => show::show(&out, &run, json, stdout),
         Request::Rm { runs, out } => rm::rm(&out, &runs, stdout),

@@ -109,6 +109,8 @@ pub fn block_linears(config: &ModelConfig) -> [(&'static str, usize, usize); 7] 
 /// A target layer before it exists: its shape and its place in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TargetLayer {
+    /// Module name within the block: `self_attn.q_proj`.
+    pub module: &'static str,
     /// Outputs `m`.
     pub rows: usize,
     /// Inputs `n`.
@@ -120,6 +122,11 @@ pub struct TargetLayer {
 }
 
 impl TargetLayer {
+    /// Module path, as [`super::Linear`] has it.
+    pub fn name(&self) -> String {
+        format!("model.layers.{}.{}", self.block, self.module)
+    }
+
     /// `C = min(m, n)`, the largest rank it can have.
     pub fn max_rank(&self) -> usize {
         self.rows.min(self.cols)
@@ -146,7 +153,13 @@ pub fn target_layers(config: &ModelConfig) -> Vec<TargetLayer> {
     let blocks = config.num_hidden_layers;
     let linears = block_linears(config);
     let of_block = |block| {
-        linears.into_iter().map(move |(_, rows, cols)| TargetLayer { rows, cols, block, blocks })
+        linears.into_iter().map(move |(module, rows, cols)| TargetLayer {
+            module,
+            rows,
+            cols,
+            block,
+            blocks,
+        })
     };
     (0..blocks).flat_map(of_block).collect()
 }

@@ -57,6 +57,9 @@ pub struct Progress {
     pub best: Option<Best>,
     /// Validation loss of the last evaluation.
     pub last_eval: Option<f64>,
+    /// Evaluations since the best one.
+    #[serde(default)]
+    pub evals_since_best: u64,
     /// Number of the last event when this was written.
     pub event_seq: u64,
     /// Settings that were changed in flight, with their values.
@@ -93,7 +96,7 @@ struct State {
 
 /// Writes a checkpoint into `parent` and returns its folder. What was there before stays whatever happens.
 pub fn save(parent: &Path, engine: &mut Engine, progress: &Progress) -> Result<PathBuf> {
-    let target = parent.join(format!("step-{:08}", progress.t));
+    let target = parent.join(Checkpoint::folder_name(progress.t));
     let partial = parent.join(format!(".step-{:08}.partial", progress.t));
     fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
     remove_leftover(&partial)?;
@@ -271,7 +274,7 @@ fn hash(path: &Path) -> Result<String> {
 
 /// Removes checkpoints beyond the newest `keep` and the best one.
 pub fn prune(checkpoints: &[PathBuf], keep: usize, best: Option<u64>) -> Result<()> {
-    let best = best.map(|step| format!("step-{step:08}"));
+    let best = best.map(Checkpoint::folder_name);
     let old = checkpoints.len().saturating_sub(keep.max(1));
     for path in &checkpoints[..old] {
         let is_best = path.file_name().and_then(|name| name.to_str()) == best.as_deref();
@@ -319,6 +322,11 @@ impl Checkpoint {
             folder: folder.to_path_buf(),
             state,
         })
+    }
+
+    /// The name of the folder of a checkpoint after `step` updates.
+    pub fn folder_name(step: u64) -> String {
+        format!("step-{step:08}")
     }
 
     /// The newest of the given checkpoints (oldest first) that is intact, and what was wrong with newer ones.

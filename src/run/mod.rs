@@ -1,6 +1,7 @@
 //! A training run without any screen: the engine of one update, the loop around it, evaluation,
 //! checkpoints and resuming. Tells the world through `runlog`.
 
+pub mod adapter;
 pub mod alerts;
 pub mod checkpoint;
 pub mod commands;

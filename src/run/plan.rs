@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::formats::chat::ChatTemplate;
 use crate::formats::hf_config::HfConfig;
 use crate::formats::hub::{self, HubId};
+use crate::formats::peft::is_adapter;
 use crate::formats::tokenizer::Tokenizer;
 use crate::methods::switchlora::pool::{self, waits_on_host};
 use crate::model::ModelConfig;
@@ -17,6 +18,7 @@ use crate::optim::spam::Rules;
 
 use super::engine::Settings;
 
+mod adapter;
 mod inrank;
 mod relora;
 
@@ -37,6 +39,15 @@ pub enum ModelSource {
     Directory(PathBuf),
 }
 
+/// The error for an adapter in the place of a model.
+pub(super) fn adapter_alone(path: &Path) -> Error {
+    Error::file(
+        path,
+        "is a PEFT adapter without its base",
+        format!("give the base as the model, and --adapter {} with it", path.display()),
+    )
+}
+
 impl ModelSource {
     /// Finds what `model.model` names: a preset, a folder, or a model in the cache of the Hugging Face hub.
     pub fn find(name: &str) -> Result<Self> {
@@ -46,6 +57,9 @@ impl ModelSource {
         let path = Path::new(name);
         if path.join("config.json").is_file() {
             return Ok(Self::Directory(path.to_path_buf()));
+        }
+        if is_adapter(path) {
+            return Err(adapter_alone(path));
         }
         if path.is_dir() {
             let what = "the folder has no config.json";
@@ -211,26 +225,31 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         config.lora.init = "both_kaiming".into();
     }
     let defaults = config.method_defaults(shape.hidden_size);
+    adapter::resolve(config, source, shape)?;
 
     let data = &mut config.data;
     let seq_len = *data.max_seq_length.get_or_insert(seq_len);
     data.data_seed.get_or_insert(config.train.seed);
     let train = &mut config.train;
     let ends = train.rank_first.zip(train.rank_last);
-    let part = (shape.hidden_size / defaults.rank_divisor).clamp(1, defaults.most_rank);
+    let is_fine_tuning = matches!(source, ModelSource::Directory(_));
+    let fine_tuning = is_fine_tuning.then_some(defaults.fine_tuning);
+    let most_rank = fine_tuning.map_or(usize::MAX, |own| own.most_rank).min(defaults.most_rank);
+    let part = (shape.hidden_size / defaults.rank_divisor).clamp(1, most_rank);
     let rank = ends.map_or(part, |(first, last)| first.max(last));
     train.rank.get_or_insert(rank);
     let ranks = train.ranks();
     let rank = ranks.map_or(rank, Ranks::most);
-    let alpha = defaults.scale.map_or(defaults.alpha, |scale| scale * rank as f64);
+    let alpha = fine_tuning.and_then(|own| own.alpha).unwrap_or(defaults.alpha);
+    let alpha = defaults.scale.map_or(alpha, |scale| scale * rank as f64);
     train.alpha.get_or_insert(alpha);
     let iters = *train.iters.get_or_insert(iters);
     train.batch_size.get_or_insert(batch_size);
-    let is_fine_tuning = matches!(source, ModelSource::Directory(_));
     let is_full = matches!(method.as_str(), "full" | "spam");
     train.train_non_targets.get_or_insert(!is_fine_tuning || is_full);
-    let fine_tuning_rate = defaults.fine_tuning_rate.filter(|_| is_fine_tuning);
-    train.learning_rate.get_or_insert(fine_tuning_rate.unwrap_or(defaults.learning_rate));
+    let rate = fine_tuning.map_or(defaults.learning_rate, |own| own.learning_rate);
+    train.learning_rate.get_or_insert(rate);
+    train.save_best.get_or_insert(is_fine_tuning || train.early_stop.is_some());
     train.lr_schedule.get_or_insert_with(|| defaults.schedule.into());
     train.warmup_steps.get_or_insert((iters / 10).min(defaults.most_warmup));
     train.max_grad_norm.get_or_insert(defaults.max_grad_norm);

@@ -85,6 +85,9 @@ fn make_paths_absolute(config: &mut RunConfig, source: &ModelSource) -> Result<(
     if config.data.data != "builtin" {
         config.data.data = absolute(&config.data.data)?;
     }
+    if let Some(adapter) = &config.model.adapter {
+        config.model.adapter = Some(absolute(adapter)?);
+    }
     if let Some(name) = &config.data.tokenizer
         && !matches!(name.as_str(), "builtin" | "bytes")
     {
@@ -130,7 +133,10 @@ impl Prepared {
 pub fn engine(config: &RunConfig, mut model: Model) -> Result<Engine> {
     let train = &config.train;
     if train.train_non_targets == Some(false) {
-        for id in model.non_targets() {
+        let targets = train.targets();
+        let left_out = model.linears().iter().filter(|linear| !targets.contains(&linear.name));
+        let left_out: Vec<_> = left_out.filter_map(|linear| linear.weight).collect();
+        for id in model.non_targets().into_iter().chain(left_out) {
             model.params.set_trainable(id, false);
         }
     }

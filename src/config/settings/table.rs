@@ -44,6 +44,16 @@ const MODEL: &[Setting] = &[
         aliases: &["model-name-or-path"],
     },
     Setting {
+        key: "model.adapter",
+        flag: "adapter",
+        value: "DIR",
+        kind: Kind::Text,
+        short: "PEFT adapter of the model folder to go on training",
+        more: "The method must be the adapter's: lora or lora-plus, rslora, dora. Rank, alpha and the layers are the \
+               adapter's too.",
+        aliases: &["resume-adapter-path"],
+    },
+    Setting {
         key: "model.hidden_size",
         flag: "hidden-size",
         value: "N",
@@ -207,7 +217,7 @@ const TRAINING: &[Setting] = &[
         value: "N",
         kind: Kind::Count,
         short: "Rank of the factors or the subspace [default: hidden size / 4]",
-        more: "Layers that are smaller than this take the largest rank they have.",
+        more: "When LoRA and its relatives fine-tune a model folder: 8. Layers that are smaller than this take the largest rank they have.",
         aliases: &["lora-r"],
     },
     Setting {
@@ -234,9 +244,20 @@ const TRAINING: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "The adapter's scale is alpha / rank [default: the method's]",
-        more: "SwitchLoRA and its initialisation use 1, LoRA-GA, PiSSA and DoRA 16, the other adapters 32. With lora-ga and rslora the scale is \
+        more: "SwitchLoRA and its initialisation use 1, LoRA-GA, PiSSA and DoRA 16, the other adapters 32; on a model folder LoRA and its relatives use 16. With lora-ga and rslora the scale is \
                alpha / sqrt(rank). GaLore and Fira multiply their projected updates by alpha itself, 0.25.",
         aliases: &["lora-alpha"],
+    },
+    Setting {
+        key: "train.target_modules",
+        flag: "target-modules",
+        value: "NAME,...",
+        kind: Kind::Text,
+        short: "Linear layers that get an adapter [default: all-linear]",
+        more: "Names with commas between, as in PEFT: q_proj,v_proj, or the end of a path such as \
+               layers.0.self_attn.q_proj. With lora, rslora, lora-plus, lora-ga, pissa and dora. Layers that are not \
+               named go with --train-non-targets.",
+        aliases: &["lora-target-modules"],
     },
     Setting {
         key: "train.iters",
@@ -460,6 +481,16 @@ const OUTPUT: &[Setting] = &[
         aliases: &["val-batches"],
     },
     Setting {
+        key: "train.early_stop",
+        flag: "early-stop",
+        value: "PATIENCE",
+        kind: Kind::Count,
+        short: "Stop after this many evaluations without a lower loss [default: never]",
+        more: "Counted from the best one. The run ends as a finished one; --best of generate, eval and export takes \
+               the checkpoint with the lowest loss.",
+        aliases: &["early-stopping-patience"],
+    },
+    Setting {
         key: "train.checkpoint_every",
         flag: "checkpoint-every",
         value: "N",
@@ -467,6 +498,15 @@ const OUTPUT: &[Setting] = &[
         short: "Updates between checkpoints; 0: only at the end [default: 4 a run]",
         more: "",
         aliases: &["save-steps", "save-every"],
+    },
+    Setting {
+        key: "train.save_best",
+        flag: "save-best",
+        value: "BOOL",
+        kind: Kind::Switch,
+        short: "Save a checkpoint after each best evaluation [default: see below]",
+        more: "By default with a model folder and with --early-stop.",
+        aliases: &[],
     },
     Setting {
         key: "train.keep_checkpoints",
