@@ -4,6 +4,7 @@
 //! it reads, and knows nothing of models in memory, devices or training.
 
 pub mod atomic;
+pub mod chat;
 pub mod hf_checkpoint;
 pub mod hf_config;
 pub mod hf_shards;
