@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, ErrorKind};
 
@@ -93,8 +94,8 @@ impl ChatTemplate {
         eos: Option<String>,
     ) -> Result<Self, minijinja::Error> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        environment
+            .set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| {
