@@ -109,6 +109,17 @@ impl Tokenizer {
         Self::new(Path::new("byte tokenizer"), byte_level_json().to_string().into_bytes(), None)
     }
 
+    /// A tokenizer from the contents of both files, which another file holds in another form; `path` is that
+    /// file, for messages.
+    pub(super) fn from_parts(
+        path: &Path,
+        json: Vec<u8>,
+        config: Map<String, Value>,
+    ) -> Result<Self> {
+        let bytes = format!("{:#}\n", Value::Object(config.clone())).into_bytes();
+        Self::new(path, json, Some((path, bytes, config)))
+    }
+
     fn new(
         path: &Path,
         json: Vec<u8>,
@@ -197,6 +208,33 @@ impl Tokenizer {
     /// The token that ends a text, and stands between documents.
     pub fn eos(&self) -> u32 {
         self.eos
+    }
+
+    /// Whether the tokenizer's own rule puts the beginning token before a text. [`Tokenizer::encode`] does not.
+    pub fn adds_bos(&self) -> bool {
+        let ruled = self.inner.encode_fast("", true).ok();
+        self.bos.is_some() && ruled.and_then(|e| e.get_ids().first().copied()) == self.bos
+    }
+
+    /// The id of a token by its text.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The text of a token as the vocabulary has it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The bytes of `tokenizer.json`.
+    pub(super) fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// The object of `tokenizer_config.json`; empty where there is none.
+    pub(super) fn config_object(&self) -> Map<String, Value> {
+        let bytes = self.config.as_deref().unwrap_or_default();
+        serde_json::from_slice(bytes).unwrap_or_default()
     }
 
     /// blake3 of `tokenizer.json`, in hexadecimal.
