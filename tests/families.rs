@@ -242,17 +242,22 @@ fn a_model_in_the_hugging_face_cache_is_used_by_its_id() {
         common::stdout(&output)
     };
     let by_id = run("eval org/tiny --data text.txt --batches 2 --json");
-    let by_folder =
-        run(&format!("eval {} --data text.txt --batches 2 --json", snapshot.display()));
+    let by_folder = run(&format!("eval {} --data text.txt --batches 2 --json", snapshot.display()));
     assert_eq!(by_id, by_folder);
-    run("train --model org/tiny --data text.txt --method lora --rank 2 --iters 2 --batch-size 2 --max-seq-length 32 \
-         --eval-batches 1 --sample-tokens 2 --name byid --ui none");
+    run(
+        "train --model org/tiny --data text.txt --method lora --rank 2 --iters 2 --batch-size 2 --max-seq-length 32 \
+         --eval-batches 1 --sample-tokens 2 --name byid --ui none",
+    );
     // The run knows the commit, so it can be resumed although the variable is gone.
     place.ok("eval byid --batches 1");
-    let output = place.command("eval org/none").env("HF_HUB_CACHE", place.path("hub")).output().unwrap();
+    let output =
+        place.command("eval org/none").env("HF_HUB_CACHE", place.path("hub")).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let told = common::stderr(&output);
-    assert!(told.contains("hub/models--org--none") && told.contains("hf download org/none"), "{told}");
+    assert!(
+        told.contains("hub/models--org--none") && told.contains("hf download org/none"),
+        "{told}"
+    );
 }
 
 #[test]

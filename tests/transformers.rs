@@ -43,7 +43,11 @@ fn python() -> Option<PathBuf> {
 fn run(python: &Path, script: &str, arguments: &[&Path]) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(script);
     let mut command = Command::new(python);
-    command.arg(path).args(arguments).env("HF_HUB_OFFLINE", "1").env("TRANSFORMERS_VERBOSITY", "error");
+    command
+        .arg(path)
+        .args(arguments)
+        .env("HF_HUB_OFFLINE", "1")
+        .env("TRANSFORMERS_VERBOSITY", "error");
     let output = command.output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {told}");

@@ -63,7 +63,7 @@ type Check = (&'static str, fn(&mut Probe<'_>));
 
 /// Every check, short ones and those that others rest on first. The name of one that checks a single
 /// operation is the operation's.
-const CHECKS: [Check; 42] = [
+const CHECKS: [Check; 44] = [
     ("zero", updates::zero),
     ("fill", updates::fill),
     ("copy", updates::copy),

@@ -178,7 +178,7 @@ impl io::Write for Bounded {
 }
 
 /// The template in `tokenizer_config.json`: a text, or a list of named ones of which `default` is taken.
-fn configured(fields: Fields) -> Result<Option<String>> {
+pub(super) fn configured(fields: Fields) -> Result<Option<String>> {
     use serde_json::Value as Json;
     const KEY: &str = "chat_template";
     const WANTED: &str = "a text, or a list of templates with one named \"default\"";
@@ -198,7 +198,7 @@ fn configured(fields: Fields) -> Result<Option<String>> {
 }
 
 /// The text of a special token, given as a text or as an object with `content`.
-fn token_text(fields: &Fields, key: &str) -> Result<Option<String>> {
+pub(super) fn token_text(fields: &Fields, key: &str) -> Result<Option<String>> {
     use serde_json::Value as Json;
     match fields.get(key) {
         None => Ok(None),

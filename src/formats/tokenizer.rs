@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::atomic::write_atomically;
+use super::chat::{self, ChatTemplate};
 use super::json::{Fields, read_bytes, read_object};
 use crate::error::{Error, Result};
 
@@ -214,6 +215,34 @@ impl Tokenizer {
     pub fn adds_bos(&self) -> bool {
         let ruled = self.inner.encode_fast("", true).ok();
         self.bos.is_some() && ruled.and_then(|e| e.get_ids().first().copied()) == self.bos
+    }
+
+    /// The chat template that came with the tokenizer: in `chat_template.jinja` beside it, or in its configuration.
+    ///
+    /// Errors: [`Error::File`] or [`Error::Config`] for a template that cannot be read.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        let config = self.config_object();
+        let fields = Fields::new(Path::new(CONFIG_FILE), &config);
+        let source = match self.companion("chat_template.jinja") {
+            Some(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            None => chat::configured(fields)?,
+        };
+        let Some(source) = source else { return Ok(None) };
+        let token = |key| chat::token_text(&fields, key);
+        let (bos, eos) = (token("bos_token")?, token("eos_token")?);
+        ChatTemplate::new(&source, bos.as_deref(), eos.as_deref()).map(Some)
+    }
+
+    /// The ids that end a text besides [`Tokenizer::eos`], as a `generation_config.json` beside the tokenizer says.
+    ///
+    /// Errors: [`Error::File`] for a file that is not what it should be.
+    pub fn generation_ends(&self) -> Result<Vec<u32>> {
+        let path = Path::new("generation_config.json");
+        let Some(bytes) = self.companion("generation_config.json") else { return Ok(Vec::new()) };
+        let object: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| {
+            Error::file(path, format!("is not a JSON object: {error}"), "download it again")
+        })?;
+        Fields::new(path, &object).ids("eos_token_id")
     }
 
     /// The id of a token by its text.

@@ -7,6 +7,7 @@ pub mod engine;
 pub mod estimate;
 pub mod eval;
 pub mod export;
+pub mod generate;
 pub mod open;
 pub mod plan;
 pub mod rank;

@@ -10,7 +10,7 @@ use crate::model::Model;
 use crate::runlog::{RunDir, find};
 
 use super::checkpoint::Checkpoint;
-use super::plan::ModelSource;
+use super::plan::{ModelSource, is_gguf};
 use super::session::{check_tokenizer, open_device};
 use super::setup;
 
@@ -26,11 +26,11 @@ pub struct Opened {
     pub name: String,
 }
 
-/// Opens `target`: a folder with a `config.json`, the id of a model in the Hugging Face cache, or a run (path, name,
+/// Opens `target`: a folder with a `config.json`, a GGUF file, the id of a model in the Hugging Face cache, or a run (path, name,
 /// `latest`) below `out`. `device`: instead of the one the run trained on.
 pub fn open(target: &str, out: &Path, device: Option<&str>) -> Result<Opened> {
     let path = Path::new(target);
-    if path.join("config.json").is_file() && !path.join("state.json").is_file() {
+    if path.join("config.json").is_file() && !path.join("state.json").is_file() || is_gguf(path) {
         return open_directory(path, device);
     }
     if let Some(id) = HubId::parse(target).filter(|_| !path.exists() && !out.join(path).exists()) {

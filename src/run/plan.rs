@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Ranks, RunConfig, check_batch, check_warmup};
 use crate::error::{Error, Result};
+use crate::formats::gguf::GgufModel;
 use crate::formats::hf_config::HfConfig;
 use crate::formats::hub::{self, HubId};
 use crate::formats::tokenizer::Tokenizer;
@@ -27,7 +28,7 @@ const BILLION: usize = 1_000_000_000;
 pub enum ModelSource {
     /// A preset, freshly initialised.
     Preset(&'static Preset),
-    /// The weights of a Hugging Face directory.
+    /// The weights of a Hugging Face directory, or of a GGUF file.
     Directory(PathBuf),
 }
 
@@ -38,7 +39,7 @@ impl ModelSource {
             return Ok(Self::Preset(preset));
         }
         let path = Path::new(name);
-        if path.join("config.json").is_file() {
+        if path.join("config.json").is_file() || is_gguf(path) {
             return Ok(Self::Directory(path.to_path_buf()));
         }
         if path.is_dir() {
@@ -52,7 +53,7 @@ impl ModelSource {
         Err(Error::config(
             format!("model {name}: no such preset or folder"),
             format!(
-                "use one of {}, a Hugging Face directory, or the id of a model in the Hugging Face cache (ORG/NAME)",
+                "use one of {}, a Hugging Face directory, a GGUF file, or the id of a model in the Hugging Face cache (ORG/NAME)",
                 names.join(", ")
             ),
         ))
@@ -64,6 +65,7 @@ impl ModelSource {
             (Some("builtin"), _) | (None, Self::Preset(_)) => Tokenizer::builtin(),
             (Some("bytes"), _) => Tokenizer::bytes(),
             (Some(path), _) => Tokenizer::from_file(tokenizer_file(Path::new(path))),
+            (None, Self::Directory(file)) if is_gguf(file) => GgufModel::open(file)?.tokenizer(),
             (None, Self::Directory(folder)) if tokenizer_file(folder).is_file() => {
                 Tokenizer::from_file(tokenizer_file(folder))
             }
@@ -139,7 +141,11 @@ impl ModelSource {
                         "leave them out: the directory's config.json fixes the shape",
                     ));
                 }
-                let shape = HfConfig::read(folder.join("config.json"))?;
+                let shape = if is_gguf(folder) {
+                    GgufModel::open(folder)?.config().clone()
+                } else {
+                    HfConfig::read(folder.join("config.json"))?
+                };
                 if tokenizer.vocab_size() > shape.vocab_size {
                     return Err(Error::config(
                         format!(
@@ -154,6 +160,11 @@ impl ModelSource {
             }
         }
     }
+}
+
+/// Whether this is a GGUF file that is there.
+pub(super) fn is_gguf(path: &Path) -> bool {
+    GgufModel::is_named(path) && path.is_file()
 }
 
 fn tokenizer_file(path: &Path) -> PathBuf {

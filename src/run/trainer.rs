@@ -21,8 +21,9 @@ use crate::runlog::{
 use super::checkpoint::{self, Best, Progress};
 use super::commands::Signals;
 use super::engine::{Engine, Outcome};
-use super::eval::{continue_text, evaluate};
+use super::eval::evaluate;
 use super::export::write_model;
+use super::generate::continue_text;
 use super::rank::RankMonitor;
 
 /// Updates may be skipped as not finite for this share of the run before it stops.
@@ -325,20 +326,17 @@ impl Trainer<'_> {
 
     fn sample(&mut self) -> Result<()> {
         let train = &self.config.train;
-        let mut random = stream(train.seed, "sample", "text", self.engine.t);
-        let mut text = String::new();
-        continue_text(
+        let random = stream(train.seed, "sample", "text", self.engine.t);
+        let text = continue_text(
             &self.engine.model,
             &self.tokenizer,
             &train.sample_prompt,
             train.sample_tokens,
             Sampling::default(),
-            &mut random,
-            &mut |piece| {
-                text.push_str(piece);
-                Ok(())
-            },
-        )?;
+            random,
+            &mut |_| Ok(()),
+        )?
+        .text;
         let prompt = train.sample_prompt.clone();
         self.emit(Sample { prompt, text })
     }

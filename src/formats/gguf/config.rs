@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::hf_config::{HfConfig, Rope, RopeKind};
+use super::super::hf_config::{Family, HfConfig, Rope, RopeKind, Variant};
 use super::header::{Header, Value};
 use super::metadata::Metadata;
 use super::tokenizer;
@@ -14,6 +14,8 @@ const MAX_SIZE: usize = 1 << 24;
 const MAX_LAYERS: usize = 10_000;
 const ANOTHER_MODEL: &str =
     "use a model of the llama architecture (LLaMA, SmolLM2, TinyLlama, Mistral)";
+/// What the `llama` architecture of GGUF is here.
+const PLAIN: Variant = Variant { family: Family::Llama, attention_bias: false, mlp_bias: false };
 /// Where a file does not say, as llama.cpp takes it.
 const DEFAULT_THETA: f64 = 10_000.0;
 
@@ -143,6 +145,7 @@ pub(super) fn read(path: &Path, header: &Header) -> Result<HfConfig> {
         eos_token_ids.extend(special(key)?.filter(|id| !eos_token_ids.contains(id)));
     }
     Ok(HfConfig {
+        variant: PLAIN,
         hidden_size: hidden,
         intermediate_size: intermediate,
         num_hidden_layers: metadata.required_count("llama.block_count", MAX_LAYERS)?,
@@ -236,6 +239,7 @@ mod tests {
     #[test]
     fn names_go_both_ways() {
         let config = HfConfig {
+            variant: PLAIN,
             hidden_size: 8,
             intermediate_size: 8,
             num_hidden_layers: 4,

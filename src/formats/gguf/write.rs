@@ -7,7 +7,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use super::super::atomic::AtomicFile;
-use super::super::hf_config::{HfConfig, RopeKind};
+use super::super::hf_config::{Family, HfConfig, RopeKind, Variant};
 use super::super::tokenizer::Tokenizer;
 use super::blocks::Format;
 use super::config::{ARCHITECTURE, gguf_name, rotated_heads, rows_to_pairs};
@@ -111,6 +111,7 @@ impl GgufWriter {
     ///
     /// Errors: a tokenizer that llama.cpp has no form of; [`Error::Io`].
     pub fn create(path: impl AsRef<Path>, info: ModelInfo, format: Format) -> Result<Self> {
+        refuse_other_families(info.config)?;
         let mut entries = model_entries(info, format);
         let of_tokenizer = vocabulary::entries(info.tokenizer, info.config.vocab_size)?;
         entries.extend(of_tokenizer.into_iter().map(|(key, entry)| (key.to_owned(), entry)));
@@ -204,6 +205,23 @@ impl Place {
         let (block, block_bytes) = self.format.block();
         self.shape.iter().product::<usize>() as u64 / block * block_bytes
     }
+}
+
+/// Only what the `llama` architecture of GGUF computes can be written as it.
+fn refuse_other_families(config: &HfConfig) -> Result<()> {
+    let Variant { family, attention_bias, mlp_bias } = config.variant;
+    let is_plain = matches!(family, Family::Llama | Family::Mistral);
+    if is_plain && !attention_bias && !mlp_bias {
+        return Ok(());
+    }
+    let what = if is_plain { " with biases" } else { "" };
+    Err(Error::config(
+        format!(
+            "a {} model{what} cannot be written as GGUF; LLaMA and Mistral can",
+            family.model_type()
+        ),
+        "export the Hugging Face form (--format hf), which llama.cpp's own converter reads",
+    ))
 }
 
 fn places(config: &HfConfig, format: Format) -> Vec<Place> {
