@@ -1,7 +1,7 @@
 //! Chat templates: a model's own Jinja template turns messages into the text that it was tuned on.
 //!
 //! A template comes from the network and is run, so it gets nothing but the values below, and what it
-//! writes is bounded. The settings and functions are those of transformers, for which templates are made.
+//! writes, how often it goes round and how long its texts get is bounded (`ticks`). The settings and functions are those of transformers, for which templates are made.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,6 +13,7 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, ErrorKind};
 
 use super::json::{Fields, read_bytes, read_object};
+use super::ticks;
 use crate::error::{Error, Result};
 
 /// The template's file, as transformers 5 writes it.
@@ -21,6 +22,9 @@ const CONFIG_FILE: &str = "tokenizer_config.json";
 const NAME: &str = "chat template";
 /// No chat comes near this; a template that writes more does not end.
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
+/// ChatML with `END` in the place of what ends a message.
+const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + END + '\\n' }}\
+                      {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 /// Levels of lists and objects in a value that a template prints as JSON.
 const MAX_JSON_DEPTH: usize = 64;
 
@@ -80,6 +84,16 @@ impl ChatTemplate {
             .map_err(|error| Error::file(path, describe(&error), REMEDY))
     }
 
+    /// The template in a file of its own.
+    ///
+    /// Errors: [`Error::Io`], [`Error::File`] for a file that is no template.
+    pub fn of_file(path: &Path, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
+        let source = String::from_utf8(read_bytes(path)?)
+            .map_err(|error| Error::file(path, format!("is not UTF-8: {error}"), REMEDY))?;
+        Self::parse(source, bos.map(str::to_owned), eos.map(str::to_owned))
+            .map_err(|error| Error::file(path, describe(&error), REMEDY))
+    }
+
     /// A template from its text, with the texts of the tokens that begin and end a text.
     ///
     /// Errors: [`Error::Config`] with the line, for a text that is no template.
@@ -107,8 +121,40 @@ impl ChatTemplate {
             write_json(&mut json, value, 0)?;
             Ok::<_, minijinja::Error>(Value::from_safe_string(json))
         });
-        environment.add_template_owned(NAME, source.clone())?;
+        ticks::install(&mut environment);
+        environment.add_template_owned(NAME, ticks::with_ticks(&source))?;
         Ok(Self { environment, source, bos, eos })
+    }
+
+    /// ChatML, for a model that brings no template: each message between a begin with its role and `end`.
+    ///
+    /// `end` is what the model stops at: `<|im_end|>` where its tokenizer has that token, else its end of text.
+    pub fn chatml(end: &str) -> Result<Self> {
+        let source = CHATML.replace("END", &serde_json::Value::from(end).to_string());
+        Self::new(&source, None, None)
+    }
+
+    /// The same template with a date that stands still, as data that are made again must be the same: the date that
+    /// the templates of Llama 3 fall back to.
+    #[must_use]
+    pub fn at_fixed_date(mut self) -> Self {
+        self.environment.add_function("strftime_now", |format: &str| {
+            let date = jiff::civil::date(2024, 7, 26).at(0, 0, 0, 0);
+            jiff::fmt::strtime::format(format, date).map_err(|error| wrong_pattern(&error))
+        });
+        self
+    }
+
+    /// What decides the texts that it writes, as a hash in hexadecimal.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for part in [Some(&self.source), self.bos.as_ref(), self.eos.as_ref()] {
+            hasher.update(&[u8::from(part.is_some())]);
+            let text = part.map_or("", String::as_str);
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
     }
 
     /// The template's text.
@@ -134,7 +180,7 @@ impl ChatTemplate {
             .iter()
             .map(|message| {
                 let pairs = [("role", &message.role), ("content", &message.content)];
-                pairs.into_iter().map(|(k, v)| (k, Value::from(v.as_str()))).collect()
+                Value::from_pairs(pairs.map(|(key, text)| (key, text.as_str())))
             })
             .collect();
         let mut values = BTreeMap::from([
@@ -149,8 +195,9 @@ impl ChatTemplate {
                 values.insert(name, Value::from(text.as_str()));
             }
         }
-        let context: Value = values.into_iter().collect();
+        let context = Value::from_pairs(values);
         let mut output = Bounded(Vec::new());
+        ticks::begin();
         self.environment.get_template(NAME)?.render_captured_to(context, &mut output)?;
         String::from_utf8(output.0).map_err(|_| {
             minijinja::Error::new(ErrorKind::BadSerialization, "the template wrote no UTF-8")
@@ -219,8 +266,11 @@ fn describe(error: &minijinja::Error) -> String {
 
 /// The time in the local zone, by the `strftime` pattern that the template gives.
 fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
-        .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string()))
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now()).map_err(|error| wrong_pattern(&error))
+}
+
+fn wrong_pattern(error: &jiff::Error) -> minijinja::Error {
+    minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string())
 }
 
 /// JSON as Python's `json.dumps` writes it, without escapes for HTML: templates are not web pages.
@@ -291,6 +341,25 @@ mod tests {
         assert_eq!(text.unwrap(), "hi {\"content\": \"\\\"Hello\\\"\", \"role\": \"assistant\"}");
         assert_eq!(render("{{ strftime_now('%Y') }}").unwrap().len(), 4);
         assert_eq!(render("{% if tools is not none %}tools{% endif %}-").unwrap(), "-");
+    }
+
+    #[test]
+    fn chatml_is_what_it_should_be() {
+        let template = ChatTemplate::chatml("<|im_end|>").unwrap();
+        assert_eq!(
+            template.render(&chat(), false).unwrap(),
+            "<|im_start|>user\nHi <there><|im_end|>\n<|im_start|>assistant\n\"Hello\"<|im_end|>\n"
+        );
+        assert!(template.render(&chat(), true).unwrap().ends_with("<|im_start|>assistant\n"));
+    }
+
+    #[test]
+    fn a_fixed_date_stands_still_and_the_fingerprint_is_of_all_that_counts() {
+        let template = |bos| ChatTemplate::new("{{ strftime_now('%d %b %Y %H') }}", bos, None);
+        let fixed = template(None).unwrap().at_fixed_date();
+        assert_eq!(fixed.render(&chat(), false).unwrap(), "26 Jul 2024 00");
+        assert_eq!(fixed.fingerprint(), template(None).unwrap().fingerprint());
+        assert_ne!(fixed.fingerprint(), template(Some("")).unwrap().fingerprint());
     }
 
     #[test]

@@ -13,4 +13,5 @@ pub mod hub;
 mod json;
 pub mod positioned;
 pub mod safetensors;
+mod ticks;
 pub mod tokenizer;

@@ -245,14 +245,9 @@ impl Tokenizer {
         Fields::new(path, &object).ids("eos_token_id")
     }
 
-    /// The id of a token by its text.
-    pub fn id(&self, token: &str) -> Option<u32> {
+    /// The id of a token, where the vocabulary has it.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
-    }
-
-    /// The text of a token as the vocabulary has it.
-    pub fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
     }
 
     /// The bytes of `tokenizer.json`.

@@ -18,7 +18,7 @@ impl Model {
     ///
     /// A GGUF file is read likewise; there every tensor must be one of the network.
     pub fn load(directory: &Path, device: &Device) -> Result<Self> {
-        if GgufModel::is_named(directory) && directory.is_file() {
+        if GgufModel::is_named(directory) && !directory.is_dir() {
             let file = GgufModel::open(directory)?;
             return Self::build(file.config().clone(), device, |name, shape| {
                 file.read_expected(name, shape)

@@ -67,7 +67,7 @@ impl<'a> Writer<'a> {
     /// Also ends where the chats of known models end a turn.
     #[must_use]
     pub fn for_chat(mut self) -> Self {
-        self.ends.extend(TURN_ENDS.iter().filter_map(|name| self.tokenizer.id(name)));
+        self.ends.extend(TURN_ENDS.iter().filter_map(|name| self.tokenizer.id_of(name)));
         self
     }
 

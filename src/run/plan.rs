@@ -162,9 +162,9 @@ impl ModelSource {
     }
 }
 
-/// Whether this is a GGUF file that is there.
+/// Whether this names a GGUF file, which may be missing.
 pub(super) fn is_gguf(path: &Path) -> bool {
-    GgufModel::is_named(path) && path.is_file()
+    GgufModel::is_named(path) && !path.is_dir()
 }
 
 fn tokenizer_file(path: &Path) -> PathBuf {

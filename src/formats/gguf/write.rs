@@ -113,6 +113,13 @@ impl GgufWriter {
     pub fn create(path: impl AsRef<Path>, info: ModelInfo, format: Format) -> Result<Self> {
         refuse_other_families(info.config)?;
         let mut entries = model_entries(info, format);
+        let (tokens, rows) = (info.tokenizer.vocab_size(), info.config.vocab_size);
+        if tokens > rows {
+            return Err(Error::config(
+                format!("the tokenizer has {tokens} entries, the model's vocabulary {rows}"),
+                "use the tokenizer that belongs to the model",
+            ));
+        }
         let of_tokenizer = vocabulary::entries(info.tokenizer, info.config.vocab_size)?;
         entries.extend(of_tokenizer.into_iter().map(|(key, entry)| (key.to_owned(), entry)));
         if let Some(template) = info.chat_template {
