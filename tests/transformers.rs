@@ -96,7 +96,9 @@ fn models_go_from_transformers_to_fullrank_and_back() {
 #[test]
 fn a_real_model_has_the_logits_of_transformers() {
     let Some(folder) = std::env::var_os("FULLRANK_MODEL_DIR").map(PathBuf::from) else {
-        eprintln!("SKIPPED: FULLRANK_MODEL_DIR names no model; tests/interop/convert_gguf.py makes one");
+        eprintln!(
+            "SKIPPED: FULLRANK_MODEL_DIR names no model; tests/interop/convert_gguf.py makes one"
+        );
         return;
     };
     parity::llama::check(&folder, &Device::cpu());

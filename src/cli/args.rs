@@ -128,8 +128,13 @@ pub struct EvalArgs {
 pub struct GenerateArgs {
     /// What writes.
     pub source: Source,
-    /// What the text begins with. Default: the run's `train.sample_prompt`.
+    /// What the text begins with, or the message in a chat. Default: the run's `train.sample_prompt`; in a chat what is
+    /// typed.
     pub prompt: Option<String>,
+    /// Answer as in a chat, in the form of the model's own template.
+    pub chat: bool,
+    /// The system's message of a chat.
+    pub system: Option<String>,
     /// Most tokens to add; at least 1.
     pub max_tokens: usize,
     /// Divides the logits; 0 takes the most likely token. Finite, 0 or more.
@@ -138,8 +143,16 @@ pub struct GenerateArgs {
     pub top_k: usize,
     /// Only the most likely tokens that reach this probability together; above 0, 1 means all.
     pub top_p: f64,
+    /// Only tokens with this share of the likeliest one's probability; 0 to 1, 0 means all.
+    pub min_p: f64,
+    /// What makes tokens of the text less likely; above 0, 1 changes nothing.
+    pub repetition_penalty: f64,
     /// Seed of the draws.
     pub seed: u64,
+    /// Go on past the model's end of a text.
+    pub ignore_eos: bool,
+    /// Print the times as a line of JSON to stderr.
+    pub stats: bool,
 }
 
 /// What `ctl` is given.
@@ -475,10 +488,16 @@ fn generate_args(matches: &ArgMatches) -> Result<GenerateArgs> {
     let args = GenerateArgs {
         source: source::read(matches),
         prompt: matches.get_one::<String>("prompt").cloned(),
+        chat: matches.get_flag("chat"),
+        system: matches.get_one::<String>("system").cloned(),
         max_tokens: count(matches, "max-tokens") as usize,
         temperature: matches.get_one::<f64>("temperature").copied().unwrap_or(0.8),
         top_k: count(matches, "top-k") as usize,
         top_p: matches.get_one::<f64>("top-p").copied().unwrap_or(1.0),
+        min_p: matches.get_one::<f64>("min-p").copied().unwrap_or(0.0),
+        repetition_penalty: matches.get_one::<f64>("repetition-penalty").copied().unwrap_or(1.0),
+        ignore_eos: matches.get_flag("ignore-eos"),
+        stats: matches.get_flag("stats"),
         seed: count(matches, "seed"),
     };
     if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
@@ -491,6 +510,18 @@ fn generate_args(matches: &ArgMatches) -> Result<GenerateArgs> {
         return Err(Error::config(
             format!("--top-p is {}, expected above 0 and at most 1", args.top_p),
             "1 switches it off; 0.95 is a good start",
+        ));
+    }
+    if !(0.0..=1.0).contains(&args.min_p) {
+        return Err(Error::config(
+            format!("--min-p is {}, expected 0 to 1", args.min_p),
+            "0 switches it off; 0.05 is a good start",
+        ));
+    }
+    if !(args.repetition_penalty > 0.0 && args.repetition_penalty.is_finite()) {
+        return Err(Error::config(
+            format!("--repetition-penalty is {}, expected above 0", args.repetition_penalty),
+            "1 switches it off; 1.1 is a good start",
         ));
     }
     Ok(args)

@@ -392,11 +392,49 @@ fn generate_command() -> Command {
         .arg(number("top-p", "P", "1").value_parser(value_parser!(f64)).help(
             "Draw among the most likely tokens that together have this probability; 1 means all",
         ))
+        .arg(number("min-p", "P", "0").value_parser(value_parser!(f64)).help(
+            "Draw among tokens with at least this share of the likeliest one's probability; 0 means all",
+        ))
+        .arg(
+            number("repetition-penalty", "X", "1")
+                .value_parser(value_parser!(f64))
+                .help("Make tokens that are in the text less likely; 1 changes nothing"),
+        )
+        .arg(
+            Arg::new("chat")
+                .long("chat")
+                .action(ArgAction::SetTrue)
+                .help("Answer messages, in the form of the model's own chat template")
+                .long_help(
+                    "Answer messages, in the form of the model's own chat template. Without --prompt, messages are \
+                     read from the terminal, a line each (/reset begins anew, /quit ends), or the whole input is one \
+                     message where it is not a terminal.",
+                ),
+        )
+        .arg(
+            Arg::new("system")
+                .long("system")
+                .value_name("TEXT")
+                .requires("chat")
+                .help("What the chat's system message says [default: the template's own]"),
+        )
         .arg(device_arg().help("Device [default: the run's]"))
         .arg(
             number("seed", "N", "0")
                 .value_parser(value_parser!(u64))
                 .help("Seed of the draws; the same seed writes the same text"),
+        )
+        .arg(
+            Arg::new("ignore-eos")
+                .long("ignore-eos")
+                .action(ArgAction::SetTrue)
+                .help("Go on past the model's end of a text, to measure"),
+        )
+        .arg(
+            Arg::new("stats")
+                .long("stats")
+                .action(ArgAction::SetTrue)
+                .help("Print tokens and seconds to stderr, as a line of JSON"),
         )
 }
 

@@ -5,6 +5,7 @@
 
 pub mod atomic;
 pub mod chat;
+pub mod gguf;
 pub mod hf_checkpoint;
 pub mod hf_config;
 pub mod hf_shards;

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::atomic::write_atomically;
+use super::chat::{self, ChatTemplate};
 use super::json::{Fields, read_bytes, read_object};
 use crate::error::{Error, Result};
 
@@ -108,6 +109,17 @@ impl Tokenizer {
     /// One token a byte: id 0 ends a text, byte b has the id b + 1; 257 entries.
     pub fn bytes() -> Result<Self> {
         Self::new(Path::new("byte tokenizer"), byte_level_json().to_string().into_bytes(), None)
+    }
+
+    /// A tokenizer from the contents of both files, which another file holds in another form; `path` is that
+    /// file, for messages.
+    pub(super) fn from_parts(
+        path: &Path,
+        json: Vec<u8>,
+        config: Map<String, Value>,
+    ) -> Result<Self> {
+        let bytes = format!("{:#}\n", Value::Object(config.clone())).into_bytes();
+        Self::new(path, json, Some((path, bytes, config)))
     }
 
     fn new(
@@ -217,6 +229,51 @@ impl Tokenizer {
     /// The token that ends a text, and stands between documents.
     pub fn eos(&self) -> u32 {
         self.eos
+    }
+
+    /// Whether the tokenizer's own rule puts the beginning token before a text. [`Tokenizer::encode`] does not.
+    pub fn adds_bos(&self) -> bool {
+        let ruled = self.inner.encode_fast("", true).ok();
+        self.bos.is_some() && ruled.and_then(|e| e.get_ids().first().copied()) == self.bos
+    }
+
+    /// The chat template that came with the tokenizer: in `chat_template.jinja` beside it, or in its configuration.
+    ///
+    /// Errors: [`Error::File`] or [`Error::Config`] for a template that cannot be read.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        let config = self.config_object();
+        let fields = Fields::new(Path::new(CONFIG_FILE), &config);
+        let source = match self.companion("chat_template.jinja") {
+            Some(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            None => chat::configured(fields)?,
+        };
+        let Some(source) = source else { return Ok(None) };
+        let token = |key| chat::token_text(&fields, key);
+        let (bos, eos) = (token("bos_token")?, token("eos_token")?);
+        ChatTemplate::new(&source, bos.as_deref(), eos.as_deref()).map(Some)
+    }
+
+    /// The ids that end a text besides [`Tokenizer::eos`], as a `generation_config.json` beside the tokenizer says.
+    ///
+    /// Errors: [`Error::File`] for a file that is not what it should be.
+    pub fn generation_ends(&self) -> Result<Vec<u32>> {
+        let path = Path::new("generation_config.json");
+        let Some(bytes) = self.companion("generation_config.json") else { return Ok(Vec::new()) };
+        let object: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| {
+            Error::file(path, format!("is not a JSON object: {error}"), "download it again")
+        })?;
+        Fields::new(path, &object).ids("eos_token_id")
+    }
+
+    /// The bytes of `tokenizer.json`.
+    pub(super) fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// The object of `tokenizer_config.json`; empty where there is none.
+    pub(super) fn config_object(&self) -> Map<String, Value> {
+        let bytes = self.config.as_deref().unwrap_or_default();
+        serde_json::from_slice(bytes).unwrap_or_default()
     }
 
     /// blake3 of `tokenizer.json`, in hexadecimal.

@@ -7,6 +7,8 @@ use std::path::Path;
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::formats::atomic::sync_folder;
+use crate::formats::chat::ChatTemplate;
+use crate::formats::gguf::{Format, GgufWriter, ModelInfo};
 use crate::formats::hf_shards::{MAX_SHARD_BYTES, ShardWriter};
 use crate::formats::safetensors::{Dtype, TensorPlan, TensorValues};
 use crate::formats::tokenizer::Tokenizer;
@@ -69,23 +71,54 @@ pub fn write_model_in_shards(
     fs::rename(&partial, folder).map_err(Error::io("rename", &partial))
 }
 
+/// Writes a GGUF file with the matrices in `format`, everything merged into the weights. The file appears complete or
+/// not at all.
+///
+/// Errors: a network or a tokenizer that llama.cpp has no form of; a value that the format cannot hold.
+pub fn write_gguf(
+    path: &Path,
+    name: &str,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    format: Format,
+) -> Result<()> {
+    let template = tokenizer.chat_template()?;
+    let chat_template = template.as_ref().map(ChatTemplate::source);
+    let info = ModelInfo { name, config: &model.config, tokenizer, chat_template };
+    let merged = merged_layers(model);
+    let mut writer = GgufWriter::create(path, info, format)?;
+    while let Some((name, _)) = writer.next() {
+        let values = exported_values(model, &merged, name);
+        writer.write_next(&values)?;
+    }
+    model.device().check()?;
+    writer.finish()
+}
+
+/// The layers whose weight in a file is not the parameter itself, by the weight's name.
+fn merged_layers(model: &Model) -> BTreeMap<String, &Linear> {
+    let linears = model.linears().iter().filter(|linear| linear.adapter.is_some());
+    linears.map(|linear| (format!("{}.weight", linear.name), linear)).collect()
+}
+
+/// The values of a tensor of the network as they stand in a file.
+fn exported_values(model: &Model, merged: &BTreeMap<String, &Linear>, name: &str) -> Vec<f32> {
+    match merged.get(name) {
+        Some(linear) => merged_weight(model, linear),
+        None => model.params.host_values(&model.params.parts_of(name)),
+    }
+}
+
 fn write_files(
     folder: &Path,
     model: &Model,
     tokenizer: &Tokenizer,
     max_shard_bytes: u64,
 ) -> Result<()> {
-    let merged: BTreeMap<String, &Linear> = model
-        .linears()
-        .iter()
-        .filter(|linear| linear.adapter.is_some())
-        .map(|linear| (format!("{}.weight", linear.name), linear))
-        .collect();
+    let merged = merged_layers(model);
     let mut plans = Vec::new();
-    let mut parts = BTreeMap::new();
-    for Whole { name, shape, parts: own } in model.params.wholes(Role::Network) {
-        plans.push(TensorPlan { name: name.clone(), dtype: Dtype::F32, shape });
-        parts.insert(name, own);
+    for Whole { name, shape, .. } in model.params.wholes(Role::Network) {
+        plans.push(TensorPlan { name, dtype: Dtype::F32, shape });
     }
     for (name, linear) in &merged {
         // Without a dense weight the product of the factors takes its place.
@@ -96,11 +129,7 @@ fn write_files(
     }
     let mut writer = ShardWriter::create(folder, plans.clone(), max_shard_bytes);
     for plan in &plans {
-        let values = match (merged.get(&plan.name), parts.get(&plan.name)) {
-            (Some(linear), _) => merged_weight(model, linear),
-            (None, Some(parts)) => model.params.host_values(parts),
-            (None, None) => unreachable!("{} is a parameter or merged", plan.name),
-        };
+        let values = exported_values(model, &merged, &plan.name);
         writer.write(&plan.name, TensorValues::F32(&values))?;
     }
     writer.finish()?;

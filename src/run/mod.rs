@@ -9,6 +9,7 @@ pub mod engine;
 pub mod estimate;
 pub mod eval;
 pub mod export;
+pub mod generate;
 pub mod machine;
 pub mod open;
 pub mod plan;

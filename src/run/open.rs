@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::runlog::{RunDir, find};
 
 use super::checkpoint::Checkpoint;
-use super::plan::{ModelSource, adapter_alone};
+use super::plan::{ModelSource, adapter_alone, is_gguf};
 use super::session::{check_tokenizer, open_device};
 use super::setup;
 
@@ -51,7 +51,7 @@ pub enum Which {
 /// What to open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Source {
-    /// A folder with a `config.json`, the id of a model in the Hugging Face cache, a run (path, name, `latest`), or the
+    /// A folder with a `config.json`, a GGUF file, the id of a model in the Hugging Face cache, a run (path, name, `latest`), or the
     /// folder of a checkpoint.
     pub target: String,
     /// Where runs are looked for.
@@ -81,7 +81,7 @@ pub fn open_source(source: &Source) -> Result<Opened> {
     let Source { target, out, which, .. } = source;
     let device = source.device.as_deref();
     let path = Path::new(target);
-    if path.join("config.json").is_file() && !path.join("state.json").is_file() {
+    if path.join("config.json").is_file() && !path.join("state.json").is_file() || is_gguf(path) {
         return open_folder(path, source);
     }
     if is_adapter(path) {

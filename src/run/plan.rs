@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Ranks, RunConfig, check_batch, check_warmup};
 use crate::error::{Error, Result};
 use crate::formats::chat::ChatTemplate;
+use crate::formats::gguf::GgufModel;
 use crate::formats::hf_config::HfConfig;
 use crate::formats::hub::{self, HubId};
 use crate::formats::peft::is_adapter;
@@ -35,7 +36,7 @@ const CHATML_END: &str = "<|im_end|>";
 pub enum ModelSource {
     /// A preset, freshly initialised.
     Preset(&'static Preset),
-    /// The weights of a Hugging Face directory.
+    /// The weights of a Hugging Face directory, or of a GGUF file.
     Directory(PathBuf),
 }
 
@@ -55,7 +56,7 @@ impl ModelSource {
             return Ok(Self::Preset(preset));
         }
         let path = Path::new(name);
-        if path.join("config.json").is_file() {
+        if path.join("config.json").is_file() || is_gguf(path) {
             return Ok(Self::Directory(path.to_path_buf()));
         }
         if is_adapter(path) {
@@ -72,7 +73,7 @@ impl ModelSource {
         Err(Error::config(
             format!("model {name}: no such preset or folder"),
             format!(
-                "use one of {}, a Hugging Face directory, or the id of a model in the Hugging Face cache (ORG/NAME)",
+                "use one of {}, a Hugging Face directory, a GGUF file, or the id of a model in the Hugging Face cache (ORG/NAME)",
                 names.join(", ")
             ),
         ))
@@ -84,6 +85,7 @@ impl ModelSource {
             (Some("builtin"), _) | (None, Self::Preset(_)) => Tokenizer::builtin(),
             (Some("bytes"), _) => Tokenizer::bytes(),
             (Some(path), _) => Tokenizer::from_file(tokenizer_file(Path::new(path))),
+            (None, Self::Directory(file)) if is_gguf(file) => GgufModel::open(file)?.tokenizer(),
             (None, Self::Directory(folder)) if tokenizer_file(folder).is_file() => {
                 Tokenizer::from_file(tokenizer_file(folder))
             }
@@ -190,7 +192,11 @@ impl ModelSource {
                         "leave them out: the directory's config.json fixes the shape",
                     ));
                 }
-                let shape = HfConfig::read(folder.join("config.json"))?;
+                let shape = if is_gguf(folder) {
+                    GgufModel::open(folder)?.config().clone()
+                } else {
+                    HfConfig::read(folder.join("config.json"))?
+                };
                 if tokenizer.vocab_size() > shape.vocab_size {
                     return Err(Error::config(
                         format!(
@@ -205,6 +211,11 @@ impl ModelSource {
             }
         }
     }
+}
+
+/// Whether this names a GGUF file, which may be missing.
+pub(super) fn is_gguf(path: &Path) -> bool {
+    GgufModel::is_named(path) && !path.is_dir()
 }
 
 fn tokenizer_file(path: &Path) -> PathBuf {

@@ -22,8 +22,9 @@ use super::alerts::Alerts;
 use super::checkpoint::{self, Best, Progress};
 use super::commands::Signals;
 use super::engine::{Engine, Outcome};
-use super::eval::{continue_text, evaluate};
+use super::eval::evaluate;
 use super::export::write_model;
+use super::generate::continue_text;
 use super::machine::{Machine, free_bytes};
 use super::rank::RankMonitor;
 
@@ -378,20 +379,17 @@ impl Trainer<'_> {
 
     fn sample(&mut self) -> Result<()> {
         let train = &self.config.train;
-        let mut random = stream(train.seed, "sample", "text", self.engine.t);
-        let mut text = String::new();
-        continue_text(
+        let random = stream(train.seed, "sample", "text", self.engine.t);
+        let text = continue_text(
             &self.engine.model,
             &self.tokenizer,
             &train.sample_prompt,
             train.sample_tokens,
             Sampling::default(),
-            &mut random,
-            &mut |piece| {
-                text.push_str(piece);
-                Ok(())
-            },
-        )?;
+            random,
+            &mut |_| Ok(()),
+        )?
+        .text;
         let prompt = train.sample_prompt.clone();
         self.emit(Sample { prompt, text })
     }
