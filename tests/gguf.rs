@@ -109,7 +109,7 @@ fn exported_files_are_read_by_gguf_and_transformers() {
         write_gguf(&path, "small", &model, &tokenizer, format).unwrap();
         let (about, theirs) = with_python(&python, &path, &ids);
         let mut found: Vec<_> = about["formats"].as_object().unwrap().iter().collect();
-        found.sort();
+        found.sort_by_key(|(kind, _)| (*kind).clone());
         let found: Vec<String> = found.iter().map(|(k, n)| format!("\"{k}\":{n}")).collect();
         assert_eq!(format!("{{{}}}", found.join(",")), kinds);
         assert_eq!(about["tokens"], model.config.vocab_size);

@@ -325,7 +325,7 @@ proptest! {
         file.extend(&noise);
         file.extend(b"\n{\"text\": \"good\"}\n");
         let data = prepare(folder.path(), &file, Some(&template)).unwrap();
-        let (train, valid) = (data.facts.train.rows.unwrap(), data.facts.valid.rows.unwrap());
+        let (train, valid) = (data.facts.train.rows.clone().unwrap(), data.facts.valid.rows.clone().unwrap());
         let lines = file.split(|b| *b == b'\n').filter(|l| !l.trim_ascii().is_empty()).count() as u64;
         prop_assert_eq!(train.kinds.values().sum::<u64>() + train.bad_rows, lines);
         prop_assert!(train.rows + train.dropped + valid.rows + valid.dropped == lines - train.bad_rows);
