@@ -18,6 +18,8 @@
 
 pub mod action;
 pub mod app;
+#[cfg(test)]
+pub mod fixture;
 pub mod keymap;
 pub mod model;
 pub mod plot;
