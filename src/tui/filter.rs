@@ -10,9 +10,8 @@
 //! | `a b`, `a AND b`, `a OR b`, `(a OR b) c` | both, either; AND binds closer |
 //! | `has:val` | the field is there |
 
-use ratatui::crossterm::event::{KeyCode, KeyEvent};
-use tui_input::Input;
-use tui_input::backend::crossterm::EventHandler;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use tui_input::{Input, InputRequest};
 
 /// What a field of a run holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -324,10 +323,32 @@ impl FilterLine {
             KeyCode::Enter => self.is_editing = false,
             KeyCode::Esc => *self = Self::default(),
             _ => {
-                self.input.handle_event(&ratatui::crossterm::event::Event::Key(key));
+                if let Some(request) = request(key) {
+                    self.input.handle(request);
+                }
             }
         }
     }
+}
+
+/// What a key does to a line of text.
+fn request(key: KeyEvent) -> Option<InputRequest> {
+    let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
+    Some(match key.code {
+        KeyCode::Char('u') if is_control => InputRequest::DeleteLine,
+        KeyCode::Char('w') if is_control => InputRequest::DeletePrevWord,
+        KeyCode::Char('a') if is_control => InputRequest::GoToStart,
+        KeyCode::Char('e') if is_control => InputRequest::GoToEnd,
+        KeyCode::Char(_) if is_control => return None,
+        KeyCode::Char(sign) => InputRequest::InsertChar(sign),
+        KeyCode::Backspace => InputRequest::DeletePrevChar,
+        KeyCode::Delete => InputRequest::DeleteNextChar,
+        KeyCode::Left => InputRequest::GoToPrevChar,
+        KeyCode::Right => InputRequest::GoToNextChar,
+        KeyCode::Home => InputRequest::GoToStart,
+        KeyCode::End => InputRequest::GoToEnd,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
