@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use crate::runlog::body::{
-    Alert, Body, Ckpt, Cmd, End, EndStatus, Eval, Level, Log, Mem, Merge, MergeLayer, Phase, Reset,
-    Run, Sample, Skip, Step, Subspace, Sys, Time,
+    Alert, Body, Ckpt, Cmd, End, EndStatus, Eval, Level, Log, Mem, Phase, Run, Sample, Skip, Step,
+    Subspace, Sys, Time,
 };
 use crate::runlog::summary::{RunRecord, Summary};
-use crate::runlog::{Coverage, Event, Rank, SideCoverage, Status, Switch, SwitchLayer};
+use crate::runlog::{
+    Coverage, Event, Merge, MergeLayer, Rank, Reset, SideCoverage, Status, Switch, SwitchLayer,
+};
 
 use super::app::App;
 use super::model::RunModel;

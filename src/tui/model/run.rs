@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::runlog::body::{
-    Alert, Body, Ckpt, Cmd, Log, Mem, Merge, Rank, Reset, Sample, Subspace, Sys, Time,
-};
+use crate::runlog::body::{Alert, Body, Ckpt, Cmd, Log, Mem, Sample, Subspace, Sys, Time};
 use crate::runlog::status::Status;
-use crate::runlog::{Event, Level, Summary};
+use crate::runlog::{Event, Level, Merge, Rank, Reset, Summary};
 use crate::series::{Moment, Table};
 
 use super::switches::Switches;
