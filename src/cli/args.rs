@@ -175,6 +175,8 @@ pub struct EstimateArgs {
 pub struct BenchArgs {
     /// What is measured.
     pub options: Options,
+    /// The screen in place of kernels and steps, with runs of this many updates.
+    pub screen_updates: Option<u64>,
     /// Worker threads; 0 means all cores.
     pub threads: usize,
     /// Result as JSON.
@@ -524,6 +526,7 @@ fn bench_args(matches: &ArgMatches) -> Result<BenchArgs> {
             with_stock: !matches.get_flag("no-stock"),
             shape,
         },
+        screen_updates: matches.get_flag("screen").then(|| count(matches, "updates")),
         threads: size("threads"),
         json: matches.get_flag("json"),
     })

@@ -15,6 +15,7 @@
 //! | [`views`] | one file a view |
 //! | [`plot`] | charts, heat maps and bars over a buffer of cells |
 //! | [`filter`] | the filter of run lists |
+//! | [`measure`] | a screen without a terminal, for measurements |
 //! | [`theme`] | colours and signs, for every terminal |
 //! | [`term`] | the terminal: its modes and their undoing, captured output, the loop |
 
@@ -24,6 +25,7 @@ pub mod filter;
 #[cfg(test)]
 pub mod fixture;
 pub mod keymap;
+pub mod measure;
 pub mod model;
 pub mod plot;
 pub mod saved;
