@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::runlog::body::{Alert, Body, Ckpt, Cmd, Log, Mem, Rank, Sample, Sys, Time};
+use crate::runlog::body::{Alert, Body, Ckpt, Cmd, Log, Mem, Sample, Sys, Time};
 use crate::runlog::status::Status;
-use crate::runlog::{Event, Level, Summary};
+use crate::runlog::{Event, Level, Rank, Summary};
 use crate::series::{Moment, Table};
 
 use super::switches::Switches;
