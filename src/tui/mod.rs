@@ -13,11 +13,15 @@
 //! | [`action`], [`keymap`] | what keys do, in one table |
 //! | [`views`] | one file a view |
 //! | [`plot`] | charts, heat maps and bars over a buffer of cells |
+//! | [`filter`] | the filter of run lists |
 //! | [`theme`] | colours and signs, for every terminal |
 //! | [`term`] | the terminal: its modes and their undoing, captured output, the loop |
 
 pub mod action;
 pub mod app;
+pub mod filter;
+#[cfg(test)]
+pub mod fixture;
 pub mod keymap;
 pub mod model;
 pub mod plot;

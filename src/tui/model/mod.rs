@@ -4,4 +4,4 @@ mod run;
 mod switches;
 
 pub use run::{At, Marker, MarkerKind, Metric, RunModel};
-pub use switches::Switches;
+pub use switches::{Exchange, Exchanges, Switches};

@@ -1,10 +1,11 @@
 //! One run, from its events alone.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::runlog::body::{Alert, Body, Ckpt, Cmd, Log, Mem, Sample, Sys, Time};
+use crate::runlog::body::{Alert, Body, Ckpt, Cmd, Log, Mem, Sample, Subspace, Sys, Time};
 use crate::runlog::status::Status;
-use crate::runlog::{Event, Level, Rank, Summary};
+use crate::runlog::{Event, Level, Merge, Rank, Reset, Summary};
 use crate::series::{Moment, Table};
 
 use super::switches::Switches;
@@ -146,6 +147,14 @@ pub struct RunModel {
     pub is_paused: bool,
     /// Events taken in; changes with every one.
     pub revision: u64,
+    /// Its settings from `run.toml`, `table.key` to value; empty where they are not known.
+    pub config: BTreeMap<String, String>,
+    /// Merges of factors into the weights, oldest first.
+    pub merges: Vec<At<Merge>>,
+    /// New beginnings of factors or moments, oldest first.
+    pub resets: Vec<At<Reset>>,
+    /// New subspaces by layer, oldest first.
+    pub subspaces: Vec<At<Subspace>>,
     now: Moment,
 }
 
@@ -171,6 +180,10 @@ impl RunModel {
             commands: Vec::new(),
             is_paused: false,
             revision: 0,
+            config: BTreeMap::new(),
+            merges: Vec::new(),
+            resets: Vec::new(),
+            subspaces: Vec::new(),
             now: Moment::default(),
         }
     }
@@ -236,9 +249,22 @@ impl RunModel {
                 self.mark(MarkerKind::Command, cmd.cmd.clone());
                 self.commands.push(At { at, what: cmd.clone() });
             }
-            Body::Merge(_) => self.mark(MarkerKind::Merge, "merge".into()),
-            Body::Reset(_) => self.mark(MarkerKind::Reset, "reset".into()),
-            Body::Subspace(_) => self.mark(MarkerKind::Subspace, "subspace".into()),
+            Body::Merge(merge) => {
+                self.mark(MarkerKind::Merge, "merge".into());
+                self.merges.push(At { at, what: merge.clone() });
+            }
+            Body::Reset(reset) => {
+                self.mark(MarkerKind::Reset, "reset".into());
+                self.resets.push(At { at, what: reset.clone() });
+            }
+            Body::Subspace(subspace) => {
+                // One event a layer; one mark an update.
+                let mut of_update = self.markers.iter().rev().take_while(|m| m.at.step == at.step);
+                if !of_update.any(|marker| marker.kind == MarkerKind::Subspace) {
+                    self.mark(MarkerKind::Subspace, "subspace".into());
+                }
+                self.subspaces.push(At { at, what: subspace.clone() });
+            }
             Body::Limiter(_) => self.mark(MarkerKind::Limiter, "limiter".into()),
             Body::Skip(skip) => self.mark(MarkerKind::Skip, skip.reason.clone()),
             Body::Phase(phase) => self.mark(MarkerKind::Phase, phase.name.clone()),
@@ -272,5 +298,8 @@ impl RunModel {
         }
         self.switches.truncate(step);
         self.ranks.retain(|rank| rank.at.step <= step);
+        self.merges.retain(|merge| merge.at.step <= step);
+        self.resets.retain(|reset| reset.at.step <= step);
+        self.subspaces.retain(|subspace| subspace.at.step <= step);
     }
 }

@@ -9,6 +9,7 @@ use super::app::App;
 
 pub mod compare;
 pub mod editor;
+pub mod frame;
 pub mod help;
 pub mod logs;
 pub mod palette;
