@@ -10,6 +10,7 @@ use crate::series::Axis;
 
 use super::action::{Action, Effect, ViewId};
 use super::model::{Metric, RunModel};
+use super::source::Facts;
 use super::theme::Theme;
 use super::views;
 
@@ -32,6 +33,12 @@ pub enum Msg {
     Key(ratatui::crossterm::event::KeyEvent),
     /// The screen has another size.
     Resize(u16, u16),
+    /// A run was read from its files, anew.
+    Loaded(usize, Box<RunModel>),
+    /// What a run's files say besides its log.
+    Facts(usize, Box<Facts>),
+    /// A line for the user.
+    Notice(String),
 }
 
 /// What all charts share.
@@ -174,6 +181,17 @@ impl App {
                     run.status = status;
                 }
             }
+            Msg::Loaded(place, model) => {
+                if let Some(run) = self.runs.get_mut(place) {
+                    *run = *model;
+                }
+            }
+            Msg::Facts(run, facts) => {
+                if let Some(run) = self.runs.get_mut(run) {
+                    run.set_facts(*facts);
+                }
+            }
+            Msg::Notice(text) => self.notice = Some((text, self.now_ms + 5000)),
             Msg::Runs(runs) => self.browser = runs,
             Msg::Act(Action::Quit) => return vec![Effect::Quit],
             Msg::Act(Action::View(view)) => self.view = view,
