@@ -41,7 +41,13 @@ pub fn groups(runs: &[RunModel], shown: &[usize], lays_together: bool) -> Vec<Ve
 }
 
 /// A run's value at a place of an axis, on the straight line between the rows around it.
-fn between(run: &RunModel, metric: Metric, axis: Axis, half_life: Option<f64>, x: f64) -> Option<f64> {
+fn between(
+    run: &RunModel,
+    metric: Metric,
+    axis: Axis,
+    half_life: Option<f64>,
+    x: f64,
+) -> Option<f64> {
     let table = run.table(metric);
     let after = table.clock.row_at(axis, x);
     let at = |row: usize| {
@@ -164,7 +170,11 @@ pub fn difference(
     differing
         .map(|key| {
             let name = key.strip_prefix("train.").unwrap_or(key).to_owned();
-            (name, a.get(key).cloned().unwrap_or_else(none), b.get(key).cloned().unwrap_or_else(none))
+            (
+                name,
+                a.get(key).cloned().unwrap_or_else(none),
+                b.get(key).cloned().unwrap_or_else(none),
+            )
         })
         .collect()
 }
@@ -228,7 +238,8 @@ mod tests {
     #[test]
     fn paired_differences_need_two_seeds_in_common() {
         let runs = runs();
-        let value = |run: &RunModel| Some(run.summary.run.seed as f64 * 10.0 + run.config.len() as f64);
+        let value =
+            |run: &RunModel| Some(run.summary.run.seed as f64 * 10.0 + run.config.len() as f64);
         let stat = paired(&runs, &[1, 3, 4], &[0, 2], value).unwrap();
         assert_eq!((stat.n, stat.mean, stat.std), (2, 1.0, Some(0.0)), "seed 3 has no partner");
         assert!(paired(&runs, &[4, 1], &[0], value).is_none());
