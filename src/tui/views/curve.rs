@@ -182,13 +182,21 @@ impl Curve<'_> {
         let is_log = is_log_y(app, self.metric);
         let columns = dots(area.width);
         let draw = |table: &Table, half_life| {
-            table.draw_smooth(self.metric.column(), axes.x, half_life, x.low..x.high, columns, x.is_log)
+            table.draw_smooth(
+                self.metric.column(),
+                axes.x,
+                half_life,
+                x.low..x.high,
+                columns,
+                x.is_log,
+            )
         };
         // Evaluations are few and already means.
         let half_life = axes.half_life.filter(|_| !is_evaluated(self.metric));
         let smooth = half_life.map(|half_life| draw(table, Some(half_life)));
         let raw = (axes.shows_raw || smooth.is_none()).then(|| draw(table, None));
-        let undone: Vec<_> = self.run.undone(self.metric).map(|table| draw(table, half_life)).collect();
+        let undone: Vec<_> =
+            self.run.undone(self.metric).map(|table| draw(table, half_life)).collect();
         let symbols = self.symbols(x);
 
         let seen = |points: &[(f64, f64)]| -> Vec<f64> {
@@ -206,7 +214,13 @@ impl Curve<'_> {
         let mut chart = Chart::new(theme, x, y.unwrap_or(AxisRange::new(0.0, 1.0, false)));
         let color = theme.series(self.place);
         for points in &undone {
-            chart.lines.push(Line { points, style: theme.dim, is_dim: true, dots: true, letter: None });
+            chart.lines.push(Line {
+                points,
+                style: theme.dim,
+                is_dim: true,
+                dots: true,
+                letter: None,
+            });
         }
         if let Some(points) = &raw {
             let (style, is_dim) = if smooth.is_some() { (theme.dim, true) } else { (color, false) };
@@ -287,7 +301,9 @@ impl Curve<'_> {
             spans.push(Span::styled(words, theme.key));
             let name = self.metric.name();
             spans.push(Span::raw(format!(" · {name} {}", value_words(self.metric, value))));
-            if let Some((_, smooth)) = half_life.and_then(|half_life| self.at_cursor(Some(half_life))) {
+            if let Some((_, smooth)) =
+                half_life.and_then(|half_life| self.at_cursor(Some(half_life)))
+            {
                 spans.push(Span::raw(format!(" · ema {}", value_words(self.metric, smooth))));
             }
         } else {

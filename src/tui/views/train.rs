@@ -45,12 +45,8 @@ pub struct State {
 
 impl Default for State {
     fn default() -> Self {
-        let small = [
-            Metric::LearningRate,
-            Metric::GradNorm,
-            Metric::TokensPerSecond,
-            Metric::ValLoss,
-        ];
+        let small =
+            [Metric::LearningRate, Metric::GradNorm, Metric::TokensPerSecond, Metric::ValLoss];
         let [a, b, c, d] = small;
         Self { focus: MAIN, metrics: [Metric::Loss, a, b, c, d] }
     }
@@ -133,7 +129,13 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         return;
     }
     let Some(run) = app.run() else {
-        frame::say("No run is open: 7 shows the runs of the folder.", app.theme.dim, &app.theme, area, buffer);
+        frame::say(
+            "No run is open: 7 shows the runs of the folder.",
+            app.theme.dim,
+            &app.theme,
+            area,
+            buffer,
+        );
         return frame::plain(&app.theme, area, buffer);
     };
     if app.is_maximised {
@@ -181,7 +183,14 @@ fn layout(area: Rect) -> Vec<(usize, Rect)> {
     panels
 }
 
-fn panel(app: &App, run: &RunModel, number: usize, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
+fn panel(
+    app: &App,
+    run: &RunModel,
+    number: usize,
+    area: Rect,
+    buffer: &mut Buffer,
+    hits: &mut Hits,
+) {
     hits.panels.push((area, number));
     let is_focused = app.train.focus == number;
     let theme = &app.theme;
@@ -228,7 +237,8 @@ fn preparing(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &m
         lines.push((frame::duration(since), text::printable(&log.what.msg), false));
     }
     let told = &run.summary.run;
-    let words = [told.model.as_str(), told.method.as_str(), told.data.as_str(), told.device.as_str()];
+    let words =
+        [told.model.as_str(), told.method.as_str(), told.data.as_str(), told.device.as_str()];
     let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
     pen.text(0, 0, &words.join(" · "), theme.title);
     let room = usize::from(inside.height.saturating_sub(4));

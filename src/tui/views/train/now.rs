@@ -142,7 +142,8 @@ impl Rows<'_> {
             self.plain(3, "tokens", short(run.summary.tokens as f64), planned.as_slice());
         }
         if let Some(speed) = run.last(Metric::TokensPerSecond) {
-            let column = run.steps.column("tok_s").map(|column| column.values()).unwrap_or_default();
+            let column =
+                run.steps.column("tok_s").map(|column| column.values()).unwrap_or_default();
             let newest = &column[column.len().saturating_sub(SPARKED)..];
             let newest: Vec<f64> = newest.iter().copied().map(f64::from).collect();
             let theme = self.theme;
