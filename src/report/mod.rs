@@ -5,7 +5,7 @@
 //! look.
 
 pub mod chart;
-mod diff;
+pub mod diff;
 pub mod flop;
 pub mod heat;
 pub mod page;

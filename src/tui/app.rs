@@ -2,6 +2,7 @@
 //! messages bring time, events and keys in, [`Effect`]s carry wishes out.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use crate::runlog::Event;
 use crate::runlog::status::Status;
@@ -9,7 +10,7 @@ use crate::runlog::summary::RunRecord;
 use crate::series::Axis;
 
 use super::action::{Action, Effect, ViewId};
-use super::model::{Metric, RunModel};
+use super::model::{Metric, Preview, RunModel};
 use super::theme::Theme;
 use super::views;
 
@@ -32,6 +33,8 @@ pub enum Msg {
     Key(ratatui::crossterm::event::KeyEvent),
     /// The screen has another size.
     Resize(u16, u16),
+    /// What the browser shows of a run that is not open.
+    Preview(PathBuf, Box<Preview>),
 }
 
 /// What all charts share.
@@ -174,7 +177,13 @@ impl App {
                     run.status = status;
                 }
             }
-            Msg::Runs(runs) => self.browser = runs,
+            Msg::Runs(runs) => {
+                self.browser = runs;
+                return views::runs::wanted(self);
+            }
+            Msg::Preview(path, preview) => {
+                self.list.previews.insert(path, *preview);
+            }
             Msg::Act(Action::Quit) => return vec![Effect::Quit],
             Msg::Act(Action::View(view)) => self.view = view,
             Msg::Act(action) => return views::update(self, action),
