@@ -11,6 +11,7 @@ use crate::series::Axis;
 
 use super::action::{Action, Effect, ViewId};
 use super::model::{Metric, Preview, RunModel};
+use super::source::Facts;
 use super::theme::Theme;
 use super::views;
 
@@ -35,6 +36,12 @@ pub enum Msg {
     Resize(u16, u16),
     /// What the browser shows of a run that is not open.
     Preview(PathBuf, Box<Preview>),
+    /// A run was read from its files, anew.
+    Loaded(usize, Box<RunModel>),
+    /// What a run's files say besides its log.
+    Facts(usize, Box<Facts>),
+    /// A line for the user.
+    Notice(String),
 }
 
 /// What all charts share.
@@ -184,6 +191,17 @@ impl App {
             Msg::Preview(path, preview) => {
                 self.list.previews.insert(path, *preview);
             }
+            Msg::Loaded(place, model) => {
+                if let Some(run) = self.runs.get_mut(place) {
+                    *run = *model;
+                }
+            }
+            Msg::Facts(run, facts) => {
+                if let Some(run) = self.runs.get_mut(run) {
+                    run.set_facts(*facts);
+                }
+            }
+            Msg::Notice(text) => self.notice = Some((text, self.now_ms + 5000)),
             Msg::Act(Action::Quit) => return vec![Effect::Quit],
             Msg::Act(Action::View(view)) => self.view = view,
             Msg::Act(action) => return views::update(self, action),

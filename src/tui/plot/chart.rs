@@ -218,13 +218,13 @@ impl<'a> Chart<'a> {
         }
         // Neighbouring rows of labels are hard to read: the first of each pair stays, round ones before others.
         ticks.sort_by_key(|(_, value)| (roughness(*value), value.to_bits()));
-        let mut taken: Vec<u16> = Vec::new();
+        let mut taken: Vec<(u16, String)> = Vec::new();
         for (row, value) in ticks {
             let Some(text) = label(value, usize::from(LABEL)) else { continue };
-            if taken.iter().all(|other| row.abs_diff(*other) >= 2) {
-                taken.push(row);
+            if taken.iter().all(|(other, name)| row.abs_diff(*other) >= 2 && *name != text) {
                 pen.right(column, row, &text, self.theme.dim);
                 pen.sign(column + 1, row, '┤', self.theme.dim);
+                taken.push((row, text));
             }
         }
     }
@@ -362,6 +362,13 @@ mod tests {
         (0..buffer.area.height).map(row).collect::<Vec<_>>().join("\n")
     }
 
+    fn snapshot(name: &str, text: &str) {
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path("../../../tests/snapshots/tui");
+        settings.set_prepend_module_to_snapshot(false);
+        settings.bind(|| insta::assert_snapshot!(name, text));
+    }
+
     fn drawn(chart: &Chart, width: u16, height: u16) -> String {
         let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
         chart.draw(buffer.area, &mut buffer);
@@ -386,12 +393,12 @@ mod tests {
             cursor: Some(300.0),
             ..Chart::new(&theme, AxisRange::new(0.0, 500.0, false), y)
         };
-        insta::assert_snapshot!("chart", drawn(&chart, 60, 16));
+        snapshot("chart", &drawn(&chart, 60, 16));
         let ascii = Theme::new(crate::tui::theme::Depth::Mono, true, false);
         let mut buffer = Buffer::empty(Rect::new(0, 0, 60, 16));
         Chart { theme: &ascii, ..chart }.draw(buffer.area, &mut buffer);
         super::super::signs::to_ascii(buffer.area, &mut buffer);
-        insta::assert_snapshot!("chart_ascii", text(&buffer));
+        snapshot("chart_ascii", &text(&buffer));
     }
 
     #[test]

@@ -10,9 +10,9 @@ use crate::tui::theme::Theme;
 /// A frame.
 #[derive(Debug, Clone, Default)]
 pub struct Panel<'a> {
-    /// Stands in the upper edge, on the left.
+    /// Stands in the upper edge, on the left. Spans that do not fit are left out whole.
     pub title: Line<'a>,
-    /// Stands in the lower edge, on the right; left out where it does not fit.
+    /// Stands in the lower edge, on the right; likewise.
     pub note: Line<'a>,
     /// Whether keys go to it.
     pub is_focused: bool,
@@ -43,8 +43,9 @@ impl Panel<'_> {
         if title.width() > 0 {
             buffer.set_line(area.x + 1, area.y, &padded(title), area.width - 2);
         }
-        if self.note.width() > 0 && self.note.width() <= room {
-            let note = padded(self.note.clone());
+        let note = fitted(&self.note, room);
+        if note.width() > 0 {
+            let note = padded(note);
             let start = area.right().saturating_sub(1 + note.width() as u16);
             buffer.set_line(start, area.bottom() - 1, &note, area.width - 2);
         }
