@@ -11,6 +11,7 @@
 //! | [`model`] | what a run has told so far |
 //! | [`app`] | everything on the screen: runs, axes, the state of each view |
 //! | [`action`], [`keymap`] | what keys do, in one table |
+//! | [`saved`] | what a user chose on the screen, kept with the run |
 //! | [`views`] | one file a view |
 //! | [`plot`] | charts, heat maps and bars over a buffer of cells |
 //! | [`filter`] | the filter of run lists |
@@ -25,6 +26,7 @@ pub mod fixture;
 pub mod keymap;
 pub mod model;
 pub mod plot;
+pub mod saved;
 pub mod source;
 pub mod term;
 pub mod theme;
