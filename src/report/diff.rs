@@ -25,8 +25,8 @@ pub(super) fn differences(entries: &[Entry]) -> Vec<Difference> {
     found
 }
 
-/// The settings of a configuration as text: `[table] key` as `table.key`.
-pub fn flat(config: &Table) -> BTreeMap<String, String> {
+/// `[table] key` as `table.key`.
+fn flat(config: &Table) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for (name, value) in config {
         match value {

@@ -5,7 +5,7 @@
 //! look.
 
 pub mod chart;
-pub mod diff;
+mod diff;
 pub mod flop;
 pub mod heat;
 pub mod page;

@@ -8,6 +8,6 @@ mod switches;
 
 pub use cost::Cost;
 pub use pace::Pace;
-pub use preview::{Preview, settings};
+pub use preview::Preview;
 pub use run::{At, Marker, MarkerKind, Metric, RunModel, Undone};
 pub use switches::{Exchange, Exchanges, Switches};

@@ -9,6 +9,7 @@ use super::RunModel;
 use crate::error::{Error, Result};
 use crate::runlog::body::{Body, Run};
 use crate::runlog::{RunDir, Tail};
+use crate::tui::source::Facts;
 
 /// Points of the curve that are kept.
 const MOST_POINTS: usize = 512;
@@ -89,7 +90,7 @@ impl Preview {
             }
         })?;
         (preview.losses, preview.evals) = (losses.points, evals);
-        preview.config = settings(dir);
+        preview.config = Facts::read(dir).config;
         let facts = std::fs::read(dir.facts()).ok();
         let facts: Value =
             facts.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
@@ -120,13 +121,6 @@ impl Preview {
             ..Self::default()
         }
     }
-}
-
-/// The settings of a run as flat text, `train.rank` to `16`; none where `run.toml` cannot be read.
-pub fn settings(dir: &RunDir) -> BTreeMap<String, String> {
-    let text = std::fs::read_to_string(dir.config()).ok();
-    let table: toml::Table = text.and_then(|text| text.parse().ok()).unwrap_or_default();
-    crate::report::diff::flat(&table)
 }
 
 /// Bytes of the files in a folder and below; links are not followed.
