@@ -2,10 +2,12 @@
 
 mod cost;
 mod pace;
+mod preview;
 mod run;
 mod switches;
 
 pub use cost::Cost;
 pub use pace::Pace;
+pub use preview::Preview;
 pub use run::{At, Marker, MarkerKind, Metric, RunModel, Undone};
 pub use switches::{Exchange, Exchanges, Switches};
