@@ -11,6 +11,10 @@
 //! | [`model`] | what a run has told so far |
 //! | [`app`] | everything on the screen: runs, axes, the state of each view |
 //! | [`action`], [`keymap`] | what keys do, in one table |
+//! | [`edit`] | lines of text that are being edited |
+//! | [`settings`] | settings that may change in flight |
+//! | [`shell`] | what stands around every view |
+//! | [`page`] | a drawn screen as text or as a picture |
 //! | [`views`] | one file a view |
 //! | [`plot`] | charts, heat maps and bars over a buffer of cells |
 //! | [`filter`] | the filter of run lists |
@@ -19,12 +23,16 @@
 
 pub mod action;
 pub mod app;
+pub mod edit;
 pub mod filter;
 #[cfg(test)]
 pub mod fixture;
 pub mod keymap;
 pub mod model;
+pub mod page;
 pub mod plot;
+pub mod settings;
+pub mod shell;
 pub mod source;
 pub mod term;
 pub mod theme;

@@ -12,6 +12,8 @@ use crate::tui::app::App;
 pub struct State {
     /// The panel in focus.
     pub focus: usize,
+    /// What is shown, in the words of the filter.
+    pub filter: String,
 }
 
 /// What an action changes here.
