@@ -47,8 +47,8 @@ pub enum Msg {
     Press(KeyEvent),
     /// Text was pasted.
     Paste(String),
-    /// Another run was opened.
-    Add(Box<RunModel>),
+    /// Another run was opened; whether it is the one of this process.
+    Add(Box<RunModel>, bool),
     /// A line that something in this process printed while the screen was drawn on.
     Stray(String),
     /// The work of this process is over; the screen stays.
@@ -59,8 +59,8 @@ pub enum Msg {
     Terminal(ratatui::crossterm::event::Event),
     /// A signal came. For the loop.
     Signal(i32),
-    /// Something outside has changed and the loop should look. For the loop.
-    Wake,
+    /// Leave at once: what the screen was there for is over. For the loop.
+    Leave,
 }
 
 /// What all charts share.
@@ -230,11 +230,17 @@ impl App {
             Msg::Press(key) => return self.press(key),
             Msg::Paste(text) => self.paste(&text),
             Msg::Click(..) | Msg::Key(_) => return views::input(self, &msg),
-            Msg::Add(run) => self.runs.push(*run),
+            Msg::Add(run, is_own) => {
+                if is_own && self.own.is_none() {
+                    self.own = Some(self.runs.len());
+                    self.active = self.runs.len();
+                }
+                self.runs.push(*run);
+            }
             Msg::Stray(text) => self.stray(text),
             Msg::Over => self.is_over = true,
             Msg::Notice(text) => self.say(text),
-            Msg::Resize(..) | Msg::Terminal(_) | Msg::Signal(_) | Msg::Wake => {}
+            Msg::Resize(..) | Msg::Terminal(_) | Msg::Signal(_) | Msg::Leave => {}
         }
         Vec::new()
     }

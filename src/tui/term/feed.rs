@@ -1,0 +1,75 @@
+//! The runs that are open, each with the thread that reads it.
+
+use std::sync::mpsc::SyncSender;
+use std::sync::{Mutex, PoisonError};
+
+use super::capture::Capture;
+use crate::error::Result;
+use crate::runlog::RunDir;
+use crate::tui::app::Msg;
+use crate::tui::model::RunModel;
+use crate::tui::source::{LiveSink, Source};
+
+/// Opens runs for a screen. Runs have the places in the app in the order in which they are opened here.
+#[derive(Debug)]
+pub struct Feed {
+    messages: SyncSender<Msg>,
+    capture: Capture,
+    sources: Mutex<Vec<Source>>,
+}
+
+impl Feed {
+    /// A feed into the channel of a screen; what is captured goes to the log of this process's run.
+    pub(super) fn new(messages: SyncSender<Msg>, capture: Capture) -> Self {
+        Self { messages, capture, sources: Mutex::default() }
+    }
+
+    fn add(
+        &self,
+        dir: &RunDir,
+        is_own: bool,
+        start: impl FnOnce(usize, SyncSender<Msg>) -> Result<Source>,
+    ) -> Result<usize> {
+        // One after the other, so that the places here and in the app are the same.
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = sources.len();
+        let run = RunModel::new(Some(dir.path().to_path_buf()));
+        // A screen that has gone wants no runs.
+        let _ = self.messages.send(Msg::Add(Box::new(run), is_own));
+        sources.push(start(place, self.messages.clone())?);
+        Ok(place)
+    }
+
+    /// Opens a run that another process trains, or that is over.
+    pub fn open(&self, dir: &RunDir) -> Result<usize> {
+        self.add(dir, false, |place, messages| Source::tail(place, dir.clone(), messages))
+    }
+
+    /// Plays a run again, `speed` times as fast as it was.
+    pub fn replay(&self, dir: &RunDir, speed: f64) -> Result<usize> {
+        self.add(dir, false, |place, messages| Source::replay(place, dir.clone(), speed, messages))
+    }
+
+    /// Opens the run of this process; its events go into the sink. What the process prints goes to
+    /// `stderr.log` in the run's folder too.
+    pub fn own(&self, dir: &RunDir) -> Result<LiveSink> {
+        self.capture.to_file(&dir.path().join("stderr.log"))?;
+        let mut sink = None;
+        self.add(dir, true, |place, messages| {
+            let (live, source) = Source::live(place, dir.clone(), messages)?;
+            sink = Some(live);
+            Ok(source)
+        })?;
+        sink.ok_or_else(|| crate::error::Error::run("the run has no sink", "report this"))
+    }
+
+    /// Tells the screen something; one that has gone does not hear it.
+    pub fn tell(&self, message: Msg) {
+        let _ = self.messages.send(message);
+    }
+
+    /// Lets go of all runs.
+    pub(super) fn close(&self) {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
