@@ -14,6 +14,7 @@ use crate::series::{Axis, Moment};
 use super::action::{Action, Effect, ViewId};
 use super::edit::Line;
 use super::model::{At, Metric, RunModel};
+use super::source::Facts;
 use super::theme::Theme;
 use super::views;
 
@@ -61,6 +62,10 @@ pub enum Msg {
     Signal(i32),
     /// Leave at once: what the screen was there for is over. For the loop.
     Leave,
+    /// A run was read from its files, anew.
+    Loaded(usize, Box<RunModel>),
+    /// What a run's files say besides its log.
+    Facts(usize, Box<Facts>),
 }
 
 /// What all charts share.
@@ -223,6 +228,16 @@ impl App {
             Msg::Status(run, status) => {
                 if let Some(run) = self.runs.get_mut(run) {
                     run.status = status;
+                }
+            }
+            Msg::Loaded(place, model) => {
+                if let Some(run) = self.runs.get_mut(place) {
+                    *run = *model;
+                }
+            }
+            Msg::Facts(run, facts) => {
+                if let Some(run) = self.runs.get_mut(run) {
+                    run.set_facts(*facts);
                 }
             }
             Msg::Runs(runs) => self.browser = runs,

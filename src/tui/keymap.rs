@@ -225,4 +225,12 @@ mod tests {
             assert!(actions.contains(&action), "{action:?}");
         }
     }
+
+    #[test]
+    fn the_page_of_the_documentation_is_the_table() {
+        let page = include_str!("../../docs/tui.md");
+        let (_, rest) = page.split_once("<!-- keys: begin -->\n").unwrap();
+        let (table, _) = rest.split_once("<!-- keys: end -->").unwrap();
+        assert_eq!(table, markdown(), "put the output of `fullrank keys --md` between the marks");
+    }
 }

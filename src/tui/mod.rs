@@ -18,12 +18,15 @@
 //! | [`views`] | one file a view |
 //! | [`plot`] | charts, heat maps and bars over a buffer of cells |
 //! | [`filter`] | the filter of run lists |
+//! | [`prefs`] | how a user wants the screen |
+//! | [`export`] | the panel in focus as files |
 //! | [`theme`] | colours and signs, for every terminal |
 //! | [`term`] | the terminal: its modes and their undoing, captured output, the loop |
 
 pub mod action;
 pub mod app;
 pub mod edit;
+pub mod export;
 pub mod filter;
 #[cfg(test)]
 pub mod fixture;
@@ -31,6 +34,7 @@ pub mod keymap;
 pub mod model;
 pub mod page;
 pub mod plot;
+pub mod prefs;
 pub mod settings;
 pub mod shell;
 pub mod source;

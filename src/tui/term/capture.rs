@@ -70,10 +70,10 @@ fn read(reader: PipeReader, copy: &Mutex<Copy>, messages: &SyncSender<Msg>) {
         {
             let mut copy = copy.lock().unwrap_or_else(PoisonError::into_inner);
             // A full disk must not stop what prints.
-            match &mut copy.file {
-                Some(file) => drop(file.write_all(&line)),
-                None if copy.early.len() < KEPT_BYTES => copy.early.extend_from_slice(&line),
-                None => {}
+            if let Some(file) = &mut copy.file {
+                let _ = file.write_all(&line);
+            } else if copy.early.len() < KEPT_BYTES {
+                copy.early.extend_from_slice(&line);
             }
         }
         let words = text::printable(String::from_utf8_lossy(&line).trim_end());

@@ -1,12 +1,13 @@
 //! The runs that are open, each with the thread that reads it.
 
+use std::path::Path;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, PoisonError};
 
 use super::capture::Capture;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::runlog::RunDir;
-use crate::tui::app::Msg;
+use crate::tui::app::{App, Msg};
 use crate::tui::model::RunModel;
 use crate::tui::source::{LiveSink, Source};
 
@@ -45,22 +46,40 @@ impl Feed {
         self.add(dir, false, |place, messages| Source::tail(place, dir.clone(), messages))
     }
 
+    /// Opens a run from the loop itself, which must not wait for its own channel.
+    ///
+    /// Errors: runs that were opened elsewhere have not arrived yet; the next try will do.
+    pub(super) fn open_here(&self, dir: &RunDir, app: &mut App) -> Result<usize> {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = sources.len();
+        if place != app.runs.len() {
+            return Err(Error::run("runs are still being opened", "try again in a moment"));
+        }
+        let run = RunModel::new(Some(dir.path().to_path_buf()));
+        app.update(Msg::Add(Box::new(run), false));
+        sources.push(Source::tail(place, dir.clone(), self.messages.clone())?);
+        Ok(place)
+    }
+
     /// Plays a run again, `speed` times as fast as it was.
     pub fn replay(&self, dir: &RunDir, speed: f64) -> Result<usize> {
         self.add(dir, false, |place, messages| Source::replay(place, dir.clone(), speed, messages))
     }
 
-    /// Opens the run of this process; its events go into the sink. What the process prints goes to
-    /// `stderr.log` in the run's folder too.
+    /// Copies what the process prints to `stderr.log` in a folder.
+    pub fn captured_to(&self, folder: &Path) -> Result<()> {
+        self.capture.to_file(&folder.join("stderr.log"))
+    }
+
+    /// Opens a run of this process; its events go into the sink.
     pub fn own(&self, dir: &RunDir) -> Result<LiveSink> {
-        self.capture.to_file(&dir.path().join("stderr.log"))?;
         let mut sink = None;
         self.add(dir, true, |place, messages| {
             let (live, source) = Source::live(place, dir.clone(), messages)?;
             sink = Some(live);
             Ok(source)
         })?;
-        sink.ok_or_else(|| crate::error::Error::run("the run has no sink", "report this"))
+        sink.ok_or_else(|| Error::run("the run has no sink", "report this"))
     }
 
     /// Tells the screen something; one that has gone does not hear it.

@@ -21,7 +21,7 @@ use super::signals::Hearing;
 use crate::error::{Error, Result};
 use crate::runlog::event::now_ms;
 use crate::runlog::{Command, RunDir};
-use crate::tui::action::Effect;
+use crate::tui::action::{Effect, ViewId};
 use crate::tui::app::{App, Msg, Overlay};
 use crate::tui::source::WAITING;
 use crate::tui::views::Hits;
@@ -102,7 +102,7 @@ pub fn run(
     let feed = std::sync::Arc::new(Feed::new(send.clone(), capture));
     start(std::sync::Arc::clone(&feed));
     let ended = catch_unwind(AssertUnwindSafe(|| {
-        Screen::new(app, options, host, &guard, receive, send)?.run()
+        Screen::new(app, options, host, &guard, &feed, (receive, send))?.run()
     }));
     drop(guard);
     drop(hearing);
@@ -124,6 +124,7 @@ struct Screen<'a> {
     app: &'a mut App,
     host: &'a mut dyn Host,
     guard: &'a TermGuard,
+    feed: &'a Feed,
     messages: Receiver<Msg>,
     input: Input,
     painter: Painter,
@@ -140,14 +141,15 @@ impl<'a> Screen<'a> {
         options: Options,
         host: &'a mut dyn Host,
         guard: &'a TermGuard,
-        messages: Receiver<Msg>,
-        send: SyncSender<Msg>,
+        feed: &'a Feed,
+        (messages, send): (Receiver<Msg>, SyncSender<Msg>),
     ) -> Result<Self> {
         let painter = Painter::new(guard.terminal()?)?;
         Ok(Self {
             app,
             host,
             guard,
+            feed,
             messages,
             input: Input::start(send)?,
             painter,
@@ -236,7 +238,7 @@ impl<'a> Screen<'a> {
                 return Ok(None);
             }
             Msg::Leave => return Ok(Some(Ended::Quit)),
-            message @ (Msg::Events(..) | Msg::Status(..)) => {
+            message @ (Msg::Events(..) | Msg::Status(..) | Msg::Loaded(..)) => {
                 // What is not on the screen needs no frame.
                 let dirt = if self.app.is_frozen { Dirt::None } else { Dirt::Data };
                 (message, dirt)
@@ -300,7 +302,6 @@ impl<'a> Screen<'a> {
             }
             Effect::Export => self.host.export(self.app).map(Some),
             Effect::Open(path) => {
-                self.app.update(Msg::Wake);
                 self.open(&path).map(|()| None)
             }
             Effect::Resume(path) => self.host.resume(&path).map(Some),
@@ -314,6 +315,17 @@ impl<'a> Screen<'a> {
         }
         self.budget.soil(Dirt::Input);
         Ok(None)
+    }
+
+    /// Shows a run of the browser: the one that is open already, or opens it.
+    fn open(&mut self, path: &Path) -> Result<()> {
+        let known = self.app.runs.iter().position(|run| run.dir.as_deref() == Some(path));
+        self.app.active = match known {
+            Some(place) => place,
+            None => self.feed.open_here(&RunDir::at(path), self.app)?,
+        };
+        self.app.view = ViewId::Train;
+        Ok(())
     }
 
     fn send(&self, run: usize, action: crate::runlog::Action) -> Result<()> {
