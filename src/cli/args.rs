@@ -64,12 +64,10 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
         "ctl" => Request::Ctl(CtlArgs {
             run: text(matches, "run"),
             out: out(matches),
-            action: match text(matches, "command").as_str() {
-                "pause" => Action::Pause,
-                "resume" => Action::Resume,
-                "checkpoint" => Action::Checkpoint,
-                _ => Action::Stop,
-            },
+            action: Action::parse(
+                &text(matches, "command"),
+                matches.get_one::<String>("argument").map(String::as_str),
+            )?,
             wait: !matches.get_flag("no-wait"),
         }),
         "devices" => Request::Devices { json: matches.get_flag("json") },

@@ -176,7 +176,7 @@ mod tests {
         round_trip(Ckpt { path: "checkpoints/step-00000007".into(), ..Ckpt::default() });
         round_trip(Sample { prompt: "It is\n".into(), text: "a \"truth\" \u{1b}".into() });
         round_trip(Alert { level: Level::Warn, what: "w".into(), remedy: String::new() });
-        round_trip(Cmd { id: "1".into(), cmd: "stop".into(), ok: true, what: String::new() });
+        round_trip(Cmd { id: "1".into(), cmd: "stop".into(), ok: true, ..Cmd::default() });
         round_trip(Log { level: Level::Info, msg: "m".into() });
         round_trip(Pause::default());
         round_trip(Resume::default());

@@ -7,10 +7,11 @@ use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 
 use super::{ascii_arg, config_arg, device_arg, json_arg, out_arg, run_arg};
 use crate::cli::settings;
+use crate::runlog::control;
 
 pub(super) fn ctl_command() -> Command {
     Command::new("ctl")
-        .about("Commands a live run: pause, resume, checkpoint or stop")
+        .about("Commands a live run: pause, resume, checkpoint, stop, change a setting and more")
         .long_about(
             "Commands a live run, from a script or another terminal. Waits until the run has answered, \
              unless told not to.",
@@ -20,12 +21,17 @@ pub(super) fn ctl_command() -> Command {
             Arg::new("command")
                 .value_name("COMMAND")
                 .required(true)
-                .value_parser(PossibleValuesParser::new(["pause", "resume", "checkpoint", "stop"]))
+                .value_parser(PossibleValuesParser::new(control::WORDS))
                 .help("What to do")
                 .long_help(
-                    "pause: stop updating; resume: go on; checkpoint: save now; stop: save and end",
+                    "pause: stop updating; resume: go on; unload: save, free the device's memory and wait for resume; \
+                     checkpoint: save now; sample, eval, spectra: write text, measure the validation loss or the \
+                     ranks now; stop: save and end; set KEY=VALUE: change a setting from the next update on",
                 ),
         )
+        .arg(Arg::new("argument").value_name("KEY=VALUE").help(
+            "For set: learning_rate=1e-4, learning_rate=*0.5, eval_every=50, switchlora.interval0=60, …",
+        ))
         .arg(out_arg())
         .arg(
             Arg::new("no-wait")
