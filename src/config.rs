@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 mod check;
+pub mod live;
 mod load;
 mod methods;
 mod rank;

@@ -175,6 +175,8 @@ pub struct EstimateArgs {
 pub struct BenchArgs {
     /// What is measured.
     pub options: Options,
+    /// The screen in place of kernels and steps, with runs of this many updates.
+    pub screen_updates: Option<u64>,
     /// Worker threads; 0 means all cores.
     pub threads: usize,
     /// Result as JSON.
@@ -279,12 +281,10 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
         "ctl" => Request::Ctl(CtlArgs {
             run: text(matches, "run"),
             out: out(matches),
-            action: match text(matches, "command").as_str() {
-                "pause" => Action::Pause,
-                "resume" => Action::Resume,
-                "checkpoint" => Action::Checkpoint,
-                _ => Action::Stop,
-            },
+            action: Action::parse(
+                &text(matches, "command"),
+                matches.get_one::<String>("argument").map(String::as_str),
+            )?,
             wait: !matches.get_flag("no-wait"),
         }),
         "devices" => Request::Devices { json: matches.get_flag("json") },
@@ -526,6 +526,7 @@ fn bench_args(matches: &ArgMatches) -> Result<BenchArgs> {
             with_stock: !matches.get_flag("no-stock"),
             shape,
         },
+        screen_updates: matches.get_flag("screen").then(|| count(matches, "updates")),
         threads: size("threads"),
         json: matches.get_flag("json"),
     })

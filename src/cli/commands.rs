@@ -7,6 +7,7 @@ use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 
 use super::settings;
+use crate::runlog::control;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -375,7 +376,7 @@ fn generate_command() -> Command {
 
 fn ctl_command() -> Command {
     Command::new("ctl")
-        .about("Commands a live run: pause, resume, checkpoint or stop")
+        .about("Commands a live run: pause, resume, checkpoint, stop, change a setting and more")
         .long_about(
             "Commands a live run, from a script or another terminal. Waits until the run has answered, \
              unless told not to.",
@@ -385,12 +386,17 @@ fn ctl_command() -> Command {
             Arg::new("command")
                 .value_name("COMMAND")
                 .required(true)
-                .value_parser(PossibleValuesParser::new(["pause", "resume", "checkpoint", "stop"]))
+                .value_parser(PossibleValuesParser::new(control::WORDS))
                 .help("What to do")
                 .long_help(
-                    "pause: stop updating; resume: go on; checkpoint: save now; stop: save and end",
+                    "pause: stop updating; resume: go on; unload: save, free the device's memory and wait for resume; \
+                     checkpoint: save now; sample, eval, spectra: write text, measure the validation loss or the \
+                     ranks now; stop: save and end; set KEY=VALUE: change a setting from the next update on",
                 ),
         )
+        .arg(Arg::new("argument").value_name("KEY=VALUE").help(
+            "For set: learning_rate=1e-4, learning_rate=*0.5, eval_every=50, switchlora.interval0=60, …",
+        ))
         .arg(out_arg())
         .arg(
             Arg::new("no-wait")
@@ -517,6 +523,18 @@ fn bench_command() -> Command {
         .arg(flag("kernels-only", "Kernels, no steps").conflicts_with("steps-only"))
         .arg(flag("steps-only", "Steps, no kernels"))
         .arg(flag("no-stock", "Ours alone"))
+        .arg(
+            flag("screen", "The screen in place of both: long runs loaded, drawn and gone through")
+                .conflicts_with_all(["kernels-only", "steps-only"]),
+        )
+        .arg(
+            Arg::new("updates")
+                .long("updates")
+                .value_name("N")
+                .default_value("1000000")
+                .value_parser(value_parser!(u64).range(1..=10_000_000))
+                .help("Updates of each run on the screen"),
+        )
         .arg(
             Arg::new("threads")
                 .long("threads")

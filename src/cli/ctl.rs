@@ -151,7 +151,14 @@ mod tests {
         let set = Action::Set { key: "learning_rate".into(), value: 0.001.into() };
         let done = talk(set, |command| {
             let cmd = command.action.to_string();
-            Cmd { id: command.id.clone(), cmd, ok: true, what: "was 0.002".into() }.into()
+            Cmd {
+                id: command.id.clone(),
+                cmd,
+                ok: true,
+                what: "was 0.002".into(),
+                ..Cmd::default()
+            }
+            .into()
         });
         let expected = "20261121-190000-lora: set learning_rate=0.001 at step 11, was 0.002\n";
         assert_eq!(done.unwrap(), expected);
@@ -165,7 +172,7 @@ mod tests {
         let set = Action::Set { key: "rank".into(), value: 8.into() };
         let error = talk(set, |command| {
             let what = "rank needs a restart".into();
-            Cmd { id: command.id.clone(), cmd: String::new(), ok: false, what }.into()
+            Cmd { id: command.id.clone(), ok: false, what, ..Cmd::default() }.into()
         })
         .unwrap_err();
         assert_eq!(

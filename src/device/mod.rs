@@ -108,6 +108,13 @@ impl Device {
         }
     }
 
+    /// Gives memory that no tensor uses any more back to the system, as far as the driver does.
+    pub fn release_unused(&self) {
+        self.wait();
+        self.tensor.memory_cleanup();
+        self.wait();
+    }
+
     /// burn's device. Outside `kernels` only for measurements beside burn.
     #[doc(hidden)]
     pub fn tensor_device(&self) -> &burn::tensor::Device {

@@ -199,6 +199,9 @@ pub trait Method {
     /// After [`Method::restore`], when the factors have their values.
     fn restored(&mut self, _cx: &mut Context<'_>) {}
 
+    /// Takes over the settings that may change while a run trains ([`crate::config::live::LIVE`]).
+    fn retune(&mut self, _config: &RunConfig) {}
+
     /// What a checkpoint must hold besides parameters and moments.
     fn state(&self, cx: &Context<'_>) -> MethodState;
 

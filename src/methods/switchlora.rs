@@ -178,6 +178,11 @@ impl Method for SwitchLora {
         state
     }
 
+    fn retune(&mut self, config: &RunConfig) {
+        self.rate.interval0 = config.switchlora.interval0;
+        self.rules.freeze = config.switchlora.freeze;
+    }
+
     fn schedule_index(&self, t: u64, total: u64) -> ScheduleIndex {
         self.warm_start.schedule_index(t, total)
     }

@@ -202,6 +202,15 @@ impl Model {
         }
     }
 
+    /// Drops everything that takes memory of the device. The network cannot be used any more; another one takes its
+    /// place.
+    pub fn unload(&mut self) {
+        self.params = Params::default();
+        self.blocks.clear();
+        self.linears.clear();
+        self.replicas.clear();
+    }
+
     /// The device the network lives on.
     pub fn device(&self) -> &Device {
         &self.device

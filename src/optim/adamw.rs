@@ -102,6 +102,11 @@ impl Optimizer {
         self.spam.as_mut()?.read()
     }
 
+    /// Takes other hyper-parameters from the next update on.
+    pub fn set_hyper(&mut self, hyper: AdamW) {
+        self.hyper = hyper;
+    }
+
     /// The hyper-parameters with this update's learning rate.
     pub fn hyper(&self, learning_rate: f64) -> AdamW {
         AdamW { learning_rate, ..self.hyper }

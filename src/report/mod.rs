@@ -16,6 +16,7 @@ pub mod stats;
 pub mod svg;
 pub mod table;
 pub mod text;
+pub mod tfevents;
 pub mod ticks;
 
 pub use series::{History, Point};

@@ -59,6 +59,9 @@ pub struct Progress {
     pub last_eval: Option<f64>,
     /// Number of the last event when this was written.
     pub event_seq: u64,
+    /// Settings that were changed in flight, with their values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub live: BTreeMap<String, String>,
     /// What the rank metrics need to go on.
     #[serde(default)]
     pub rank: RankProgress,

@@ -1,14 +1,17 @@
 //! One update: micro-batches forward and backward, the finite check, clipping, the method's hooks.
 
+use crate::config::RunConfig;
 use crate::device::memory::Category;
 use crate::kernels::Vector;
 use crate::kernels::update::{add_sum_squares, clip_factor, guard, read_back};
-use crate::methods::{Context, Disposition, LayerContext, Method, NextBatch};
+use crate::methods::{self, Context, Disposition, LayerContext, Method, NextBatch};
 use crate::model::backward::GradientSink;
 use crate::model::{Batch, Gradients, Model, ParamId, Params};
 use crate::optim::schedule::Span;
 use crate::optim::{Optimizer, Schedule};
 use crate::runlog::{Body, Limiter, Reset};
+
+use super::{plan, setup};
 
 /// Settings of the update that may change while a run is live.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,6 +95,23 @@ impl Engine {
         let late = std::mem::replace(&mut self.events, own);
         let t = self.t;
         self.late_events.extend(late.into_iter().map(|body| (t, body)));
+    }
+
+    /// Takes over the settings that may change while a run trains.
+    pub fn retune(&mut self, config: &RunConfig) -> crate::error::Result<()> {
+        self.settings = plan::settings(config)?;
+        self.optimizer.set_hyper(setup::hyper(config)?);
+        self.method.retune(config);
+        Ok(())
+    }
+
+    /// Frees the device: drops network, moments and the method's tensors. A checkpoint brings another engine back.
+    pub fn unload(&mut self, config: &RunConfig) -> crate::error::Result<()> {
+        self.method = methods::create(config)?;
+        self.optimizer.clear();
+        self.model.unload();
+        self.model.device().release_unused();
+        Ok(())
     }
 
     /// Prepares the method for a fresh run. `next_batch` gives the run's first micro-batches to a method that

@@ -1,12 +1,14 @@
 //! A training run without any screen: the engine of one update, the loop around it, evaluation,
 //! checkpoints and resuming. Tells the world through `runlog`.
 
+pub mod alerts;
 pub mod checkpoint;
 pub mod commands;
 pub mod engine;
 pub mod estimate;
 pub mod eval;
 pub mod export;
+pub mod machine;
 pub mod open;
 pub mod plan;
 pub mod rank;

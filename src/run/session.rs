@@ -25,7 +25,7 @@ use super::engine::Engine;
 use super::estimate;
 use super::rank::RankMonitor;
 use super::setup::{self, Prepared};
-use super::trainer::{Stage, Trainer, time_limit_s};
+use super::trainer::{Repeats, Stage, Trainer, time_limit_s};
 
 /// A run that is about to train.
 pub struct Session {
@@ -189,7 +189,7 @@ impl Session {
         signals: Signals,
     ) -> Result<Trainer<'a>> {
         let Self { prepared, dir, lock, device, checkpoint, is_resumed, notes } = self;
-        let config = prepared.config.clone();
+        let mut config = prepared.config.clone();
         let control = ControlReader::open(&dir)?;
         let mut log = RunWriter::open(dir.events())?;
         let (engine, progress) = match begin(&prepared, checkpoint.as_ref(), &device) {
@@ -202,6 +202,15 @@ impl Session {
                 let _ = log.sync();
                 return Err(error);
             }
+        };
+        for (key, value) in &progress.live {
+            config = config.changed_live(key, value)?.config;
+        }
+        let mut engine = engine;
+        engine.retune(&config)?;
+        let repeats = match is_resumed {
+            true => Repeats::of(&dir, progress.event_seq, progress.attempts)?,
+            false => Repeats::default(),
         };
         let mut loader = loader(&prepared)?;
         if let Some(position) = progress.position {
@@ -234,6 +243,7 @@ impl Session {
             progress,
             rank,
             control,
+            repeats,
             signals,
             predicted_bytes,
             stage: Stage::default(),

@@ -106,22 +106,8 @@ pub fn engine(config: &RunConfig, mut model: Model) -> Result<Engine> {
             model.params.set_trainable(id, false);
         }
     }
-    let form = form_from_name(&train.adam_form).ok_or_else(|| {
-        Error::config(
-            format!("train.adam_form = {}: no such form", train.adam_form),
-            "use torch or reference",
-        )
-    })?;
-    let hyper = AdamW {
-        learning_rate: 0.0,
-        beta1: train.beta1,
-        beta2: train.beta2,
-        eps: train.adam_eps,
-        weight_decay: train.weight_decay,
-        form,
-    };
     Ok(Engine {
-        optimizer: Optimizer::new(hyper, model.device()).with_spam(plan::spam(config)),
+        optimizer: Optimizer::new(hyper(config)?, model.device()).with_spam(plan::spam(config)),
         method: methods::create(config)?,
         settings: plan::settings(config)?,
         seed: train.seed,
@@ -130,5 +116,24 @@ pub fn engine(config: &RunConfig, mut model: Model) -> Result<Engine> {
         events: Vec::new(),
         late_events: Vec::new(),
         model,
+    })
+}
+
+/// AdamW's hyper-parameters from a configuration; the learning rate comes with every update.
+pub(super) fn hyper(config: &RunConfig) -> Result<AdamW> {
+    let train = &config.train;
+    let form = form_from_name(&train.adam_form).ok_or_else(|| {
+        Error::config(
+            format!("train.adam_form = {}: no such form", train.adam_form),
+            "use torch or reference",
+        )
+    })?;
+    Ok(AdamW {
+        learning_rate: 0.0,
+        beta1: train.beta1,
+        beta2: train.beta2,
+        eps: train.adam_eps,
+        weight_decay: train.weight_decay,
+        form,
     })
 }

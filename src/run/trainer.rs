@@ -14,16 +14,22 @@ use crate::formats::tokenizer::Tokenizer;
 use crate::model::generate::Sampling;
 use crate::random::stream;
 use crate::runlog::{
-    Action, Alert, Body, Ckpt, Cmd, Command, ControlReader, End, EndStatus, Eval, Event, EventSink,
-    Level, Mem, Pause, Phase, Resume, RunDir, RunLock, RunWriter, Sample, Skip, Step, Sys, Time,
+    Alert, Body, Ckpt, ControlReader, End, EndStatus, Eval, Event, EventSink, Level, Mem, Phase,
+    RunDir, RunLock, RunWriter, Sample, Skip, Step, Time,
 };
 
+use super::alerts::Alerts;
 use super::checkpoint::{self, Best, Progress};
 use super::commands::Signals;
 use super::engine::{Engine, Outcome};
 use super::eval::{continue_text, evaluate};
 use super::export::write_model;
+use super::machine::{Machine, free_bytes};
 use super::rank::RankMonitor;
+
+mod act;
+
+pub use act::Repeats;
 
 /// Updates may be skipped as not finite for this share of the run before it stops.
 const MAX_SKIPPED_SHARE: f64 = 0.05;
@@ -58,6 +64,8 @@ pub struct Trainer<'a> {
     pub rank: RankMonitor,
     /// Commands in.
     pub control: ControlReader,
+    /// Changes in flight to make again.
+    pub repeats: Repeats,
     /// Signals in.
     pub signals: Signals,
     /// The high-water mark of memory that was predicted.
@@ -76,11 +84,15 @@ pub struct Stage {
     has_begun: bool,
     /// A command holds the run.
     is_paused: bool,
+    /// The engine is empty; a checkpoint holds everything.
+    is_unloaded: bool,
     /// A checkpoint was due after an update that was skipped.
     owes_checkpoint: bool,
     /// Seconds of training at which the run ends.
     max_s: Option<f64>,
     clock: Clock,
+    alerts: Alerts,
+    machine: Machine,
 }
 
 /// What a turn of the loop came to.
@@ -230,22 +242,29 @@ impl Trainer<'_> {
             let ema = progress.loss_ema.map_or(loss, |ema| ema + EMA_WEIGHT * (loss - ema));
             progress.loss_ema = Some(ema);
             let (tokens_seen, active_s) = (progress.tokens, progress.active_s);
-            self.emit(Step {
+            let step = Step {
                 loss,
                 lr: learning_rate,
                 grad_norm,
                 tokens: tokens_seen,
                 active_s,
                 tok_s: tokens as f64 / seconds.max(1e-9),
-            })?;
+            };
+            self.emit(step.clone())?;
+            for alert in self.stage.alerts.after_step(self.engine.t, &step) {
+                self.emit(alert)?;
+            }
         } else {
             progress.skipped += 1;
             let reason = if loss.is_finite() { "gradient norm" } else { "loss" };
-            self.emit(Skip {
+            let skip = Skip {
                 reason: format!("{reason} is not finite"),
                 loss: Some(loss),
                 grad_norm: Some(grad_norm),
-            })?;
+            };
+            let alert = self.stage.alerts.after_skip(self.engine.t, &skip);
+            self.emit(skip)?;
+            self.emit_some(alert)?;
         }
         self.emit_method_events()?;
         Ok(outcome)
@@ -299,7 +318,11 @@ impl Trainer<'_> {
         let mean = |total: Duration| total.as_secs_f64() * 1e3 / f64::from(clock.updates.max(1));
         let ms = [("data".into(), mean(clock.data)), ("step".into(), mean(clock.step))];
         self.emit(Time { ms: ms.into() })?;
-        self.emit(Sys { rss_bytes: resident_bytes(), ..Sys::default() })
+        let alert =
+            self.stage.alerts.after_memory(self.engine.t, reading.peak, self.predicted_bytes);
+        self.emit_some(alert)?;
+        let machine = self.stage.machine.read(self.dir.path());
+        self.emit(machine)
     }
 
     fn evaluate(&mut self) -> Result<()> {
@@ -318,7 +341,12 @@ impl Trainer<'_> {
     fn measure_ranks(&mut self) -> Result<()> {
         let Progress { rank, active_s, .. } = &mut self.progress;
         for body in self.rank.measure(&self.engine, rank, *active_s) {
+            let alert = match &body {
+                Body::Rank(rank) => self.stage.alerts.after_rank(self.engine.t, rank),
+                _ => None,
+            };
             self.emit(body)?;
+            self.emit_some(alert)?;
         }
         Ok(())
     }
@@ -357,66 +385,18 @@ impl Trainer<'_> {
         let best = self.progress.best.map(|best| best.step);
         checkpoint::prune(&all, self.config.train.keep_checkpoints, best)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        self.emit(Ckpt {
-            path: format!("checkpoints/{name}"),
-            bytes: crate::runlog::index::size_of(&path),
-            ms: start.elapsed().as_secs_f64() * 1e3,
-            is_best,
-        })
-    }
-
-    /// Signals and commands that wait.
-    fn interruption(&mut self) -> Result<Next> {
-        if let Some(signal) = self.signals.seen() {
-            return Ok(Next::Stop(Stop::Signal(signal)));
-        }
-        for command in self.control.poll()? {
-            if let Some(stop) = self.obey(&command)? {
-                return Ok(Next::Stop(stop));
-            }
-        }
-        Ok(if self.stage.is_paused { Next::Paused } else { Next::Going })
-    }
-
-    fn obey(&mut self, command: &Command) -> Result<Option<Stop>> {
-        let mut answer = Cmd {
-            id: command.id.clone(),
-            cmd: command.action.to_string(),
-            ok: true,
-            what: String::new(),
-        };
-        let mut stop = None;
-        match &command.action {
-            Action::Pause if self.stage.is_paused => {
-                answer.what = "the run is paused already".into();
-            }
-            Action::Pause => {
-                self.stage.is_paused = true;
-                self.tell_rest()?;
-                self.emit(Pause { reason: "asked to".into() })?;
-            }
-            Action::Resume if !self.stage.is_paused => answer.what = "the run is not paused".into(),
-            Action::Resume => {
-                self.stage.is_paused = false;
-                self.emit(Resume::default())?;
-            }
-            Action::Checkpoint => {
-                self.save()?;
-                answer.what = format!("step {}", self.engine.t);
-            }
-            Action::Stop => stop = Some(Stop::Asked),
-            Action::Set { .. } => {
-                answer.ok = false;
-                answer.what = "settings cannot be changed in flight in this version".into();
-            }
-        }
-        self.emit(answer)?;
-        self.log.flush()?;
-        Ok(stop)
+        let bytes = crate::runlog::index::size_of(&path);
+        let ms = start.elapsed().as_secs_f64() * 1e3;
+        self.emit(Ckpt { path: format!("checkpoints/{name}"), bytes, ms, is_best })?;
+        let free = free_bytes(self.dir.path());
+        let alert = self.stage.alerts.after_checkpoint(self.engine.t, bytes, free);
+        self.emit_some(alert)
     }
 
     fn finish(&mut self, stop: Stop) -> Result<()> {
-        self.tell_rest()?;
+        if !self.stage.is_unloaded {
+            self.tell_rest()?;
+        }
         let has_all = matches!(stop, Stop::Done | Stop::TimeIsUp { .. });
         if has_all {
             if matches!(stop, Stop::TimeIsUp { .. }) {
@@ -428,7 +408,7 @@ impl Trainer<'_> {
             self.sample()?;
         }
         // A run that diverged keeps the states from before: the last one is what went wrong.
-        if !matches!(stop, Stop::Diverged(_)) {
+        if !matches!(stop, Stop::Diverged(_)) && !self.stage.is_unloaded {
             self.save()?;
         }
         if has_all {
@@ -487,6 +467,10 @@ impl Trainer<'_> {
         self.emit_at(self.engine.t, body)
     }
 
+    fn emit_some(&mut self, alert: Option<Alert>) -> Result<()> {
+        alert.map_or(Ok(()), |alert| self.emit(alert))
+    }
+
     fn emit_at(&mut self, step: u64, body: impl Into<Body>) -> Result<()> {
         let event = self.log.emit(step, body)?;
         note(&event);
@@ -523,12 +507,4 @@ fn note(event: &Event) {
         Body::End(end) => tracing::info!("step {step}: {:?} {}", end.status, end.what),
         _ => {}
     }
-}
-
-/// Resident memory of this process, where the system says it in `/proc`.
-pub fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kib * 1024)
 }

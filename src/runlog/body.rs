@@ -447,6 +447,23 @@ pub struct Cmd {
     /// What happened, or why it was refused.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub what: String,
+    /// For a setting that changed: which, and from what to what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<Changed>,
+    /// Updates attempted before it: where a resume repeats it.
+    pub attempts: u64,
+}
+
+/// A setting that changed in flight.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Changed {
+    /// Its key: `train.learning_rate`.
+    pub key: String,
+    /// The value before; empty where it was not set.
+    pub from: String,
+    /// The value now.
+    pub to: String,
 }
 
 /// A message for the log pane.

@@ -18,6 +18,10 @@ use super::index::RunDir;
 use super::lines::Lines;
 use crate::error::{Error, Result};
 
+/// The words of the commands, as scripts write them.
+pub const WORDS: [&str; 9] =
+    ["pause", "resume", "unload", "checkpoint", "sample", "eval", "spectra", "stop", "set"];
+
 /// What a run can be asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "cmd", rename_all = "lowercase")]
@@ -30,6 +34,14 @@ pub enum Action {
     Checkpoint,
     /// End after the current update, with a checkpoint.
     Stop,
+    /// Let the model write text.
+    Sample,
+    /// Measure the validation loss.
+    Eval,
+    /// Measure spectra and ranks.
+    Spectra,
+    /// Write a checkpoint, free the device's memory and wait; the run comes back with `resume`.
+    Unload,
     /// Change a setting from the next update on.
     Set {
         /// The setting.
@@ -46,55 +58,57 @@ impl fmt::Display for Action {
             Self::Resume => f.write_str("resume"),
             Self::Checkpoint => f.write_str("checkpoint"),
             Self::Stop => f.write_str("stop"),
+            Self::Sample => f.write_str("sample"),
+            Self::Eval => f.write_str("eval"),
+            Self::Spectra => f.write_str("spectra"),
+            Self::Unload => f.write_str("unload"),
             Self::Set { key, value } => write!(f, "set {key}={value}"),
         }
     }
 }
 
 impl Action {
-    /// Reads `pause`, `resume`, `checkpoint`, `stop`, or `set` with `KEY=VALUE`. A value that is not
-    /// JSON is taken as text.
+    /// Reads a word, and for `set` its `KEY=VALUE`. A value that is not JSON is taken as text.
     ///
     /// Errors: `Error::Config` for anything else.
     pub fn parse(word: &str, argument: Option<&str>) -> Result<Self> {
-        let action = match (word, argument) {
-            ("pause", None) => Self::Pause,
-            ("resume", None) => Self::Resume,
-            ("checkpoint", None) => Self::Checkpoint,
-            ("stop", None) => Self::Stop,
-            ("set", Some(pair)) => match pair.split_once('=') {
-                Some((key, value)) if !key.trim().is_empty() => {
-                    let (key, value) = (key.trim().to_string(), value.trim());
-                    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
-                    Self::Set { key, value }
-                }
-                _ => {
-                    return Err(Error::config(
-                        format!("set {pair}: not of the form KEY=VALUE"),
-                        "write for example `set learning_rate=1e-4`",
-                    ));
-                }
-            },
-            ("set", None) => {
-                return Err(Error::config(
-                    "set needs KEY=VALUE",
-                    "write for example `set learning_rate=1e-4`",
-                ));
-            }
-            ("pause" | "resume" | "checkpoint" | "stop", Some(extra)) => {
-                return Err(Error::config(
-                    format!("{word} takes no argument, found \"{extra}\""),
-                    format!("write `{word}` alone"),
-                ));
-            }
+        let bare = match word {
+            "pause" => Self::Pause,
+            "resume" => Self::Resume,
+            "unload" => Self::Unload,
+            "checkpoint" => Self::Checkpoint,
+            "sample" => Self::Sample,
+            "eval" => Self::Eval,
+            "spectra" => Self::Spectra,
+            "stop" => Self::Stop,
+            "set" => return Self::parse_set(argument),
             _ => {
                 return Err(Error::config(
                     format!("unknown command \"{word}\""),
-                    "use pause, resume, checkpoint, stop or set KEY=VALUE",
+                    format!("use one of: {}", WORDS.join(", ")),
                 ));
             }
         };
-        Ok(action)
+        match argument {
+            None => Ok(bare),
+            Some(extra) => Err(Error::config(
+                format!("{word} takes no argument, found \"{extra}\""),
+                format!("write `{word}` alone"),
+            )),
+        }
+    }
+
+    fn parse_set(pair: Option<&str>) -> Result<Self> {
+        let example = "write for example `set learning_rate=1e-4`";
+        let Some(pair) = pair else { return Err(Error::config("set needs KEY=VALUE", example)) };
+        match pair.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() => {
+                let (key, value) = (key.trim().to_string(), value.trim());
+                let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+                Ok(Self::Set { key, value })
+            }
+            _ => Err(Error::config(format!("set {pair}: not of the form KEY=VALUE"), example)),
+        }
     }
 }
 

@@ -16,14 +16,15 @@ pub mod number;
 pub mod rank;
 pub mod restart;
 pub mod status;
+mod step_line;
 pub mod summary;
 pub mod switch;
 pub mod tail;
 pub mod writer;
 
 pub use body::{
-    Alert, Body, Ckpt, Clamp, Cmd, End, EndStatus, Eval, Init, Level, Limiter, Log, Mem, Pause,
-    Phase, Resume, Run, Sample, Skip, Step, Subspace, Sys, Time,
+    Alert, Body, Changed, Ckpt, Clamp, Cmd, End, EndStatus, Eval, Init, Level, Limiter, Log, Mem,
+    Pause, Phase, Resume, Run, Sample, Skip, Step, Subspace, Sys, Time,
 };
 pub use compare::{CompareDir, find_comparison};
 pub use control::{Action, Command, ControlReader};

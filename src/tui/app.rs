@@ -2,6 +2,7 @@
 //! messages bring time, events and keys in, [`Effect`]s carry wishes out.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use crate::runlog::Event;
 use crate::runlog::status::Status;
@@ -9,7 +10,7 @@ use crate::runlog::summary::RunRecord;
 use crate::series::Axis;
 
 use super::action::{Action, Effect, ViewId};
-use super::model::{Metric, RunModel};
+use super::model::{Metric, Preview, RunModel};
 use super::source::Facts;
 use super::theme::Theme;
 use super::views;
@@ -33,6 +34,8 @@ pub enum Msg {
     Key(ratatui::crossterm::event::KeyEvent),
     /// The screen has another size.
     Resize(u16, u16),
+    /// What the browser shows of a run that is not open.
+    Preview(PathBuf, Box<Preview>),
     /// A run was read from its files, anew.
     Loaded(usize, Box<RunModel>),
     /// What a run's files say besides its log.
@@ -181,6 +184,13 @@ impl App {
                     run.status = status;
                 }
             }
+            Msg::Runs(runs) => {
+                self.browser = runs;
+                return views::runs::wanted(self);
+            }
+            Msg::Preview(path, preview) => {
+                self.list.previews.insert(path, *preview);
+            }
             Msg::Loaded(place, model) => {
                 if let Some(run) = self.runs.get_mut(place) {
                     *run = *model;
@@ -192,7 +202,6 @@ impl App {
                 }
             }
             Msg::Notice(text) => self.notice = Some((text, self.now_ms + 5000)),
-            Msg::Runs(runs) => self.browser = runs,
             Msg::Act(Action::Quit) => return vec![Effect::Quit],
             Msg::Act(Action::View(view)) => self.view = view,
             Msg::Act(action) => return views::update(self, action),

@@ -11,9 +11,11 @@
 //! | [`model`] | what a run has told so far |
 //! | [`app`] | everything on the screen: runs, axes, the state of each view |
 //! | [`action`], [`keymap`] | what keys do, in one table |
+//! | [`saved`] | what a user chose on the screen, kept with the run |
 //! | [`views`] | one file a view |
 //! | [`plot`] | charts, heat maps and bars over a buffer of cells |
 //! | [`filter`] | the filter of run lists |
+//! | [`measure`] | a screen without a terminal, for measurements |
 //! | [`theme`] | colours and signs, for every terminal |
 //! | [`term`] | the terminal: its modes and their undoing, captured output, the loop |
 
@@ -23,8 +25,10 @@ pub mod filter;
 #[cfg(test)]
 pub mod fixture;
 pub mod keymap;
+pub mod measure;
 pub mod model;
 pub mod plot;
+pub mod saved;
 pub mod source;
 pub mod term;
 pub mod theme;

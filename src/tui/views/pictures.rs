@@ -71,3 +71,23 @@ fn system() {
 fn logs() {
     pictures("logs", ViewId::Logs);
 }
+
+#[test]
+fn compare() {
+    pictures("compare", ViewId::Compare);
+}
+
+#[test]
+fn runs() {
+    pictures("runs", ViewId::Runs);
+}
+
+#[test]
+fn switches() {
+    pictures("switches", ViewId::Switches);
+}
+
+#[test]
+fn rank() {
+    pictures("rank", ViewId::Rank);
+}

@@ -1,0 +1,223 @@
+//! What a user should hear of while a run trains: spikes, divergence, updates that are not finite, adapters that do not
+//! move, a disk or a memory that fills up. Every rule is a function of what the events say.
+
+use crate::runlog::{Alert, Level, Rank, Skip, Step};
+
+/// Updates over which mean and spread are taken.
+const WINDOW: f64 = 50.0;
+/// Updates before a spread means anything.
+const SETTLED: u64 = 50;
+/// A spike is this many standard deviations above the mean.
+const SPIKE: f64 = 8.0;
+/// Nats by which the smoothed loss must have risen above its lowest to be called divergence.
+const RISE: f64 = 1.0;
+/// Updates between two alerts of one kind.
+const QUIET: u64 = 100;
+/// Updates after which an adapter that has not moved is a fault.
+const MOVED_BY: u64 = 20;
+/// A disk with room for fewer checkpoints than this is nearly full.
+const ROOM: u64 = 3;
+
+/// A mean and a variance that forget.
+#[derive(Debug, Clone, Copy, Default)]
+struct Running {
+    mean: f64,
+    variance: f64,
+    count: u64,
+}
+
+impl Running {
+    /// How many standard deviations a value lies above the mean; none before the spread has settled. Then takes it in.
+    fn deviation(&mut self, value: f64) -> Option<f64> {
+        let spread = self.variance.sqrt().max(1e-3 * self.mean.abs()).max(f64::MIN_POSITIVE);
+        let above = (self.count >= SETTLED).then(|| (value - self.mean) / spread);
+        // A spike must not widen the spread so far that the next one goes unseen.
+        let taken = above.map_or(value, |above| self.mean + above.min(SPIKE) * spread);
+        self.count += 1;
+        let weight = 1.0 / (self.count as f64).min(WINDOW);
+        let change = taken - self.mean;
+        self.mean += weight * change;
+        self.variance = (1.0 - weight) * (self.variance + weight * change * change);
+        above
+    }
+}
+
+/// A rule that stays quiet for a while after it has spoken.
+#[derive(Debug, Clone, Copy, Default)]
+struct Quiet(Option<u64>);
+
+impl Quiet {
+    fn may_speak(&mut self, step: u64) -> bool {
+        let may = self.0.is_none_or(|last| step >= last + QUIET);
+        if may {
+            self.0 = Some(step);
+        }
+        may
+    }
+}
+
+/// The rules with what they remember.
+#[derive(Debug, Default)]
+pub struct Alerts {
+    loss: Running,
+    grad_norm: Running,
+    lowest: Option<f64>,
+    spike: Quiet,
+    divergence: Quiet,
+    skip: Quiet,
+    still: Quiet,
+    disk: Quiet,
+    memory: Quiet,
+}
+
+fn warn(what: String, remedy: &str) -> Alert {
+    Alert { level: Level::Warn, what, remedy: remedy.into() }
+}
+
+impl Alerts {
+    /// After an update.
+    pub fn after_step(&mut self, t: u64, step: &Step) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        let rules = [
+            ("loss", step.loss, &mut self.loss),
+            ("gradient norm", step.grad_norm, &mut self.grad_norm),
+        ];
+        let mut spike = None;
+        for (name, value, running) in rules {
+            let mean = running.mean;
+            if let Some(above) = running.deviation(value)
+                && above > SPIKE
+            {
+                spike = Some(format!("{name} {value:.3} is {above:.0} σ above its mean {mean:.3}"));
+            }
+        }
+        if let Some(what) = spike.filter(|_| self.spike.may_speak(t)) {
+            alerts.push(warn(
+                what,
+                "one spike passes; several ask for a lower learning rate or a lower max_grad_norm",
+            ));
+        }
+        let smooth = self.loss.mean;
+        if self.loss.count >= SETTLED {
+            let lowest = self.lowest.map_or(smooth, |lowest| lowest.min(smooth));
+            self.lowest = Some(lowest);
+            if smooth > lowest + RISE && self.divergence.may_speak(t) {
+                let what = format!("the smoothed loss rose from {lowest:.3} to {smooth:.3}");
+                alerts.push(warn(what, "the run may be diverging: lower the learning rate, or stop and resume from an earlier checkpoint"));
+            }
+        }
+        alerts
+    }
+
+    /// After an update that was not applied.
+    pub fn after_skip(&mut self, t: u64, skip: &Skip) -> Option<Alert> {
+        self.skip.may_speak(t).then(|| {
+            warn(
+                format!("an update was skipped: {}", skip.reason),
+                "weights and moments are as before; if it goes on, lower the learning rate",
+            )
+        })
+    }
+
+    /// After the change of a layer's weight was measured.
+    pub fn after_rank(&mut self, t: u64, rank: &Rank) -> Option<Alert> {
+        let is_still = rank.matrix == "change" && rank.norm == 0.0 && t >= MOVED_BY;
+        (is_still && self.still.may_speak(t)).then(|| {
+            warn(
+                format!("{} has not moved in {t} updates", rank.layer),
+                "look at the learning rate and at what the method trains",
+            )
+        })
+    }
+
+    /// After a checkpoint of so many bytes, with so many left on its disk.
+    pub fn after_checkpoint(&mut self, t: u64, bytes: u64, free: Option<u64>) -> Option<Alert> {
+        let free = free.filter(|free| *free < ROOM * bytes)?;
+        self.disk.may_speak(t).then(|| {
+            let mib = |bytes: u64| bytes / (1 << 20);
+            warn(
+                format!("the disk has {} MiB left, a checkpoint takes {}", mib(free), mib(bytes)),
+                "free some space, or keep fewer checkpoints (keep_checkpoints)",
+            )
+        })
+    }
+
+    /// After the ledger was read.
+    pub fn after_memory(&mut self, t: u64, peak: u64, predicted: u64) -> Option<Alert> {
+        let is_over = peak > predicted + predicted / 10;
+        (is_over && self.memory.may_speak(t)).then(|| {
+            let mib = |bytes: u64| bytes / (1 << 20);
+            warn(
+                format!("memory reached {} MiB, {} were predicted", mib(peak), mib(predicted)),
+                "if the device runs out, take a smaller batch or --grad-checkpoint",
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(loss: f64, grad_norm: f64) -> Step {
+        Step { loss, grad_norm, lr: 1e-3, tokens: 0, active_s: 0.0, tok_s: 0.0 }
+    }
+
+    /// A quiet run: values that swing a little.
+    fn settled() -> Alerts {
+        let mut alerts = Alerts::default();
+        for t in 0..200 {
+            let swing = if t % 2 == 0 { 0.01 } else { -0.01 };
+            assert_eq!(alerts.after_step(t, &step(4.0 + swing, 1.0 + swing)), []);
+        }
+        alerts
+    }
+
+    #[test]
+    fn a_spike_is_told_once_and_the_next_one_after_a_while() {
+        let mut alerts = settled();
+        let told = alerts.after_step(200, &step(4.0, 14.2));
+        assert!(told[0].what.starts_with("gradient norm 14.2"), "{told:?}");
+        assert_eq!(alerts.after_step(201, &step(4.0, 14.2)), []);
+        for t in 202..320 {
+            alerts.after_step(t, &step(4.0, 1.0));
+        }
+        assert_eq!(alerts.after_step(320, &step(9.0, 1.0)).len(), 1);
+    }
+
+    #[test]
+    fn a_loss_that_rises_for_long_is_divergence() {
+        let mut alerts = settled();
+        let mut told = Vec::new();
+        for t in 200..600 {
+            told.extend(alerts.after_step(t, &step(4.0 + (t - 200) as f64 * 0.02, 1.0)));
+        }
+        assert!(told.iter().any(|alert| alert.what.contains("smoothed loss rose")), "{told:?}");
+    }
+
+    #[test]
+    fn a_falling_loss_is_quiet_from_the_start() {
+        let mut alerts = Alerts::default();
+        for t in 0..2000 {
+            let loss = 3.0 + 5.0 * (-(t as f64) / 300.0).exp() + 0.05 * f64::from(t as u32 % 7);
+            assert_eq!(alerts.after_step(t, &step(loss, 1.0 + 0.1 * (t % 5) as f64)), [], "{t}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_move_fills_up_or_is_skipped_is_told() {
+        let mut alerts = Alerts::default();
+        let still = Rank { layer: "q".into(), matrix: "change".into(), ..Rank::default() };
+        assert_eq!(alerts.after_rank(5, &still), None);
+        assert!(alerts.after_rank(20, &still).is_some());
+        assert!(alerts.after_rank(21, &still).is_none());
+        assert!(alerts.after_rank(200, &Rank { norm: 1.0, ..still }).is_none());
+        assert!(alerts.after_checkpoint(1, 100, Some(301)).is_none());
+        assert!(alerts.after_checkpoint(1, 100, None).is_none());
+        assert!(alerts.after_checkpoint(1, 100, Some(299)).is_some());
+        assert!(alerts.after_memory(1, 110, 100).is_none());
+        assert!(alerts.after_memory(1, 111, 100).is_some());
+        assert!(alerts.after_skip(1, &Skip::default()).is_some());
+        assert!(alerts.after_skip(2, &Skip::default()).is_none());
+    }
+}

@@ -1,0 +1,182 @@
+//! What may come between two updates: signals, commands, and the commands that a resumed run repeats.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use crate::error::{Error, Result};
+use crate::run::checkpoint::Checkpoint;
+use crate::run::setup;
+use crate::runlog::{Action, Body, Changed, Cmd, Command, Pause, Resume, RunDir, read_log};
+
+use super::{Next, Stop, Trainer};
+
+/// What the log says was changed in flight after the checkpoint that a run goes on from: done again at the same places,
+/// a resumed run has the bits of one that never stopped.
+#[derive(Debug, Default)]
+pub struct Repeats(VecDeque<Cmd>);
+
+impl Repeats {
+    /// The changes after event `seq` of a run's log that come at or after an attempt.
+    pub fn of(dir: &RunDir, seq: u64, attempts: u64) -> Result<Self> {
+        let mut changes: Vec<Cmd> = Vec::new();
+        for event in read_log(dir.events())?.events {
+            if event.seq <= seq {
+                continue;
+            }
+            match event.body {
+                // The run went back further than to the checkpoint of `seq` before: what was repeated stands twice.
+                Body::Cmd(cmd) if cmd.ok && cmd.set.is_some() && cmd.attempts >= attempts => {
+                    changes.retain(|earlier| earlier.id != cmd.id);
+                    changes.push(cmd);
+                }
+                _ => {}
+            }
+        }
+        changes.sort_by_key(|cmd| cmd.attempts);
+        Ok(Self(changes.into()))
+    }
+
+    fn due(&mut self, attempts: u64) -> Option<Cmd> {
+        self.0.pop_front_if(|cmd| cmd.attempts <= attempts)
+    }
+}
+
+impl Trainer<'_> {
+    /// Signals and commands that wait.
+    pub(super) fn interruption(&mut self) -> Result<Next> {
+        if let Some(signal) = self.signals.seen() {
+            return Ok(Next::Stop(Stop::Signal(signal)));
+        }
+        while let Some(cmd) = self.repeats.due(self.progress.attempts) {
+            self.repeat(cmd)?;
+        }
+        for command in self.control.poll()? {
+            if let Some(stop) = self.obey(&command)? {
+                return Ok(Next::Stop(stop));
+            }
+        }
+        Ok(if self.stage.is_paused { Next::Paused } else { Next::Going })
+    }
+
+    fn obey(&mut self, command: &Command) -> Result<Option<Stop>> {
+        let mut answer = Cmd {
+            id: command.id.clone(),
+            cmd: command.action.to_string(),
+            ok: true,
+            attempts: self.progress.attempts,
+            ..Cmd::default()
+        };
+        let mut stop = None;
+        let needs_device = matches!(
+            command.action,
+            Action::Checkpoint | Action::Sample | Action::Eval | Action::Spectra | Action::Unload
+        );
+        match &command.action {
+            _ if self.stage.is_unloaded && needs_device => {
+                answer.ok = false;
+                answer.what = "the device's memory is unloaded: resume first".into();
+            }
+            Action::Pause if self.stage.is_paused => {
+                answer.what = "the run is paused already".into();
+            }
+            Action::Pause => self.pause("asked to")?,
+            Action::Resume if !self.stage.is_paused => answer.what = "the run is not paused".into(),
+            Action::Resume => {
+                if mem::take(&mut self.stage.is_unloaded) {
+                    self.reload()?;
+                }
+                self.stage.is_paused = false;
+                self.emit(Resume::default())?;
+            }
+            Action::Checkpoint => {
+                self.save()?;
+                answer.what = format!("step {}", self.engine.t);
+            }
+            Action::Stop => stop = Some(Stop::Asked),
+            Action::Sample => self.sample()?,
+            Action::Eval => {
+                self.evaluate()?;
+                let loss = self.progress.last_eval.unwrap_or(f64::NAN);
+                answer.what = format!("validation loss {loss:.4}");
+            }
+            Action::Spectra => self.measure_ranks()?,
+            Action::Unload => {
+                if !self.stage.is_paused {
+                    self.pause("unloaded")?;
+                }
+                let before = self.engine.model.device().ledger().read().total();
+                self.unload()?;
+                let after = self.engine.model.device().ledger().read().total();
+                let mib = before.saturating_sub(after) / (1 << 20);
+                answer.what = format!("{mib} MiB freed; resume brings the run back");
+            }
+            Action::Set { key, value } => {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                match self.set(key, &text) {
+                    Ok(changed) => {
+                        let from = if changed.from.is_empty() { "unset" } else { &changed.from };
+                        answer.what = format!("{}: {from} -> {}", changed.key, changed.to);
+                        answer.set = Some(changed);
+                    }
+                    Err(error) => {
+                        answer.ok = false;
+                        answer.what = format!("{error}; {}", error.remedy());
+                    }
+                }
+            }
+        }
+        self.emit(answer)?;
+        self.log.flush()?;
+        Ok(stop)
+    }
+
+    fn pause(&mut self, reason: &str) -> Result<()> {
+        self.stage.is_paused = true;
+        self.tell_rest()?;
+        self.emit(Pause { reason: reason.into() })
+    }
+
+    /// Changes a setting from the next update on.
+    fn set(&mut self, key: &str, value: &str) -> Result<Changed> {
+        let change = self.config.changed_live(key, value)?;
+        self.engine.retune(&change.config)?;
+        self.config = change.config;
+        self.progress.live.insert(change.key.into(), change.to.clone());
+        Ok(Changed { key: change.key.into(), from: change.from, to: change.to })
+    }
+
+    /// Does again what a user did at this place before the run was interrupted.
+    fn repeat(&mut self, mut cmd: Cmd) -> Result<()> {
+        let Some(changed) = &cmd.set else { return Ok(()) };
+        let changed = self.set(&changed.key.clone(), &changed.to.clone())?;
+        cmd.what = format!("{}: {} -> {}, as before", changed.key, changed.from, changed.to);
+        cmd.set = Some(changed);
+        self.emit(cmd)
+    }
+
+    /// Writes a checkpoint and frees the device.
+    fn unload(&mut self) -> Result<()> {
+        self.save()?;
+        self.engine.unload(&self.config)?;
+        self.stage.is_unloaded = true;
+        Ok(())
+    }
+
+    /// Brings network, moments and the method's state back from the checkpoint that [`unload`](Self::unload) wrote.
+    fn reload(&mut self) -> Result<()> {
+        let folder = self.dir.checkpoint(self.engine.t);
+        let (checkpoint, damaged) = Checkpoint::newest_intact(&[folder])?;
+        let Some(checkpoint) = checkpoint else {
+            let what = damaged.first().map_or_else(|| "it is gone".into(), ToString::to_string);
+            return Err(Error::run(
+                format!("the checkpoint that was written before unloading cannot be read: {what}"),
+                format!("`fullrank resume {}` takes an older one", self.dir.as_argument()),
+            ));
+        };
+        let device = self.engine.model.device().clone();
+        let mut engine = setup::engine(&self.config, checkpoint.load_model(&device)?)?;
+        checkpoint.restore(&mut engine, true)?;
+        self.engine = engine;
+        Ok(())
+    }
+}
