@@ -344,6 +344,7 @@ fn bench_args(matches: &ArgMatches) -> Result<BenchArgs> {
             with_stock: !matches.get_flag("no-stock"),
             shape,
         },
+        screen_updates: matches.get_flag("screen").then(|| count(matches, "updates")),
         threads: size("threads"),
         json: matches.get_flag("json"),
     })

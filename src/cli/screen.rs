@@ -18,6 +18,7 @@ use crate::tui::action::ViewId;
 use crate::tui::app::{App, Msg};
 use crate::tui::export;
 use crate::tui::prefs::Prefs;
+use crate::tui::saved::Saved;
 use crate::tui::source::LiveSink;
 use crate::tui::term::{self, Ended, Feed, Host};
 use crate::tui::theme::{Theme, has_light_background};
@@ -111,6 +112,9 @@ pub(super) fn show<R: Send>(
                 },
             ));
         })?;
+        if let [run] = opened().as_slice() {
+            let _ = Saved::of(&app).write(run.path());
+        }
         let worker = match worker {
             Some(Ok(worker)) => worker,
             Some(Err(error)) => return Err(Error::io("start", "the trainer's thread")(error)),

@@ -16,6 +16,7 @@ use crate::runlog::{CompareDir, RunDir, find, find_comparison, list};
 use crate::tui::action::ViewId;
 use crate::tui::app::{App, Msg};
 use crate::tui::page;
+use crate::tui::saved::Saved;
 use crate::tui::source;
 use crate::tui::term::{self, Ended, Feed};
 use crate::tui::theme::{Depth, depth};
@@ -40,6 +41,11 @@ pub fn watch(args: &WatchArgs, stdout: &mut dyn Write) -> Result<()> {
     }
     let (mut app, options) = screen::app(args.ascii)?;
     app.view = view;
+    let folder = runs.first().filter(|_| runs.len() == 1).map(|run| run.path().to_path_buf());
+    if let Some(saved) = folder.as_deref().and_then(Saved::read) {
+        saved.put_in(&mut app);
+    }
+    app.view = args.view.unwrap_or(app.view);
     let out = args.out.clone();
     let ended = term::run(&mut app, options, &mut Hands::default(), |feed| {
         let speed = args.speed;
@@ -57,6 +63,10 @@ pub fn watch(args: &WatchArgs, stdout: &mut dyn Write) -> Result<()> {
             browse(&feed, &out);
         });
     })?;
+    if let Some(folder) = &folder {
+        // In somebody else's folder it cannot be kept, which is no loss.
+        let _ = Saved::of(&app).write(folder);
+    }
     match ended {
         Ended::Quit | Ended::Detached => Ok(()),
         Ended::Signal(signal) => Err(Error::Interrupted { signal }),

@@ -2,6 +2,7 @@
 //! messages bring time, events and keys in, [`Effect`]s carry wishes out.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use ratatui::crossterm::event::KeyEvent;
 
@@ -13,7 +14,7 @@ use crate::series::{Axis, Moment};
 
 use super::action::{Action, Effect, ViewId};
 use super::edit::Line;
-use super::model::{At, Metric, RunModel};
+use super::model::{At, Metric, Preview, RunModel};
 use super::source::Facts;
 use super::theme::Theme;
 use super::views;
@@ -62,6 +63,8 @@ pub enum Msg {
     Signal(i32),
     /// Leave at once: what the screen was there for is over. For the loop.
     Leave,
+    /// What the browser shows of a run that is not open.
+    Preview(PathBuf, Box<Preview>),
     /// A run was read from its files, anew.
     Loaded(usize, Box<RunModel>),
     /// What a run's files say besides its log.
@@ -230,6 +233,13 @@ impl App {
                     run.status = status;
                 }
             }
+            Msg::Runs(runs) => {
+                self.browser = runs;
+                return views::runs::wanted(self);
+            }
+            Msg::Preview(path, preview) => {
+                self.list.previews.insert(path, *preview);
+            }
             Msg::Loaded(place, model) => {
                 if let Some(run) = self.runs.get_mut(place) {
                     *run = *model;
@@ -240,7 +250,6 @@ impl App {
                     run.set_facts(*facts);
                 }
             }
-            Msg::Runs(runs) => self.browser = runs,
             Msg::Act(action) => return self.act(action),
             Msg::Press(key) => return self.press(key),
             Msg::Paste(text) => self.paste(&text),
@@ -251,6 +260,7 @@ impl App {
                     self.active = self.runs.len();
                 }
                 self.runs.push(*run);
+                views::runs::opened(self);
             }
             Msg::Stray(text) => self.stray(text),
             Msg::Over => self.is_over = true,

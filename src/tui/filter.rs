@@ -10,8 +10,8 @@
 //! | `a b`, `a AND b`, `a OR b`, `(a OR b) c` | both, either; AND binds closer |
 //! | `has:val` | the field is there |
 
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
-use tui_input::{Input, InputRequest};
+use super::model::RunModel;
+use crate::runlog::summary::RunRecord;
 
 /// What a field of a run holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -288,67 +288,57 @@ fn compare(field: &Field, relation: Relation, wanted: &str) -> bool {
     }
 }
 
-/// The line in which a filter is written.
-#[derive(Debug, Clone, Default)]
-pub struct FilterLine {
-    /// The text with its cursor.
-    pub input: Input,
-    /// Whether keys go into it.
-    pub is_editing: bool,
-}
-
-impl PartialEq for FilterLine {
-    fn eq(&self, other: &Self) -> bool {
-        self.text() == other.text() && self.is_editing == other.is_editing
+/// What a view shows for a filter's text: while it cannot be read, everything, with what is wrong.
+pub fn read(text: &str) -> (Filter, Option<String>) {
+    match Filter::parse(text) {
+        Ok(filter) => (filter, None),
+        Err(what) => (Filter(Term::All(Vec::new())), Some(what)),
     }
 }
 
-impl FilterLine {
-    /// What is written.
-    pub fn text(&self) -> &str {
-        self.input.value()
-    }
-
-    /// The filter; while it cannot be read, one that lets everything through, with what is wrong.
-    pub fn filter(&self) -> (Filter, Option<String>) {
-        match Filter::parse(self.text()) {
-            Ok(filter) => (filter, None),
-            Err(what) => (Filter(Term::All(Vec::new())), Some(what)),
-        }
-    }
-
-    /// Takes a key: Enter keeps the filter, Esc takes it away.
-    pub fn key(&mut self, key: KeyEvent) {
-        match key.code {
-            KeyCode::Enter => self.is_editing = false,
-            KeyCode::Esc => *self = Self::default(),
-            _ => {
-                if let Some(request) = request(key) {
-                    self.input.handle(request);
-                }
-            }
+impl Fields for RunModel {
+    fn field(&self, name: &str) -> Option<Field> {
+        let run = &self.summary.run;
+        let text = |text: &str| Some(Field::Text(text.to_owned()));
+        match name {
+            "name" => Some(Field::Text(self.name())),
+            "method" => text(&run.method),
+            "model" => text(&run.model),
+            "data" => text(&run.data),
+            "device" => text(&run.device),
+            "state" => text(self.status.word()),
+            "seed" => Some(Field::Number(run.seed as f64)),
+            "rank" => run.rank.map(|rank| Field::Number(rank as f64)),
+            "step" => Some(Field::Number(self.summary.step as f64)),
+            "tokens" => Some(Field::Number(self.summary.tokens as f64)),
+            "loss" => self.summary.loss.map(Field::Number),
+            "val" => self.summary.last_eval().map(|eval| Field::Number(eval.loss)),
+            "tok/s" => self.summary.tok_s().map(Field::Number),
+            _ => None,
         }
     }
 }
 
-/// What a key does to a line of text.
-fn request(key: KeyEvent) -> Option<InputRequest> {
-    let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
-    Some(match key.code {
-        KeyCode::Char('u') if is_control => InputRequest::DeleteLine,
-        KeyCode::Char('w') if is_control => InputRequest::DeletePrevWord,
-        KeyCode::Char('a') if is_control => InputRequest::GoToStart,
-        KeyCode::Char('e') if is_control => InputRequest::GoToEnd,
-        KeyCode::Char(_) if is_control => return None,
-        KeyCode::Char(sign) => InputRequest::InsertChar(sign),
-        KeyCode::Backspace => InputRequest::DeletePrevChar,
-        KeyCode::Delete => InputRequest::DeleteNextChar,
-        KeyCode::Left => InputRequest::GoToPrevChar,
-        KeyCode::Right => InputRequest::GoToNextChar,
-        KeyCode::Home => InputRequest::GoToStart,
-        KeyCode::End => InputRequest::GoToEnd,
-        _ => return None,
-    })
+impl Fields for RunRecord {
+    fn field(&self, name: &str) -> Option<Field> {
+        let text = |text: &str| Some(Field::Text(text.to_owned()));
+        match name {
+            "name" => text(&self.name),
+            "method" => text(&self.method),
+            "model" => text(&self.model),
+            "data" => text(&self.data),
+            "device" => text(&self.device),
+            "state" => text(self.status.word()),
+            "seed" => Some(Field::Number(self.seed as f64)),
+            "rank" => self.rank.map(|rank| Field::Number(rank as f64)),
+            "step" => Some(Field::Number(self.step as f64)),
+            "tokens" => Some(Field::Number(self.tokens as f64)),
+            "loss" => self.loss.map(Field::Number),
+            "val" => self.eval.map(|eval| Field::Number(eval.loss)),
+            "tok/s" => self.tok_s.map(Field::Number),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -446,17 +436,19 @@ mod tests {
     }
 
     #[test]
-    fn the_line_keeps_everything_in_sight_while_it_is_half_written() {
-        let mut line = FilterLine { is_editing: true, ..FilterLine::default() };
-        for sign in "seed=1 OR".chars() {
-            line.key(KeyEvent::from(KeyCode::Char(sign)));
-        }
-        let (filter, error) = line.filter();
+    fn everything_stays_in_sight_while_a_filter_is_half_written() {
+        let (filter, error) = read("seed=1 OR");
         assert!(error.is_some() && filter.passes(&Run("a", "", "", 7.0, None)));
-        line.key(KeyEvent::from(KeyCode::Enter));
-        assert!(!line.is_editing && line.text() == "seed=1 OR");
-        line.key(KeyEvent::from(KeyCode::Esc));
-        assert_eq!(line, FilterLine::default());
+        assert!(read("seed=1").1.is_none());
+    }
+
+    #[test]
+    fn open_runs_and_those_of_the_folder_have_the_same_fields() {
+        let app = crate::tui::fixture::app(crate::tui::theme::Theme::default());
+        for field in FIELDS {
+            assert!(app.runs[0].field(field).is_some(), "{field}");
+            assert_eq!(app.runs[0].field(field).is_some(), app.browser[0].field(field).is_some());
+        }
     }
 
     proptest::proptest! {

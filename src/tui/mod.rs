@@ -20,6 +20,8 @@
 //! | [`filter`] | the filter of run lists |
 //! | [`prefs`] | how a user wants the screen |
 //! | [`export`] | the panel in focus as files |
+//! | [`saved`] | what a user chose on the screen, kept with the run |
+//! | [`measure`] | a screen without a terminal, for measurements |
 //! | [`theme`] | colours and signs, for every terminal |
 //! | [`term`] | the terminal: its modes and their undoing, captured output, the loop |
 
@@ -31,10 +33,12 @@ pub mod filter;
 #[cfg(test)]
 pub mod fixture;
 pub mod keymap;
+pub mod measure;
 pub mod model;
 pub mod page;
 pub mod plot;
 pub mod prefs;
+pub mod saved;
 pub mod settings;
 pub mod shell;
 pub mod source;

@@ -196,6 +196,8 @@ pub struct EstimateArgs {
 pub struct BenchArgs {
     /// What is measured.
     pub options: Options,
+    /// The screen in place of kernels and steps, with runs of this many updates.
+    pub screen_updates: Option<u64>,
     /// Worker threads; 0 means all cores.
     pub threads: usize,
     /// Result as JSON.

@@ -203,6 +203,18 @@ pub(super) fn bench_command() -> Command {
         .arg(flag("steps-only", "Steps, no kernels"))
         .arg(flag("no-stock", "Ours alone"))
         .arg(
+            flag("screen", "The screen in place of both: long runs loaded, drawn and gone through")
+                .conflicts_with_all(["kernels-only", "steps-only"]),
+        )
+        .arg(
+            Arg::new("updates")
+                .long("updates")
+                .value_name("N")
+                .default_value("1000000")
+                .value_parser(value_parser!(u64).range(1..=10_000_000))
+                .help("Updates of each run on the screen"),
+        )
+        .arg(
             Arg::new("threads")
                 .long("threads")
                 .value_name("N")

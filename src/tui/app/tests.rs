@@ -130,7 +130,7 @@ fn the_command_line_sets_scales_completes_and_says_what_is_wrong() {
     let mut app = app();
     app.runs[0].config.insert("train.learning_rate".into(), "0.02".into());
     assert_eq!(sent(&press(&mut app, ":lr = 1e-4\n")), ["0: set learning_rate=0.0001"]);
-    assert_eq!(sent(&press(&mut app, ":lr *= 0.5\n")), ["0: set learning_rate=0.01"]);
+    assert_eq!(sent(&press(&mut app, ":lr *= 0.5\n")), ["0: set learning_rate=\"*0.5\""]);
     assert_eq!(sent(&press(&mut app, ":set eval_every 50\n")), ["0: set eval_every=50"]);
     assert_eq!(sent(&press(&mut app, ":pause\n")), ["0: pause"]);
     press(&mut app, ":compare\n");
@@ -232,7 +232,9 @@ fn a_filter_follows_every_letter_and_escape_takes_it_back() {
 
 #[test]
 fn every_word_for_a_command_is_known_to_the_control_file() {
-    for word in ["pause", "resume", "checkpoint", "stop"] {
+    for word in
+        ["pause", "resume", "checkpoint", "stop", "sample", "eval", "spectra", "unload"]
+    {
         assert!(control::Action::parse(word, None).is_ok(), "{word}");
     }
 }

@@ -229,6 +229,16 @@ impl RunModel {
         }
     }
 
+    /// What it is called: the name that the user gave.
+    pub fn name(&self) -> String {
+        let name = &self.summary.run.name;
+        match &self.dir {
+            _ if !name.is_empty() => name.clone(),
+            Some(dir) => crate::runlog::RunDir::at(dir).short_name(),
+            None => "run".into(),
+        }
+    }
+
     /// The newest moment.
     pub fn now(&self) -> Moment {
         self.now

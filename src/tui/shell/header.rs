@@ -9,11 +9,7 @@ use crate::report::text;
 use crate::runlog::Level;
 use crate::tui::action::{Action, ViewId};
 use crate::tui::app::App;
-use crate::tui::model::RunModel;
 use crate::tui::views::Hits;
-
-/// Updates whose times the remaining time is reckoned from.
-const PACE_ROWS: usize = 64;
 
 /// The header: program, run, state, step, time left. Parts are dropped whole where they do not fit.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -129,26 +125,12 @@ fn progress(app: &App) -> Vec<String> {
         parts.push(format!("{percent:.0}%"));
     }
     if run.status.is_live() {
-        match left_s(run) {
+        match run.left_s() {
             Some(left) => parts.push(format!("ETA {}", text::clock(left))),
             None => parts.push("ETA -".into()),
         }
     }
     parts
-}
-
-/// Seconds that a run will go on, by the times of its last updates, evaluations and checkpoints included; none
-/// before there are enough of them to tell.
-fn left_s(run: &RunModel) -> Option<f64> {
-    let clock = &run.steps.clock;
-    let last = clock.moment(clock.len().checked_sub(1)?)?;
-    let first = clock.moment(clock.len().saturating_sub(PACE_ROWS))?;
-    let steps = last.step.checked_sub(first.step).filter(|steps| *steps > 2)?;
-    let step_s = last.ts_ms.saturating_sub(first.ts_ms).max(0) as f64 / 1000.0 / steps as f64;
-    let what = &run.summary.run;
-    let by_pace = what.steps.saturating_sub(last.step) as f64 * step_s;
-    let by_limit = what.max_s.map(|max_s| (max_s - last.active_s).max(0.0));
-    Some(by_limit.map_or(by_pace, |limit| limit.min(by_pace)))
 }
 
 fn after(area: Rect, x: u16) -> Rect {

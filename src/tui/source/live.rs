@@ -1,7 +1,9 @@
 //! The run of this process: what the trainer says goes through a small channel that it never waits for. What does not
 //! fit is dropped here and read from the log, which has everything.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::follow::{Follower, POLL};
@@ -17,30 +19,48 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct LiveSink {
     events: SyncSender<Event>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The other end.
+#[derive(Debug)]
+pub(super) struct Taken {
+    events: Receiver<Event>,
+    /// The number of the last event that did not fit.
+    dropped: Arc<AtomicU64>,
 }
 
 impl EventSink for LiveSink {
     fn on_event(&mut self, event: &Event) {
-        // Full: the reader finds the gap in the numbers. Nobody there: nothing to tell.
-        let _ = self.events.try_send(event.clone());
+        // Nobody there: nothing to tell.
+        if let Err(TrySendError::Full(event)) = self.events.try_send(event.clone()) {
+            self.dropped.store(event.seq, Ordering::Relaxed);
+        }
     }
 }
 
-pub(super) fn channel() -> (LiveSink, Receiver<Event>) {
-    let (events, taken) = sync_channel(WAITING);
-    (LiveSink { events }, taken)
+pub(super) fn channel() -> (LiveSink, Taken) {
+    let (sink, events) = sync_channel(WAITING);
+    let dropped = Arc::new(AtomicU64::new(0));
+    (LiveSink { events: sink, dropped: Arc::clone(&dropped) }, Taken { events, dropped })
 }
 
 /// Sends what the trainer says, and follows the log as any other when the trainer is gone.
-pub(super) fn follow(out: Outlet, events: &Receiver<Event>) {
+pub(super) fn follow(out: Outlet, taken: &Taken) {
     let Some(mut follower) = Follower::start(out) else { return };
     let mut looked = Instant::now();
     loop {
-        let more = match events.recv_timeout(POLL) {
+        let more = match taken.events.recv_timeout(POLL) {
             Ok(event) => {
                 let mut batch = vec![event];
-                batch.extend(events.try_iter().take(BATCH - 1));
+                batch.extend(taken.events.try_iter().take(BATCH - 1));
                 tell(&mut follower, batch)
+            }
+            // The last ones that were dropped have none after them that would show the gap.
+            Err(RecvTimeoutError::Timeout)
+                if taken.dropped.load(Ordering::Relaxed) > follower.last_seq() =>
+            {
+                follower.catch_up()
             }
             Err(RecvTimeoutError::Timeout) => Some(()),
             Err(RecvTimeoutError::Disconnected) => break,

@@ -125,11 +125,12 @@ fn a_replay_at_any_speed_ends_as_a_load() {
     let loaded = load(&dir).unwrap().model;
     assert_eq!(loaded.status, Status::Finished);
     assert_eq!((loaded.steps.len(), loaded.undone.len()), (30, 1));
+    // By what is written of them, as a loss that is not a number is not equal to itself.
     for speed in [20.0, 1e3, 1e9] {
         let mut replayed = replayed(&dir, speed);
         // Facts are read once more where a run event comes.
         replayed.revision = loaded.revision;
-        assert_eq!(replayed, loaded, "speed {speed}");
+        assert_eq!(format!("{replayed:?}"), format!("{loaded:?}"), "speed {speed}");
     }
 }
 
@@ -178,7 +179,7 @@ fn a_slow_screen_holds_no_trainer_up_and_misses_nothing() {
     let mut run = app.runs.remove(0);
     let loaded = load(&dir).unwrap().model;
     run.revision = loaded.revision;
-    assert_eq!(run, loaded);
+    assert_eq!(format!("{run:?}"), format!("{loaded:?}"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The runs that are open, each with the thread that reads it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use super::capture::Capture;
 use crate::error::{Error, Result};
 use crate::runlog::RunDir;
 use crate::tui::app::{App, Msg};
-use crate::tui::model::RunModel;
+use crate::tui::model::{Preview, RunModel};
 use crate::tui::source::{LiveSink, Source};
 
 /// Opens runs for a screen. Runs have the places in the app in the order in which they are opened here.
@@ -80,6 +80,18 @@ impl Feed {
             Ok(source)
         })?;
         sink.ok_or_else(|| Error::run("the run has no sink", "report this"))
+    }
+
+    /// Reads what the browser shows of a run, on a thread of its own: a long log takes a moment.
+    pub(super) fn preview(&self, path: PathBuf) {
+        let messages = self.messages.clone();
+        let read = move || {
+            // A run that cannot be read shows nothing; opening it says why.
+            if let Ok(preview) = Preview::read(&RunDir::at(&path)) {
+                let _ = messages.send(Msg::Preview(path, Box::new(preview)));
+            }
+        };
+        let _ = std::thread::Builder::new().name("preview".into()).spawn(read);
     }
 
     /// Tells the screen something; one that has gone does not hear it.

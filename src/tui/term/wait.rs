@@ -206,7 +206,8 @@ impl<'a> Screen<'a> {
     /// How long until the clock moves: of a live run, or of a notice that goes; never where neither is.
     fn tick_in(&self, now: Instant) -> Option<Duration> {
         let is_live = self.app.runs.iter().any(|run| run.status.is_live()) || self.app.runs.is_empty();
-        let moves = is_live && !self.app.is_frozen || self.app.notice.is_some();
+        let is_moving = self.app.rank.is_playing;
+        let moves = is_live && !self.app.is_frozen || self.app.notice.is_some() || is_moving;
         moves.then(|| CLOCK.saturating_sub(now.saturating_duration_since(self.clock)))
     }
 
@@ -299,6 +300,10 @@ impl<'a> Screen<'a> {
                 let sequence = format!("\x1b]52;c;{}\x07", BASE64.encode(&text));
                 self.painter.send(sequence.as_bytes())?;
                 Ok(Some("copied, if the terminal allows it (OSC 52)".into()))
+            }
+            Effect::Preview(path) => {
+                self.feed.preview(path);
+                return Ok(None);
             }
             Effect::Export => self.host.export(self.app).map(Some),
             Effect::Open(path) => {

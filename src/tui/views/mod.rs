@@ -8,10 +8,14 @@ use super::action::{Action, Effect, ViewId};
 use super::app::{App, Msg};
 
 pub mod compare;
+pub mod curve;
 pub mod editor;
+pub mod frame;
 pub mod help;
 pub mod logs;
 pub mod palette;
+#[cfg(test)]
+mod pictures;
 pub mod rank;
 pub mod runs;
 pub mod switches;

@@ -53,6 +53,18 @@ pub fn parse(app: &App, line: &str) -> Result<Meaning, String> {
         Some(rest) => (rest.trim(), true),
         None => (line, false),
     };
+    // The run scales its own value: what it has may have changed since this screen heard of it.
+    if let Some((key, by)) = setting.split_once("*=")
+        && settings::is_number(key)
+    {
+        return match by.trim().parse::<f64>() {
+            Ok(by) if by.is_finite() && by > 0.0 => Ok(Meaning::Set(control::Action::Set {
+                key: settings::live(key).unwrap_or(key.trim()).into(),
+                value: format!("*{by}").into(),
+            })),
+            _ => Err(format!("`{}` is no factor, expected above 0", by.trim())),
+        };
+    }
     for sign in ["*=", "/=", "+=", "-="] {
         if let Some((key, by)) = setting.split_once(sign) {
             return set(key, &calculated(app, key, sign, by)?);
@@ -93,7 +105,7 @@ pub fn parse(app: &App, line: &str) -> Result<Meaning, String> {
 fn set(key: &str, value: &str) -> Result<Meaning, String> {
     let key = key.trim();
     let Some(live) = settings::live(key) else {
-        let keys: Vec<&str> = settings::LIVE.iter().map(|(key, _)| *key).collect();
+        let keys: Vec<&str> = settings::all().collect();
         return Err(format!("`{key}` cannot change in flight; these can: {}", keys.join(", ")));
     };
     let value = settings::parse(live, value)?;
@@ -127,15 +139,15 @@ pub fn suggestions(app: &App, typed: &str) -> Vec<Suggestion> {
     let word = word.split([' ', '=', '*', '/', '+']).next().unwrap_or("");
     let mut found = Vec::new();
     if let Some(run) = app.run() {
-        for (key, short) in settings::LIVE.iter().filter(|(key, _)| settings::concerns(run, key)) {
-            let name = short.first().unwrap_or(key);
+        for key in settings::all().filter(|key| settings::concerns(run, key)) {
+            let name = settings::short(key);
             if !word.is_empty() && !key.starts_with(word) && !name.starts_with(word) {
                 continue;
             }
             let value = settings::value(run, key);
             let line = format!("{name} = {}", value.unwrap_or_default());
             found.push(Suggestion { line, help: format!("set {key} from the next update on") });
-            if *key == "learning_rate" {
+            if key == "learning_rate" {
                 let help = "scale the whole schedule".into();
                 found.push(Suggestion { line: "lr *= 0.5".into(), help });
             }
