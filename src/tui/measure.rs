@@ -9,7 +9,7 @@ use ratatui::layout::Rect;
 use ratatui::{Terminal, TerminalOptions, Viewport};
 
 use super::app::App;
-use super::views;
+use super::shell;
 use super::views::Hits;
 use crate::error::{Error, Result};
 
@@ -39,7 +39,7 @@ impl Screen {
         let drawn = self.terminal.draw(|frame| {
             let area = frame.area();
             *hits = Hits::default();
-            views::draw(app, area, frame.buffer_mut(), hits);
+            shell::draw(app, area, frame.buffer_mut(), hits);
         });
         drawn.map(|_| ()).map_err(failed)
     }
