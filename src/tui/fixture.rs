@@ -249,6 +249,7 @@ fn measurements(told: &mut Teller, method: &str, key: u64, peak_bytes: u64, step
             cmd: "set learning_rate=0.0005".into(),
             ok: true,
             what: "from the next update on".into(),
+            ..Cmd::default()
         });
     }
 }
