@@ -25,6 +25,10 @@ const LIST: usize = 0;
 const ABOUT: usize = 1;
 /// Columns that rows can be sorted by.
 const COLUMNS: [&str; 7] = ["NAME", "METHOD", "STEP", "loss", "val/loss", "AGE", "STATE"];
+/// Facts that stand above the settings that differ.
+const FACTS_FIRST: usize = 8;
+/// Settings that stand among the facts.
+const SETTINGS_FIRST: usize = 4;
 /// The column of the start.
 const AGE: usize = 5;
 
@@ -258,6 +262,8 @@ fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     if live > 0 {
         title += &format!(" · {live} live");
     }
+    let arrow = if app.list.is_descending { '▼' } else { '▲' };
+    title += &format!("  sort: {} {arrow}", COLUMNS[app.list.sort % COLUMNS.len()].to_lowercase());
     if !app.list.filter.is_empty() {
         title += &format!("  filter: {}", app.list.filter);
     }
@@ -358,25 +364,52 @@ fn draw_about(app: &App, area: Rect, buffer: &mut Buffer) {
             curve(app, &about, Rect { height, ..rest }, buffer);
             rest = Rect { y: rest.y + height, height: rest.height - height, ..rest };
         }
-        for (key, text) in facts(run, &about) {
-            rest = put(&format!("{key:<9} {text}"), theme.text, theme, rest, buffer);
+        let facts = facts(run, &about);
+        let (first, others) = facts.split_at(FACTS_FIRST.min(facts.len()));
+        rest = draw_facts(app, first, rest, buffer);
+        if let Some((name, found)) = &differences {
+            rest = draw_differences(app, name, found.as_deref(), SETTINGS_FIRST, rest, buffer);
         }
-        rest = put("", theme.text, theme, rest, buffer);
+        draw_facts(app, others, rest, buffer);
+    } else if let Some((name, found)) = &differences {
+        draw_differences(app, name, found.as_deref(), usize::MAX, rest, buffer);
+    } else {
+        put("no run is older than this one", theme.dim, theme, rest, buffer);
     }
-    let Some((name, found)) = differences else { return };
-    rest = put(&format!("settings ≠ {name}:"), theme.title, theme, rest, buffer);
-    match found {
-        None => {
-            put("  reading …", theme.dim, theme, rest, buffer);
-        }
-        Some(found) if found.is_empty() => {
-            put("  none", theme.dim, theme, rest, buffer);
-        }
-        Some(found) => {
-            for (key, old, new) in found {
-                rest = put(&format!("  {key}  {old} → {new}"), theme.text, theme, rest, buffer);
-            }
-        }
+}
+
+type Fact = (&'static str, String);
+
+fn draw_facts(app: &App, facts: &[Fact], area: Rect, buffer: &mut Buffer) -> Rect {
+    let theme = &app.theme;
+    facts.iter().fold(area, |rest, (key, text)| {
+        put(&format!("{key:<9} {text}"), theme.text, theme, rest, buffer)
+    })
+}
+
+type Setting = (String, String, String);
+
+/// The settings in which a run differs from the one before, at most `most` of them.
+fn draw_differences(
+    app: &App,
+    name: &str,
+    found: Option<&[Setting]>,
+    most: usize,
+    area: Rect,
+    buffer: &mut Buffer,
+) -> Rect {
+    let theme = &app.theme;
+    let rest = put(&format!("settings ≠ {name}:"), theme.title, theme, area, buffer);
+    let Some(found) = found else { return put("  reading …", theme.dim, theme, rest, buffer) };
+    if found.is_empty() {
+        return put("  none but the name", theme.dim, theme, rest, buffer);
+    }
+    let rest = found.iter().take(most).fold(rest, |rest, (key, old, new)| {
+        put(&format!("  {key}  {old} → {new}"), theme.text, theme, rest, buffer)
+    });
+    match found.len().saturating_sub(most) {
+        0 => rest,
+        more => put(&format!("  {more} more · d: all"), theme.dim, theme, rest, buffer),
     }
 }
 
@@ -394,7 +427,7 @@ fn curve(app: &App, about: &Preview, area: Rect, buffer: &mut Buffer) {
 }
 
 /// What a run was made of, as far as it is known.
-fn facts(run: &RunRecord, about: &Preview) -> Vec<(&'static str, String)> {
+fn facts(run: &RunRecord, about: &Preview) -> Vec<Fact> {
     let setting = |key: &str| about.config.get(key).map(String::as_str);
     let mut facts = Vec::new();
     let mut add = |key: &'static str, text: String| {
