@@ -161,6 +161,10 @@ pub enum Action {
     Quit,
     /// Put the program in the background.
     Suspend,
+    /// The run before among those that are open.
+    PrevRun,
+    /// The next run among those that are open.
+    NextRun,
 
     /// Pause the run, or let it go on.
     PauseResume,
