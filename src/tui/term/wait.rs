@@ -205,7 +205,8 @@ impl<'a> Screen<'a> {
 
     /// How long until the clock moves: of a live run, or of a notice that goes; never where neither is.
     fn tick_in(&self, now: Instant) -> Option<Duration> {
-        let is_live = self.app.runs.iter().any(|run| run.status.is_live()) || self.app.runs.is_empty();
+        let is_live =
+            self.app.runs.iter().any(|run| run.status.is_live()) || self.app.runs.is_empty();
         let is_moving = self.app.rank.is_playing;
         let moves = is_live && !self.app.is_frozen || self.app.notice.is_some() || is_moving;
         moves.then(|| CLOCK.saturating_sub(now.saturating_duration_since(self.clock)))
@@ -306,8 +307,9 @@ impl<'a> Screen<'a> {
                 return Ok(None);
             }
             Effect::Export => self.host.export(self.app).map(Some),
-            Effect::Open(path) => {
-                self.open(&path).map(|()| None)
+            Effect::Open(path) => self.open(&path).map(|()| None),
+            Effect::OpenBeside(path) => {
+                self.feed.open_here(&RunDir::at(&path), self.app).map(|_| None)
             }
             Effect::Resume(path) => self.host.resume(&path).map(Some),
             Effect::Clone(path) => self.host.start_again(&path).map(Some),

@@ -1,6 +1,6 @@
 //! The runs of a folder: which there are, what one looks like, and what can be done with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use ratatui::buffer::Buffer;
@@ -47,6 +47,8 @@ pub struct State {
     pub selected: Option<PathBuf>,
     /// Whether all settings are shown that differ from the run before, and nothing else.
     pub shows_diff: bool,
+    /// Runs that were asked about: what cannot be read is not read again and again.
+    pub asked: HashSet<PathBuf>,
     /// What was read of runs that are not open.
     pub previews: HashMap<PathBuf, Preview>,
 }
@@ -60,6 +62,7 @@ impl Default for State {
             is_descending: false,
             selected: None,
             shows_diff: false,
+            asked: HashSet::new(),
             previews: HashMap::new(),
         }
     }
@@ -124,12 +127,11 @@ fn preview(app: &App, path: &Path) -> Option<Preview> {
 }
 
 /// What has to be read for what is on the screen: the selected run and the one before it.
-pub fn wanted(app: &App) -> Vec<Effect> {
+pub fn wanted(app: &mut App) -> Vec<Effect> {
     let Some(run) = selected(app) else { return Vec::new() };
-    let both = [Some(run), before(app, run)];
-    let missing =
-        both.into_iter().flatten().filter(|run| !app.list.previews.contains_key(&run.path));
-    missing.map(|run| Effect::Preview(run.path.clone())).collect()
+    let both = [Some(run), before(app, run)].map(|run| run.map(|run| run.path.clone()));
+    let new = both.into_iter().flatten().filter(|path| app.list.asked.insert(path.clone()));
+    new.map(Effect::Preview).collect()
 }
 
 /// What an action changes here.
@@ -517,14 +519,7 @@ mod tests {
         assert_eq!(app.list.selected, Some(fixture::folder("full", 1)));
         let wanted = ["full", "galore"].map(|method| Effect::Preview(fixture::folder(method, 1)));
         assert_eq!(effects, wanted);
-        for method in ["full", "galore"] {
-            app.list.previews.insert(fixture::folder(method, 1), Preview::default());
-        }
-        assert!(wanted_is_empty(&app));
-    }
-
-    fn wanted_is_empty(app: &App) -> bool {
-        super::wanted(app).is_empty()
+        assert!(super::wanted(&mut app).is_empty(), "once");
     }
 
     #[test]
