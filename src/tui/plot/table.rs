@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     fn lines(buffer: &Buffer) -> Vec<String> {
-        let width = buffer.area.width as usize;
+        let width = (buffer.area.width as usize).max(1);
         let text = |row: &[ratatui::buffer::Cell]| row.iter().map(|cell| cell.symbol()).collect();
         buffer
             .content()

@@ -317,6 +317,9 @@ impl<'a> Screen<'a> {
             }
             Effect::Export => self.host.export(self.app).map(Some),
             Effect::Open(path) => self.open(&path).map(|()| None),
+            Effect::OpenBeside(path) => {
+                self.feed.open_here(&RunDir::at(&path), self.app).map(|_| None)
+            }
             Effect::Resume(path) => self.host.resume(&path).map(Some),
             Effect::Clone(path) => self.host.start_again(&path).map(Some),
             Effect::Trash(path) => self.host.trash(&path).map(Some),

@@ -250,7 +250,7 @@ fn layout(app: &App, area: Rect) -> (Rect, Rect, Rect) {
     let last = Rect { y: area.bottom() - 1, height: 1, ..area };
     let rest = area.height - 1;
     let wanted = rows::height(app) + 3;
-    let table = wanted.clamp(5, rest * 9 / 20);
+    let table = wanted.min(rest * 9 / 20).max(5).min(rest);
     let chart = Rect { height: rest - table, ..area };
     (chart, Rect { y: chart.bottom(), height: table, ..area }, last)
 }

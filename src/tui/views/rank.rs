@@ -179,7 +179,7 @@ fn layout(app: &App, area: Rect, grid: &Grid) -> Vec<(usize, Rect)> {
     }
     if area.width >= 76 {
         let wanted = field::width(grid);
-        let left = wanted.min(area.width * 11 / 20);
+        let left = wanted.min(area.width * 9 / 16);
         let right = Rect { x: rest.x + left, width: rest.width - left, ..rest };
         rest.width = left;
         if right.height >= 14 {

@@ -105,7 +105,7 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     };
     let y = y.unwrap_or_else(|| AxisRange::new(f64::NAN, f64::NAN, is_log));
     let mut chart = Chart::new(theme, AxisRange::new(low, high, log_x), y);
-    chart.title = title(app, axis, &groups).into();
+    chart.title = super::super::frame::title(&title(app, axis, &groups));
     let base = app.runs.get(app.compare.baseline);
     let name = base.map(|run| format!("baseline: {} {}", letter(app.compare.baseline), run.name()));
     chart.note = name.unwrap_or_default().into();
