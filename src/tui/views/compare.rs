@@ -259,3 +259,93 @@ fn layout(app: &App, area: Rect) -> (Rect, Rect, Rect) {
 fn letters(group: &[usize]) -> String {
     group.iter().map(|place| letter(*place)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tui::fixture::{self, TOKENS};
+    use crate::tui::theme::Theme;
+
+    #[test]
+    fn runs_are_compared_as_far_as_all_have_come_that_did_not_fail() {
+        let mut app = fixture::app(Theme::default());
+        assert_eq!(place(&app), Some(312.0 * TOKENS as f64));
+        app.runs.push(fixture::run_of("lora", 2, 40));
+        app.runs[5].status = crate::runlog::Status::Crashed;
+        assert_eq!(place(&app), Some(312.0 * TOKENS as f64));
+        app.compare.hidden.insert(0);
+        assert_eq!(place(&app), Some(400.0 * TOKENS as f64));
+        app.axes.cursor = Some(20.0);
+        assert_eq!(place(&app), Some(20.0 * TOKENS as f64), "updates are shown as tokens");
+        app.axes.x = Axis::Active;
+        assert_eq!(place(&app), Some(20.0));
+    }
+
+    #[test]
+    fn rows_are_sorted_by_what_was_reached_and_the_unknown_stands_last() {
+        let mut app = fixture::app(Theme::default());
+        app.compare.baseline = 1;
+        let order = |app: &App| rows::order(app);
+        assert_eq!(order(&app), [1, 0, 2, 3, 4], "full, switchlora, galore, relora, lora");
+        update(&mut app, Action::Sort);
+        assert_eq!(order(&app), [4, 3, 2, 0, 1]);
+        app.compare.sort = Column::Tokens as usize;
+        app.compare.is_descending = false;
+        assert_eq!(order(&app)[0], 1, "only the baseline has reached its own loss");
+        app.compare.is_descending = true;
+        assert_eq!(order(&app)[0], 1, "what is not known stands last either way");
+        app.compare.filter = "method:lora seed=1 !relora".into();
+        assert_eq!(order(&app).len(), 2);
+        update(&mut app, Action::Sort);
+        assert_eq!((app.compare.sort, app.compare.is_descending), (Column::Speed as usize, false));
+    }
+
+    #[test]
+    fn keys_move_pin_and_choose() {
+        let mut app = fixture::app(Theme::default());
+        update(&mut app, Action::NextPanel);
+        update(&mut app, Action::Home);
+        assert_eq!(app.compare.selected, 1, "the best run");
+        update(&mut app, Action::Baseline);
+        update(&mut app, Action::Down);
+        update(&mut app, Action::Pin);
+        assert_eq!((app.compare.baseline, app.compare.selected), (1, 0));
+        assert_eq!(shown(&app), [1, 2, 3, 4]);
+        assert_eq!(passing(&app).len(), 5, "a run off the chart stays in the table");
+        update(&mut app, Action::NextMetric);
+        assert_eq!(app.compare.metric, Metric::Perplexity);
+        update(&mut app, Action::Open);
+        assert_eq!((app.active, app.view), (0, ViewId::Train));
+    }
+
+    #[test]
+    fn the_cursor_steps_over_values_that_were_measured() {
+        let mut app = fixture::app(Theme::default());
+        update(&mut app, Action::Left);
+        assert_eq!(app.axes.cursor, Some(275.0), "evaluations are 25 updates apart");
+        update(&mut app, Action::Right);
+        assert_eq!(app.axes.cursor, Some(300.0));
+        update(&mut app, Action::Back);
+        assert_eq!(app.axes.cursor, None);
+    }
+
+    #[test]
+    fn the_last_line_pairs_seeds() {
+        let mut app = fixture::app(Theme::default());
+        app.compare.baseline = 1;
+        assert!(rows::last_line(&app).contains("two or more seeds"));
+        app.runs.push(fixture::run_of("full", 2, fixture::STEPS));
+        app.runs.push(fixture::run_of("lora", 2, fixture::STEPS));
+        let line = rows::last_line(&app);
+        assert!(line.contains("EG−BF = +0.") && line.contains("(2 seeds)"), "{line}");
+    }
+
+    #[test]
+    fn settings_are_copied_as_a_table() {
+        let mut app = fixture::app(Theme::default());
+        let effects = update(&mut app, Action::Copy);
+        let [Effect::Copy(text)] = &effects[..] else { panic!("{effects:?}") };
+        assert_eq!(text.lines().count(), 6);
+        assert!(text.lines().all(|line| line.split('\t').count() == 10));
+    }
+}

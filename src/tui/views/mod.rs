@@ -5,7 +5,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::action::{Action, Effect, ViewId};
-use super::app::App;
+use super::app::{App, Msg};
 use super::plot::AxisRange;
 
 pub mod compare;
@@ -54,6 +54,47 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         ViewId::System => system::update(app, action),
         ViewId::Logs => logs::update(app, action),
         ViewId::Runs => runs::update(app, action),
+    }
+}
+
+/// The filter of the view on the screen; none where it has none.
+pub fn filter(app: &App) -> Option<&str> {
+    match app.view {
+        ViewId::Compare => Some(&app.compare.filter),
+        ViewId::Logs => Some(&app.logs.filter),
+        ViewId::Runs => Some(&app.list.filter),
+        ViewId::Train | ViewId::Switches | ViewId::Rank | ViewId::System => None,
+    }
+}
+
+/// Sets the filter of the view on the screen, with every letter that is typed.
+pub fn set_filter(app: &mut App, text: &str) {
+    match app.view {
+        ViewId::Compare => text.clone_into(&mut app.compare.filter),
+        ViewId::Logs => text.clone_into(&mut app.logs.filter),
+        ViewId::Runs => text.clone_into(&mut app.list.filter),
+        ViewId::Train | ViewId::Switches | ViewId::Rank | ViewId::System => {}
+    }
+}
+
+/// A click or a key for the view on the screen: a click puts its panel into focus.
+pub fn input(app: &mut App, msg: &Msg) -> Vec<Effect> {
+    if let Msg::Click(panel, _, _) = msg {
+        *focus(app) = *panel;
+    }
+    Vec::new()
+}
+
+/// The panel in focus of the view on the screen.
+fn focus(app: &mut App) -> &mut usize {
+    match app.view {
+        ViewId::Train => &mut app.train.focus,
+        ViewId::Compare => &mut app.compare.focus,
+        ViewId::Switches => &mut app.switches.focus,
+        ViewId::Rank => &mut app.rank.focus,
+        ViewId::System => &mut app.system.focus,
+        ViewId::Logs => &mut app.logs.focus,
+        ViewId::Runs => &mut app.list.focus,
     }
 }
 

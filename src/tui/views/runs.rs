@@ -43,8 +43,6 @@ pub struct State {
     pub selected: Option<PathBuf>,
     /// Whether all settings are shown that differ from the run before, and nothing else.
     pub shows_diff: bool,
-    /// A run that is to be on the screen as soon as it is open.
-    pub opening: Option<PathBuf>,
     /// What was read of runs that are not open.
     pub previews: HashMap<PathBuf, Preview>,
 }
@@ -58,7 +56,6 @@ impl Default for State {
             is_descending: false,
             selected: None,
             shows_diff: false,
-            opening: None,
             previews: HashMap::new(),
         }
     }
@@ -131,18 +128,6 @@ pub fn wanted(app: &App) -> Vec<Effect> {
     missing.map(|run| Effect::Preview(run.path.clone())).collect()
 }
 
-/// A run was opened: if it was to be on the screen, it is.
-pub fn opened(app: &mut App) {
-    let Some(wanted) = app.list.opening.take() else { return };
-    match open_place(app, &wanted) {
-        Some(place) => {
-            app.active = place;
-            app.view = ViewId::Train;
-        }
-        None => app.list.opening = Some(wanted),
-    }
-}
-
 /// What an action changes here.
 pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
     let run = selected(app).cloned();
@@ -175,10 +160,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
                 app.active = place;
                 app.view = ViewId::Train;
             }
-            None => {
-                app.list.opening = Some(run.path.clone());
-                return vec![Effect::Open(run.path)];
-            }
+            None => return vec![Effect::Open(run.path)],
         },
         Action::Pin => match place {
             Some(place) => {
@@ -186,7 +168,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
                     app.compare.hidden.insert(place);
                 }
             }
-            None => return vec![Effect::Open(run.path)],
+            None => return vec![Effect::OpenBeside(run.path)],
         },
         Action::ResumeRun => return resume(app, &run),
         Action::CloneRun => {
@@ -471,4 +453,81 @@ fn facts(run: &RunRecord, about: &Preview) -> Vec<(&'static str, String)> {
     }
     add("version", about.version.clone());
     facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tui::fixture;
+    use crate::tui::theme::Theme;
+
+    fn names(app: &App) -> Vec<String> {
+        listed(app).into_iter().map(|run| RunDir::at(&run.path).short_name()).collect()
+    }
+
+    #[test]
+    fn runs_are_listed_newest_first_and_filtered_and_sorted() {
+        let mut app = fixture::app(Theme::default());
+        assert_eq!(names(&app)[..3], ["switchlora-s1", "full-s1", "galore-s1"]);
+        app.list.filter = "method:*lora state:!diverged seed=1".into();
+        assert_eq!(names(&app), ["switchlora-s1", "relora-s1", "lora-s1"]);
+        update(&mut app, Action::Sort);
+        assert_eq!(names(&app), ["lora-s1", "relora-s1", "switchlora-s1"], "the other way round");
+        app.list = State { sort: 2, ..State::default() };
+        assert_eq!(names(&app)[0], "lora-s2", "fewest updates first");
+    }
+
+    #[test]
+    fn the_selection_asks_for_what_it_needs_to_show() {
+        let mut app = fixture::app(Theme::default());
+        let effects = update(&mut app, Action::Down);
+        assert_eq!(app.list.selected, Some(fixture::folder("full", 1)));
+        let wanted = ["full", "galore"].map(|method| Effect::Preview(fixture::folder(method, 1)));
+        assert_eq!(effects, wanted);
+        for method in ["full", "galore"] {
+            app.list.previews.insert(fixture::folder(method, 1), Preview::default());
+        }
+        assert!(wanted_is_empty(&app));
+    }
+
+    fn wanted_is_empty(app: &App) -> bool {
+        super::wanted(app).is_empty()
+    }
+
+    #[test]
+    fn what_acts_on_a_run_asks_first_and_spares_live_ones() {
+        let mut app = fixture::app(Theme::default());
+        for action in [Action::DeleteRun, Action::ResumeRun] {
+            assert!(update(&mut app, action).is_empty());
+            assert_eq!(app.overlay, Overlay::None, "a live run is left alone");
+            assert!(app.notice.take().is_some());
+        }
+        app.list.selected = Some(fixture::folder("switchlora", 2));
+        assert!(update(&mut app, Action::DeleteRun).is_empty());
+        let path = fixture::folder("switchlora", 2);
+        let Overlay::Confirm(words, effects) = &app.overlay else { panic!("no question") };
+        assert!(words.contains("trash") && *effects == [Effect::Trash(path.clone())]);
+        update(&mut app, Action::ResumeRun);
+        let Overlay::Confirm(_, effects) = &app.overlay else { panic!("no question") };
+        assert_eq!(*effects, [Effect::Resume(path.clone())]);
+        update(&mut app, Action::CloneRun);
+        let Overlay::Confirm(_, effects) = &app.overlay else { panic!("no question") };
+        assert_eq!(*effects, [Effect::Clone(path)]);
+    }
+
+    #[test]
+    fn runs_are_opened_pinned_and_taken_out_again() {
+        let mut app = fixture::app(Theme::default());
+        app.list.selected = Some(fixture::folder("lora", 2));
+        let path = fixture::folder("lora", 2);
+        assert_eq!(update(&mut app, Action::Open), [Effect::Open(path.clone())]);
+        assert_eq!(update(&mut app, Action::Pin), [Effect::OpenBeside(path)]);
+        app.list.selected = Some(fixture::folder("galore", 1));
+        update(&mut app, Action::Pin);
+        assert!(app.compare.hidden.contains(&2));
+        update(&mut app, Action::Pin);
+        assert!(app.compare.hidden.is_empty());
+        update(&mut app, Action::Open);
+        assert_eq!((app.active, app.view), (2, ViewId::Train));
+    }
 }
