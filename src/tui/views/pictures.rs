@@ -128,7 +128,8 @@ fn colours() {
     ];
     for (name, theme) in themes {
         let pictures = [ViewId::Train, ViewId::System, ViewId::Logs].map(|view| {
-            let mut app = App { theme: theme.clone(), ..app(view, false) };
+            let mut app = app(view, false);
+            app.theme = theme.clone();
             app.axes.cursor = Some(200.0);
             app.logs.selected = Some(18);
             format!("--- {}\n{}", view.title(), styles(&drawn(&app, 80, 20)))

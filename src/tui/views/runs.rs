@@ -43,6 +43,8 @@ pub struct State {
     pub selected: Option<PathBuf>,
     /// Whether all settings are shown that differ from the run before, and nothing else.
     pub shows_diff: bool,
+    /// A run that is to be on the screen as soon as it is open.
+    pub opening: Option<PathBuf>,
     /// What was read of runs that are not open.
     pub previews: HashMap<PathBuf, Preview>,
 }
@@ -56,6 +58,7 @@ impl Default for State {
             is_descending: false,
             selected: None,
             shows_diff: false,
+            opening: None,
             previews: HashMap::new(),
         }
     }
@@ -128,6 +131,18 @@ pub fn wanted(app: &App) -> Vec<Effect> {
     missing.map(|run| Effect::Preview(run.path.clone())).collect()
 }
 
+/// A run was opened: if it was to be on the screen, it is.
+pub fn opened(app: &mut App) {
+    let Some(wanted) = app.list.opening.take() else { return };
+    match open_place(app, &wanted) {
+        Some(place) => {
+            app.active = place;
+            app.view = ViewId::Train;
+        }
+        None => app.list.opening = Some(wanted),
+    }
+}
+
 /// What an action changes here.
 pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
     let run = selected(app).cloned();
@@ -160,7 +175,10 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
                 app.active = place;
                 app.view = ViewId::Train;
             }
-            None => return vec![Effect::Open(run.path)],
+            None => {
+                app.list.opening = Some(run.path.clone());
+                return vec![Effect::Open(run.path)];
+            }
         },
         Action::Pin => match place {
             Some(place) => {
