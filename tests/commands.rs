@@ -257,7 +257,7 @@ fn no_view_prints_nothing_and_lines_go_to_stderr_alone() {
     let place = Place::new();
     let output = place.run(&format!("{} --ui none", Place::train_line("quiet", "--iters 4")));
     assert_eq!((stdout(&output), stderr(&output)), (String::new(), String::new()));
-    for ui in ["line", "auto", "tui"] {
+    for ui in ["line", "auto"] {
         let output = place.run(&format!("{} --ui {ui}", Place::train_line(ui, "--iters 4")));
         assert_eq!(stdout(&output), "", "{ui}");
         assert!(stderr(&output).contains("\nfinished after 4 updates\n"), "{ui}");

@@ -8,6 +8,7 @@ pub mod kernels;
 pub mod steps;
 #[doc(hidden)]
 pub mod stock;
+pub mod ui;
 
 use serde_json::{Value, json};
 

@@ -8,253 +8,22 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 use clap_complete::Shell;
 
-use super::export::{self, ExportArgs};
-use super::{settings, source};
+use super::{export, settings, source};
+
+mod given;
+
 use crate::bench::{Options, Shape};
 use crate::compare::Wanted;
 use crate::config::settings::{METHODS, Setting};
 use crate::config::{FlagValue, RunConfig, setting_named};
 use crate::error::{Error, Result};
 use crate::report::series::At;
-use crate::run::open::Source;
 use crate::runlog::Action;
-
-/// How a run shows itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UiMode {
-    /// The best that the terminal can do; in this version the same as `Line`.
-    Auto,
-    /// The terminal UI. Not in this version: the dispatcher says so and hands on `Line`.
-    Tui,
-    /// One line per interval, to stderr.
-    Line,
-    /// The events of the run as JSON lines, to stdout.
-    Json,
-    /// Nothing but the result and errors.
-    None,
-}
-
-/// What `train` is given.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrainArgs {
-    /// The configuration, loaded and checked.
-    pub config: RunConfig,
-    /// Folder in which the run's folder is made.
-    pub out: PathBuf,
-    /// Last part of the run folder's name.
-    pub name: Option<String>,
-    /// How the run shows itself.
-    pub ui: UiMode,
-    /// Go on with the newest unfinished run of this configuration instead of starting a new one.
-    pub resume_auto: bool,
-    /// Say what would be trained on what, and stop there.
-    pub dry_run: bool,
-}
-
-/// What `resume` is given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResumeArgs {
-    /// A run's folder, its name, or `latest`.
-    pub run: String,
-    /// Folder with the runs.
-    pub out: PathBuf,
-    /// New total number of updates.
-    pub extend: Option<u64>,
-    /// How the run shows itself.
-    pub ui: UiMode,
-    /// Worker threads instead of the recorded number; 0 means all cores.
-    pub threads: Option<usize>,
-    /// Device instead of the recorded one.
-    pub device: Option<String>,
-}
-
-/// What `compare` is given.
-#[derive(Debug, Clone)]
-pub struct CompareArgs {
-    /// A new comparison, or one to go on with.
-    pub start: CompareStart,
-    /// Folder in which the comparison's folder is made or looked for.
-    pub out: PathBuf,
-    /// How it shows itself.
-    pub ui: UiMode,
-}
-
-/// What `compare` begins with.
-#[derive(Debug, Clone)]
-pub enum CompareStart {
-    /// A new comparison.
-    New {
-        /// What is compared.
-        wanted: Box<Wanted>,
-        /// Last part of its folder's name.
-        name: Option<String>,
-    },
-    /// The folder or the name of one.
-    Resume(String),
-}
-
-/// What `report` is given.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ReportArgs {
-    /// A comparison, or for each run its folder, its name, or `latest`.
-    pub runs: Vec<String>,
-    /// Folder with the runs.
-    pub out: PathBuf,
-    /// Where the report goes; without it beside the runs.
-    pub to: Option<PathBuf>,
-    /// Look at all runs at the same budget.
-    pub at: Option<At>,
-}
-
-/// What `eval` is given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EvalArgs {
-    /// What is evaluated.
-    pub source: Source,
-    /// Text or rows to evaluate on instead of the run's validation text.
-    pub data: Option<String>,
-    /// Template of chats instead of the run's.
-    pub chat_template: Option<String>,
-    /// Number of batches; 0 means all.
-    pub batches: usize,
-    /// Tokens of a block instead of the run's.
-    pub max_seq_length: Option<usize>,
-    /// Result as JSON.
-    pub json: bool,
-}
-
-/// What `generate` is given.
-#[derive(Debug, Clone, PartialEq)]
-pub struct GenerateArgs {
-    /// What writes.
-    pub source: Source,
-    /// What the text begins with, or the message in a chat. Default: the run's `train.sample_prompt`; in a chat what is
-    /// typed.
-    pub prompt: Option<String>,
-    /// Answer as in a chat, in the form of the model's own template.
-    pub chat: bool,
-    /// The system's message of a chat.
-    pub system: Option<String>,
-    /// Most tokens to add; at least 1.
-    pub max_tokens: usize,
-    /// Divides the logits; 0 takes the most likely token. Finite, 0 or more.
-    pub temperature: f64,
-    /// Only the `k` most likely tokens; 0 means all.
-    pub top_k: usize,
-    /// Only the most likely tokens that reach this probability together; above 0, 1 means all.
-    pub top_p: f64,
-    /// Only tokens with this share of the likeliest one's probability; 0 to 1, 0 means all.
-    pub min_p: f64,
-    /// What makes tokens of the text less likely; above 0, 1 changes nothing.
-    pub repetition_penalty: f64,
-    /// Seed of the draws.
-    pub seed: u64,
-    /// Go on past the model's end of a text.
-    pub ignore_eos: bool,
-    /// Print the times as a line of JSON to stderr.
-    pub stats: bool,
-}
-
-/// What `ctl` is given.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CtlArgs {
-    /// A run's folder, its name, or `latest`.
-    pub run: String,
-    /// Folder with the runs.
-    pub out: PathBuf,
-    /// What to ask.
-    pub action: Action,
-    /// Whether to wait until the run has answered.
-    pub wait: bool,
-}
-
-/// What `estimate` is given.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EstimateArgs {
-    /// The configuration, loaded and checked, of which the methods take turns.
-    pub config: RunConfig,
-    /// The methods.
-    pub methods: Vec<String>,
-    /// Entries of the vocabulary instead of the tokenizer's.
-    pub vocab_size: Option<usize>,
-    /// Whether a few updates are timed.
-    pub measure: bool,
-    /// Result as JSON.
-    pub json: bool,
-}
-
-/// What `bench` is given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BenchArgs {
-    /// What is measured.
-    pub options: Options,
-    /// Worker threads; 0 means all cores.
-    pub threads: usize,
-    /// Result as JSON.
-    pub json: bool,
-}
-
-/// A command with everything it needs.
-#[derive(Debug)]
-pub enum Request {
-    /// Train.
-    Train(Box<TrainArgs>),
-    /// Train several side by side.
-    Compare(Box<CompareArgs>),
-    /// Go on with a run.
-    Resume(ResumeArgs),
-    /// Loss and perplexity.
-    Eval(EvalArgs),
-    /// Text.
-    Generate(GenerateArgs),
-    /// Files of other tools.
-    Export(ExportArgs),
-    /// List the runs.
-    Ls {
-        /// Folder with the runs.
-        out: PathBuf,
-        /// As JSON.
-        json: bool,
-    },
-    /// One run in detail.
-    Show {
-        /// A run's folder, its name, or `latest`.
-        run: String,
-        /// Folder with the runs.
-        out: PathBuf,
-        /// As JSON.
-        json: bool,
-    },
-    /// Move runs to the trash folder.
-    Rm {
-        /// For each run its folder, its name, or `latest`.
-        runs: Vec<String>,
-        /// Folder with the runs.
-        out: PathBuf,
-    },
-    /// Command a live run.
-    Ctl(CtlArgs),
-    /// List the adapters.
-    Devices {
-        /// As JSON.
-        json: bool,
-    },
-    /// Test the kernels.
-    Doctor {
-        /// The device.
-        device: String,
-        /// As JSON.
-        json: bool,
-    },
-    /// Predict memory.
-    Estimate(Box<EstimateArgs>),
-    /// Measure kernels and steps.
-    Bench(BenchArgs),
-    /// A page with plots and a table.
-    Report(ReportArgs),
-    /// A completion script.
-    Completions(Shell),
-}
+use crate::tui::action::ViewId;
+pub use given::{
+    BenchArgs, CompareArgs, CompareStart, CtlArgs, EstimateArgs, EvalArgs, GenerateArgs,
+    ReportArgs, Request, ResumeArgs, TrainArgs, UiMode, WatchArgs,
+};
 
 /// Turns what clap has understood into a request; this is where a configuration is loaded and checked.
 pub fn request(matches: &ArgMatches) -> Result<Request> {
@@ -269,6 +38,7 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
             out: out(matches),
             extend: matches.get_one::<u64>("extend").copied(),
             ui: ui(matches),
+            ascii: matches.get_flag("ascii"),
             threads: matches.get_one::<u64>("threads").map(|threads| *threads as usize),
             device: matches.get_one::<String>("device").cloned(),
         }),
@@ -310,6 +80,8 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
             to: matches.get_one::<PathBuf>("to").cloned(),
             at: matches.get_one::<String>("at").map(|text| at(text)).transpose()?,
         }),
+        "watch" => Request::Watch(watch_args(matches)?),
+        "keys" => Request::Keys { md: matches.get_flag("md") },
         "bench" => Request::Bench(bench_args(matches)?),
         _ => {
             Request::Completions(matches.get_one::<Shell>("shell").copied().unwrap_or(Shell::Bash))
@@ -370,13 +142,14 @@ fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
         out: out(matches),
         name,
         ui: ui(matches),
+        ascii: matches.get_flag("ascii"),
         resume_auto: matches.contains_id("resume"),
         dry_run: matches.get_flag("dry-run"),
     })
 }
 
 fn compare_args(matches: &ArgMatches) -> Result<CompareArgs> {
-    let (out, ui) = (out(matches), ui(matches));
+    let (out, ui, ascii) = (out(matches), ui(matches), matches.get_flag("ascii"));
     let flags = settings::given(matches);
     let file = matches.get_one::<PathBuf>("config");
     if let Some(what) = matches.get_one::<String>("resume").cloned() {
@@ -386,7 +159,7 @@ fn compare_args(matches: &ArgMatches) -> Result<CompareArgs> {
                 "leave the other settings out",
             ));
         }
-        return Ok(CompareArgs { start: CompareStart::Resume(what), out, ui });
+        return Ok(CompareArgs { start: CompareStart::Resume(what), out, ui, ascii });
     }
     let name = matches.get_one::<String>("name").cloned();
     if let Some(name) = &name {
@@ -415,7 +188,40 @@ fn compare_args(matches: &ArgMatches) -> Result<CompareArgs> {
         sequential: matches.get_flag("sequential"),
         common: RunConfig::given(file.map(PathBuf::as_path), &flags)?,
     };
-    Ok(CompareArgs { start: CompareStart::New { wanted: Box::new(wanted), name }, out, ui })
+    Ok(CompareArgs { start: CompareStart::New { wanted: Box::new(wanted), name }, out, ui, ascii })
+}
+
+fn watch_args(matches: &ArgMatches) -> Result<WatchArgs> {
+    let view = matches.get_one::<String>("view").and_then(|name| {
+        ViewId::ALL.into_iter().find(|view| view.title().eq_ignore_ascii_case(name))
+    });
+    let speed = matches.get_one::<f64>("speed").copied();
+    if let Some(speed) = speed.filter(|speed| !(*speed > 0.0 && speed.is_finite())) {
+        return Err(Error::config(
+            format!("--speed is {speed}, expected above 0 and finite"),
+            "give for example `--speed 100`",
+        ));
+    }
+    let size = matches.get_one::<String>("size").map(|text| {
+        let sides =
+            text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+        sides.filter(|(w, h)| (1..=1000).contains(w) && (1..=1000).contains(h)).ok_or_else(|| {
+            Error::config(
+                format!("--size is `{text}`, expected COLUMNSxROWS, each 1 to 1000"),
+                "give for example `--size 100x30`",
+            )
+        })
+    });
+    Ok(WatchArgs {
+        runs: matches.get_many::<String>("run").unwrap_or_default().cloned().collect(),
+        out: out(matches),
+        once: matches.get_flag("once"),
+        svg: matches.get_one::<PathBuf>("svg").cloned(),
+        size: size.transpose()?,
+        view,
+        speed,
+        ascii: matches.get_flag("ascii"),
+    })
 }
 
 /// `tokens=N`, `step=N` or `time=SECONDS`
@@ -557,6 +363,7 @@ fn bench_args(matches: &ArgMatches) -> Result<BenchArgs> {
             with_stock: !matches.get_flag("no-stock"),
             shape,
         },
+        screen_updates: matches.get_flag("screen").then(|| count(matches, "updates")),
         threads: size("threads"),
         json: matches.get_flag("json"),
     })
@@ -622,6 +429,7 @@ mod tests {
             ui: UiMode::Auto,
             resume_auto: false,
             dry_run: false,
+            ascii: false,
         };
         assert_eq!(train(""), expected);
     }

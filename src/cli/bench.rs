@@ -10,6 +10,7 @@ use super::print::notice;
 use super::text::{self, Table, or_absent};
 use crate::bench::kernels::KernelRow;
 use crate::bench::steps::StepRow;
+use crate::bench::ui::{self, UiReport};
 use crate::bench::{Report, run};
 use crate::error::Result;
 use crate::kernels::ceiling::Ceilings;
@@ -19,6 +20,13 @@ use crate::run::session::with_threads;
 ///
 /// Errors: no such device, its failure, an unknown method, or a stdout that refuses.
 pub fn bench(args: &BenchArgs, stdout: &mut dyn Write) -> Result<()> {
+    if let Some(updates) = args.screen_updates {
+        let report = ui::measure(updates, &mut notice)?;
+        if args.json {
+            return text::print_json(stdout, &report.json());
+        }
+        return text::print(stdout, &screen(&report));
+    }
     let report = with_threads(args.threads, || run(&args.options, &mut notice))?;
     if args.json {
         return text::print_json(stdout, &report.json());
@@ -40,6 +48,38 @@ fn page(report: &Report) -> String {
         page += "\n";
         page += &steps(&report.steps);
     }
+    page
+}
+
+fn screen(report: &UiReport) -> String {
+    let mut page = format!(
+        "{} runs of {} updates, a log of {} loaded in {:.2} s; {:.1} B an update in memory{}\n\n",
+        ui::RUNS,
+        text::count(report.updates),
+        text::bytes(report.log_bytes),
+        report.load_s,
+        report.bytes_per_update,
+        report.rss_bytes.map_or_else(String::new, |rss| format!(", {} in all", text::bytes(rss))),
+    );
+    let mut table =
+        Table::new(&["view", "size", ">first ms", ">frame ms", ">key to frame ms", ">of 99 %"]);
+    for row in &report.frames {
+        let ms = |ms: f64| format!("{ms:.2}");
+        table.row(&[
+            row.view.into(),
+            format!("{}x{}", row.size.0, row.size.1),
+            ms(row.first_ms),
+            ms(row.draw_ms),
+            ms(row.key_ms.0),
+            ms(row.key_ms.1),
+        ]);
+    }
+    page += &table.render(0);
+    page += &format!(
+        "\nlive at 10 frames a second: {:.0} B/s to the terminal, {:.2} % of a core\n",
+        report.live_bytes_per_s,
+        100.0 * report.live_share
+    );
     page
 }
 

@@ -7,7 +7,10 @@ use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 
 use super::{export, settings, source};
-use crate::runlog::control;
+
+mod looking;
+
+use looking::{bench_command, ctl_command, estimate_command, report_command, watch_command};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,6 +20,7 @@ Examples:
   fullrank train --config runs/NAME/run.toml        the settings of an earlier run
   fullrank compare --methods full,lora,switchlora   three methods side by side
   fullrank report latest                            plots and a table as a page
+  fullrank watch latest                             the full screen on a run, live or finished
   fullrank ls                                       what has been trained
   fullrank resume latest                            go on after an interruption
   fullrank devices                                  which GPUs there are
@@ -85,6 +89,7 @@ pub fn command() -> Command {
                 )
                 .args([run_arg().num_args(1..), out_arg()]),
         )
+        .subcommand(watch_command())
         .subcommand(report_command())
         .subcommand(ctl_command())
         .subcommand(
@@ -104,6 +109,14 @@ pub fn command() -> Command {
         )
         .subcommand(estimate_command())
         .subcommand(bench_command())
+        .subcommand(
+            Command::new("keys").about("Lists the keys of the full screen").arg(
+                Arg::new("md")
+                    .long("md")
+                    .action(ArgAction::SetTrue)
+                    .help("Print Markdown, for the documentation"),
+            ),
+        )
         .subcommand(
             Command::new("completions")
                 .about("Prints a completion script for a shell")
@@ -145,7 +158,7 @@ fn train_command() -> Command {
                      from method and model.",
                 ),
         )
-        .arg(ui_arg())
+        .args([ui_arg(), ascii_arg()])
         .arg(
             Arg::new("resume")
                 .long("resume")
@@ -256,7 +269,7 @@ fn compare_command() -> Command {
                 .value_name("NAME")
                 .help("Name of the comparison [default: made from the methods]"),
         )
-        .arg(ui_arg())
+        .args([ui_arg(), ascii_arg()])
         .args(settings::flags().into_iter().filter(|arg| arg.get_id().as_str() != "train.method"))
 }
 
@@ -281,7 +294,7 @@ fn resume_command() -> Command {
                      change is recorded in the run; schedules follow the new total.",
                 ),
         )
-        .arg(ui_arg())
+        .args([ui_arg(), ascii_arg()])
         .arg(
             Arg::new("threads")
                 .long("threads")
@@ -438,72 +451,6 @@ fn generate_command() -> Command {
         )
 }
 
-fn ctl_command() -> Command {
-    Command::new("ctl")
-        .about("Commands a live run: pause, resume, checkpoint, stop, change a setting and more")
-        .long_about(
-            "Commands a live run, from a script or another terminal. Waits until the run has answered, \
-             unless told not to.",
-        )
-        .arg(run_arg())
-        .arg(
-            Arg::new("command")
-                .value_name("COMMAND")
-                .required(true)
-                .value_parser(PossibleValuesParser::new(control::WORDS))
-                .help("What to do")
-                .long_help(
-                    "pause: stop updating; resume: go on; unload: save, free the device's memory and wait for resume; \
-                     checkpoint: save now; sample, eval, spectra: write text, measure the validation loss or the \
-                     ranks now; stop: save and end; set KEY=VALUE: change a setting from the next update on",
-                ),
-        )
-        .arg(Arg::new("argument").value_name("KEY=VALUE").help(
-            "For set: learning_rate=1e-4, learning_rate=*0.5, eval_every=50, switchlora.interval0=60, …",
-        ))
-        .arg(out_arg())
-        .arg(
-            Arg::new("no-wait")
-                .long("no-wait")
-                .action(ArgAction::SetTrue)
-                .help("Do not wait for the run's answer"),
-        )
-}
-
-fn estimate_command() -> Command {
-    let flag = |name: &'static str, help: &'static str| {
-        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
-    };
-    Command::new("estimate")
-        .about("Predicts what methods need, before anything runs")
-        .long_about(
-            "Predicts what methods need before anything runs: memory by category, trained parameters, \
-             activations with and without recomputation, what data-parallel workers would send, and, \
-             with --memory-budget, the largest rank and batch that fit. Nothing is allocated, so any \
-             preset will do. Takes the settings of `train`.",
-        )
-        .args_override_self(true)
-        .next_help_heading("Estimate")
-        .arg(config_arg())
-        .arg(
-            Arg::new("methods")
-                .long("methods")
-                .value_name("NAME,...")
-                .value_delimiter(',')
-                .help("Methods to compare, or `all` [default: --method]"),
-        )
-        .arg(
-            Arg::new("vocab-size")
-                .long("vocab-size")
-                .value_name("N")
-                .value_parser(value_parser!(u64).range(1..=1 << 24))
-                .help("Entries of the vocabulary [default: the tokenizer's]"),
-        )
-        .arg(flag("measure", "Time a few updates on random tokens too, which allocates the model"))
-        .arg(json_arg())
-        .args(settings::flags())
-}
-
 fn config_arg() -> Arg {
     Arg::new("config")
         .short('c')
@@ -513,100 +460,6 @@ fn config_arg() -> Arg {
         .value_parser(value_parser!(PathBuf))
         .help("Read settings from a TOML file")
         .long_help("Read settings from a TOML file. A run's own is run.toml in its folder.")
-}
-
-fn report_command() -> Command {
-    Command::new("report")
-        .about("Writes a page with plots and a table of runs or of a comparison")
-        .long_about(
-            "Writes a page with plots and a table of runs or of a comparison, finished or not: report.html, which \
-             needs nothing else, each plot as SVG and PNG, and the table as Markdown, CSV and JSON. Of several \
-             runs the first is the baseline.",
-        )
-        .arg(
-            Arg::new("run")
-                .value_name("RUN|COMPARISON")
-                .required(true)
-                .num_args(1..)
-                .value_hint(ValueHint::DirPath)
-                .help("A comparison, or runs: folders, names in --out, `latest`"),
-        )
-        .arg(out_arg())
-        .arg(
-            Arg::new("to")
-                .long("to")
-                .value_name("DIR")
-                .value_hint(ValueHint::DirPath)
-                .value_parser(value_parser!(PathBuf))
-                .help("Folder of the report [default: report/ beside the runs]"),
-        )
-        .arg(
-            Arg::new("at")
-                .long("at")
-                .value_name("tokens=N|step=N|time=S")
-                .help("Look at all runs at this budget"),
-        )
-}
-
-fn bench_command() -> Command {
-    let flag = |name: &'static str, help: &'static str| {
-        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
-    };
-    let size = |name: &'static str, default: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .value_name("N")
-            .default_value(default)
-            .value_parser(value_parser!(u64).range(1..=1 << 24))
-            .help(help)
-    };
-    Command::new("bench")
-        .about("Measures kernels and training steps beside stock burn")
-        .long_about(
-            "Measures every kernel and whole training steps, turn by turn with the same in the stock \
-             operations of the tensor library burn. Other jobs on the machine only slow things down: \
-             compare the best times. On a slow device it makes fewer turns and takes about 5 minutes.",
-        )
-        .args_override_self(true)
-        .arg(device_arg())
-        .arg(
-            Arg::new("methods")
-                .long("methods")
-                .value_name("NAME,...")
-                .value_delimiter(',')
-                .default_value("full,lora,switchlora")
-                .help("Whose steps are timed"),
-        )
-        .arg(
-            Arg::new("rounds")
-                .long("rounds")
-                .value_name("N")
-                .value_parser(value_parser!(u64).range(1..))
-                .help("Timed turns of each [default: as many as there is time for]"),
-        )
-        .arg(flag("kernels-only", "Kernels, no steps").conflicts_with("steps-only"))
-        .arg(flag("steps-only", "Steps, no kernels"))
-        .arg(flag("no-stock", "Ours alone"))
-        .arg(
-            Arg::new("threads")
-                .long("threads")
-                .value_name("N")
-                .default_value("0")
-                .value_parser(value_parser!(u64).range(..=1024))
-                .help("Worker threads; 0 means all cores"),
-        )
-        .arg(json_arg())
-        .next_help_heading("Sizes")
-        .args([
-            size("dim", "256", "Width of the network"),
-            size("layers", "6", "Blocks"),
-            size("heads", "4", "Attention heads"),
-            size("ffn", "688", "Width of the MLP"),
-            size("vocab", "4096", "Vocabulary"),
-            size("seq", "256", "Tokens of a sequence"),
-            size("batch", "8", "Sequences of a batch"),
-            size("rank", "64", "Rank of the adapters"),
-        ])
 }
 
 fn run_arg() -> Arg {
@@ -631,6 +484,14 @@ fn json_arg() -> Arg {
     Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON, for scripts")
 }
 
+/// `--ascii`
+fn ascii_arg() -> Arg {
+    Arg::new("ascii")
+        .long("ascii")
+        .action(ArgAction::SetTrue)
+        .help("Draw the full screen in ASCII alone, for fonts without Braille")
+}
+
 fn ui_arg() -> Arg {
     Arg::new("ui")
         .long("ui")
@@ -641,7 +502,7 @@ fn ui_arg() -> Arg {
         .help("How to show the run")
         .long_help(
             "How to show the run: line prints a line per interval to stderr, json the run's events to \
-             stdout, none nothing but the result. The terminal UI (tui) is not in this version; auto is \
-             line.",
+             stdout, none nothing but the result. auto is the full screen (tui) where input and output are a \
+             terminal, else line.",
         )
 }

@@ -7,20 +7,26 @@ use std::sync::Arc;
 
 use super::args::{CompareArgs, CompareStart, UiMode};
 use super::line::LINE_EVERY;
+use super::screen::{self, Lines, Stage};
 use super::{log, print, text};
 use crate::compare::{self, Observer, Outcome, config_of};
 use crate::error::{Error, Result};
 use crate::report::Comparison;
+use crate::run::commands::Signals;
 use crate::run::session::with_threads;
 use crate::runlog::compare::{CompareDir, Plan};
-use crate::runlog::{Body, EndStatus, Event, Level, Status, Summary, find_comparison};
+use crate::runlog::{
+    Body, EndStatus, Event, EventSink, Level, RunDir, Status, Summary, find_comparison,
+};
+use crate::tui::action::ViewId;
+use crate::tui::source::LiveSink;
 
 /// Trains the members of a comparison and prints the table.
 ///
 /// Errors: `Error::Run` if a member failed or diverged (the others are trained and in the table),
 /// `Error::Interrupted` with every member's checkpoint written.
 pub fn compare(args: CompareArgs, stdout: &mut dyn Write) -> Result<()> {
-    let CompareArgs { start, out, ui } = args;
+    let CompareArgs { start, out, ui, ascii } = args;
     let dir = match start {
         CompareStart::New { wanted, name } => {
             let plan = compare::make(&wanted)?;
@@ -38,19 +44,37 @@ pub fn compare(args: CompareArgs, stdout: &mut dyn Write) -> Result<()> {
             )
         })?,
     };
-    go_on(&dir, ui, stdout)
+    go_on(&dir, ui, ascii, stdout)
 }
 
 /// Trains what is left of a comparison.
-pub(super) fn go_on(dir: &CompareDir, ui: UiMode, stdout: &mut dyn Write) -> Result<()> {
+pub(super) fn go_on(
+    dir: &CompareDir,
+    ui: UiMode,
+    ascii: bool,
+    stdout: &mut dyn Write,
+) -> Result<()> {
     let _lock = dir.lock()?;
     let plan = dir.plan()?;
     let threads = match plan.members.first() {
         Some(member) => config_of(dir, &plan, member)?.train.threads,
         None => 0,
     };
-    let mut view = View::new(dir, &plan, ui)?;
-    let outcome = with_threads(threads, || compare::train(dir, &plan, &mut view))?;
+    let outcome = if ui == UiMode::Tui {
+        let work = |stage: &Stage| {
+            let mut view = OnScreen::new(dir, &plan, stage)?;
+            with_threads(threads, || compare::train(dir, &plan, &stage.signals, &mut view))
+        };
+        let lines = |_: &[RunDir]| -> Result<Lines<'static>> {
+            let mut view = View::new(dir, &plan, UiMode::Line)?;
+            Ok(Box::new(move |member, event: &Event| view.on_event(member, event)))
+        };
+        screen::show(ascii, ViewId::Compare, work, lines)?
+    } else {
+        let mut view = View::new(dir, &plan, ui)?;
+        let signals = Signals::listen()?;
+        with_threads(threads, || compare::train(dir, &plan, &signals, &mut view))?
+    };
     let table = Comparison::read(dir, &plan)?.table();
     table.write(dir.path())?;
     if let Some(signal) = outcome.signal {
@@ -92,6 +116,39 @@ fn names(plan: &Plan) -> String {
         }
     }
     if methods.len() > 4 { format!("{}-methods", methods.len()) } else { methods.join("-") }
+}
+
+/// Hands what members do to the full screen.
+struct OnScreen<'a> {
+    stage: &'a Stage,
+    members: Vec<RunDir>,
+    sinks: Vec<LiveSink>,
+}
+
+impl<'a> OnScreen<'a> {
+    fn new(dir: &CompareDir, plan: &Plan, stage: &'a Stage) -> Result<Self> {
+        stage.feed.captured_to(dir.path())?;
+        let members: Vec<RunDir> =
+            plan.members.iter().map(|member| dir.member(&member.name)).collect();
+        let sinks = members.iter().map(|member| stage.own(member)).collect::<Result<_>>()?;
+        Ok(Self { stage, members, sinks })
+    }
+}
+
+impl Observer for OnScreen<'_> {
+    fn on_turn(&mut self, member: usize) {
+        let member = &self.members[member];
+        // A log that cannot be opened is not worth the run.
+        log::to(member.path().is_dir().then(|| log::open(&member.log()).ok()).flatten());
+    }
+
+    fn on_event(&mut self, member: usize, event: &Event) {
+        self.sinks[member].on_event(event);
+    }
+
+    fn on_note(&mut self, note: &str) {
+        self.stage.say(note);
+    }
 }
 
 /// Shows what members do: a line for each per interval, and what happens to them.

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub mod args;
 pub mod bench;
@@ -22,6 +22,7 @@ pub mod estimate;
 pub mod eval;
 pub mod export;
 pub mod generate;
+pub mod keys;
 pub mod line;
 pub mod log;
 pub mod ls;
@@ -30,12 +31,14 @@ pub mod print;
 pub mod report;
 pub mod resume;
 pub mod rm;
+mod screen;
 pub mod settings;
 pub mod show;
 pub mod source;
 #[cfg(test)]
 mod test_runs;
 pub mod train;
+pub mod watch;
 mod words;
 
 pub use crate::report::text;
@@ -71,15 +74,15 @@ pub fn run(request: Request) -> Result<()> {
             if args.dry_run {
                 return dry_run::dry_run(args.config, stdout);
             }
-            args.ui = available(args.ui);
+            args.ui = available(args.ui)?;
             train::train(*args)
         }
         Request::Resume(mut args) => {
-            args.ui = available(args.ui);
+            args.ui = available(args.ui)?;
             resume::resume(args)
         }
         Request::Compare(mut args) => {
-            args.ui = available(args.ui);
+            args.ui = available(args.ui)?;
             compare::compare(*args, stdout)
         }
         Request::Eval(args) => eval::eval(args),
@@ -97,17 +100,26 @@ pub fn run(request: Request) -> Result<()> {
         Request::Estimate(args) => estimate::estimate(&args, stdout),
         Request::Bench(args) => bench::bench(&args, stdout),
         Request::Report(args) => report::report(&args, stdout),
+        Request::Watch(args) => watch::watch(&args, stdout),
+        Request::Keys { md } => keys::keys(md, stdout),
         Request::Completions(shell) => completions(shell, stdout),
     }
 }
 
-/// The nearest thing to the wanted screen that this version has.
-fn available(ui: UiMode) -> UiMode {
-    if ui == UiMode::Tui {
-        print::notice("the terminal UI is not in this version; using --ui line");
-        return UiMode::Line;
+/// What `auto` means here: the full screen on a terminal that can show it, else lines.
+///
+/// Errors: the full screen is asked for and there is no terminal.
+fn available(ui: UiMode) -> Result<UiMode> {
+    let has_terminal = screen::has_terminal();
+    match ui {
+        UiMode::Auto if has_terminal && std::env::var_os("CI").is_none() => Ok(UiMode::Tui),
+        UiMode::Auto => Ok(UiMode::Line),
+        UiMode::Tui if !has_terminal => Err(Error::config(
+            "--ui tui needs a terminal on standard input and output",
+            "use --ui line, and `fullrank watch` from a terminal",
+        )),
+        ui => Ok(ui),
     }
-    ui
 }
 
 /// Writes the completion script of a shell.

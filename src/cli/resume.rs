@@ -2,7 +2,7 @@
 
 use super::args::ResumeArgs;
 use super::compare;
-use super::train::follow;
+use super::train::{follow, in_front};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::run::session::{Session, with_threads};
@@ -19,16 +19,18 @@ pub fn resume(args: ResumeArgs) -> Result<()> {
                     format!("leave them out, or name one of {}", dir.members().display()),
                 ));
             }
-            return compare::go_on(&dir, args.ui, &mut std::io::stdout());
+            return compare::go_on(&dir, args.ui, args.ascii, &mut std::io::stdout());
         }
     };
-    let ResumeArgs { extend, ui, threads: wanted, device, .. } = args;
+    let ResumeArgs { extend, ui, ascii, threads: wanted, device, .. } = args;
     let threads = match wanted {
         Some(threads) => threads,
         None => RunConfig::read(&dir.config())?.train.threads,
     };
-    with_threads(threads, move || {
-        follow(Session::resume(dir, extend, wanted, device.as_deref())?, ui)
+    in_front(ui, ascii, move |show| {
+        with_threads(threads, move || {
+            follow(Session::resume(dir, extend, wanted, device.as_deref())?, show)
+        })
     })
 }
 

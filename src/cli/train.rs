@@ -2,34 +2,88 @@
 
 use super::args::{TrainArgs, UiMode};
 use super::line::{LineView, Mode};
+use super::screen::{self, Lines, Stage};
 use super::{log, print};
 use crate::error::Result;
 use crate::run::session::{Session, unfinished, with_threads};
-use crate::runlog::{RunDir, Summary};
+use crate::runlog::{EventSink, RunDir, Summary};
+use crate::tui::action::ViewId;
+
+/// How a run shows itself.
+#[derive(Clone, Copy)]
+pub(super) enum Show<'a> {
+    /// Without a screen.
+    Plain(UiMode),
+    /// On the full screen.
+    Screen(&'a Stage),
+}
+
+impl Show<'_> {
+    /// Says something before the run says anything itself.
+    fn say(self, words: &str) {
+        match self {
+            Self::Plain(UiMode::None) => {}
+            Self::Plain(_) => print::notice(words),
+            Self::Screen(stage) => stage.say(words),
+        }
+    }
+}
 
 /// Trains a model and writes the run.
 pub fn train(args: TrainArgs) -> Result<()> {
-    let TrainArgs { config, out, name, ui, resume_auto, .. } = args;
+    let (ui, ascii) = (args.ui, args.ascii);
+    in_front(ui, ascii, move |show| begin(args, show))
+}
+
+/// Does work on one run, with the full screen in front where that is asked for.
+pub(super) fn in_front(
+    ui: UiMode,
+    ascii: bool,
+    work: impl FnOnce(Show<'_>) -> Result<()> + Send,
+) -> Result<()> {
+    if ui != UiMode::Tui {
+        return work(Show::Plain(ui));
+    }
+    screen::show(ascii, ViewId::Train, |stage| work(Show::Screen(stage)), lines)
+}
+
+/// Lines for a run that has left its screen.
+fn lines(runs: &[RunDir]) -> Result<Lines<'static>> {
+    let Some(dir) = runs.first() else { return Ok(Box::new(|_, _| {})) };
+    let mut view = view(dir, UiMode::Line).after(Summary::of(dir)?);
+    Ok(Box::new(move |_, event| view.on_event(event)))
+}
+
+fn begin(args: TrainArgs, show: Show<'_>) -> Result<()> {
+    let TrainArgs { config, out, name, resume_auto, .. } = args;
     let threads = config.train.threads;
     with_threads(threads, move || {
         if resume_auto && let Some(run) = unfinished(&config, &out)? {
-            return follow(Session::resume(run, None, None, None)?, ui);
+            return follow(Session::resume(run, None, None, None)?, show);
         }
         let is_auto = config.train.device == "auto";
         let session = Session::create(config, &out, name.as_deref())?;
-        if is_auto && ui != UiMode::None {
-            print::notice(&match session.device().gpu() {
+        if is_auto {
+            show.say(&match session.device().gpu() {
                 Some(_) => format!("training on {}", session.device().name()),
                 None => "no usable GPU was found: training on the CPU".into(),
             });
         }
-        follow(session, ui)
+        follow(session, show)
     })
 }
 
 /// Trains a session with the view that was asked for.
-pub(super) fn follow(session: Session, ui: UiMode) -> Result<()> {
+pub(super) fn follow(session: Session, show: Show<'_>) -> Result<()> {
     log::to_run(&session.dir().log())?;
+    let ui = match show {
+        Show::Plain(ui) => ui,
+        Show::Screen(stage) => {
+            stage.feed.captured_to(session.dir().path())?;
+            let mut sink = stage.own(session.dir())?;
+            return session.train_until(stage.signals.clone(), &mut sink);
+        }
+    };
     let history = Summary::of(session.dir())?;
     let mut view = view(session.dir(), ui).after(history);
     session.train(&mut view)

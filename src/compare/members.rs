@@ -94,8 +94,12 @@ impl EventSink for Sink<'_, '_> {
 /// checkpoint. The caller holds the comparison's lock. A member that fails is recorded in its log and stops no other.
 ///
 /// Errors: what concerns all members: signals, the log of a failure that cannot be written.
-pub fn train(dir: &CompareDir, plan: &Plan, observer: &mut dyn Observer) -> Result<Outcome> {
-    let signals = Signals::listen()?;
+pub fn train(
+    dir: &CompareDir,
+    plan: &Plan,
+    signals: &Signals,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
     let observer = RefCell::new(observer);
     let mut queue = VecDeque::new();
     let mut spent_s = 0.0;

@@ -35,6 +35,17 @@ impl Signals {
         Ok(Self { seen })
     }
 
+    /// Starts to listen without an end at the second signal: for who sees to that himself, because something is to be
+    /// put in order before the process ends.
+    pub fn noted() -> Result<Self> {
+        let seen = Arc::new(AtomicUsize::new(0));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register_usize(signal, Arc::clone(&seen), signal as usize)
+                .map_err(Error::io("listen for signals of", "the process"))?;
+        }
+        Ok(Self { seen })
+    }
+
     /// The signal that came, if one did.
     pub fn seen(&self) -> Option<i32> {
         match self.seen.load(Ordering::SeqCst) {

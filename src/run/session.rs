@@ -178,7 +178,12 @@ impl Session {
 
     /// Trains to the end.
     pub fn train(self, sink: &mut dyn EventSink) -> Result<()> {
-        self.start(Box::new(sink), Signals::listen()?)?.run()
+        self.train_until(Signals::listen()?, sink)
+    }
+
+    /// Trains to the end, or to a signal that `signals` has seen.
+    pub fn train_until(self, signals: Signals, sink: &mut dyn EventSink) -> Result<()> {
+        self.start(Box::new(sink), signals)?.run()
     }
 
     /// Makes everything that training needs; the trainer does it turn by turn.

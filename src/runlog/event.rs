@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::body::Body;
+use super::step_line;
 
 /// The version of the log's format that this program writes.
 pub const VERSION: u32 = 1;
@@ -61,6 +62,11 @@ impl Event {
     ///
     /// Errors: not JSON, no envelope, or a field of a known kind that does not fit.
     pub fn parse(line: &[u8]) -> serde_json::Result<Self> {
+        step_line::parse(line).map_or_else(|| Self::parse_any(line), Ok)
+    }
+
+    /// The general way to read a line.
+    pub(super) fn parse_any(line: &[u8]) -> serde_json::Result<Self> {
         let head: Head = serde_json::from_slice(line)?;
         let known = if head.v == VERSION { Body::parse(&head.t, line) } else { None };
         let body = if let Some(body) = known {

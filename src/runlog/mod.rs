@@ -16,6 +16,7 @@ pub mod number;
 pub mod rank;
 pub mod restart;
 pub mod status;
+mod step_line;
 pub mod summary;
 pub mod switch;
 pub mod tail;

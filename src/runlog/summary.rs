@@ -259,6 +259,8 @@ impl RunState {
             alerts: summary.alerts,
             resumes: summary.resumes,
             damaged_lines: summary.damaged,
+            seed: summary.run.seed,
+            rank: summary.run.rank,
         }
     }
 }
@@ -296,6 +298,8 @@ pub struct RunRecord {
     pub alerts: u64,
     pub resumes: u64,
     pub damaged_lines: u64,
+    pub seed: u64,
+    pub rank: Option<u64>,
 }
 
 #[cfg(test)]

@@ -18,12 +18,20 @@ pub struct Tail {
     damaged: u64,
     missing: u64,
     is_torn: bool,
+    restarts: u64,
 }
 
 impl Tail {
     /// Follows the log at `path` from its beginning. The file need not exist yet.
     pub fn new(path: impl AsRef<Path>) -> Self {
-        Self { lines: Lines::from_start(path), last_seq: 0, damaged: 0, missing: 0, is_torn: false }
+        Self {
+            lines: Lines::from_start(path),
+            last_seq: 0,
+            damaged: 0,
+            missing: 0,
+            is_torn: false,
+            restarts: 0,
+        }
     }
 
     /// Follows the log at `path` from what it holds now: only events still to come are returned.
@@ -65,6 +73,7 @@ impl Tail {
         self.damaged += damaged;
         self.missing = self.missing.saturating_add(missing);
         self.is_torn = reading.unfinished_bytes > 0;
+        self.restarts += u64::from(reading.is_restart);
         Ok(())
     }
 
@@ -86,6 +95,11 @@ impl Tail {
     /// Whether the log ended without a line end when it was last read.
     pub fn is_torn(&self) -> bool {
         self.is_torn
+    }
+
+    /// How often the log had become shorter than it was and was read from its beginning: another one lies there.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
     }
 
     /// The byte position after the last complete line.

@@ -161,6 +161,10 @@ pub enum Action {
     Quit,
     /// Put the program in the background.
     Suspend,
+    /// The run before among those that are open.
+    PrevRun,
+    /// The next run among those that are open.
+    NextRun,
 
     /// Pause the run, or let it go on.
     PauseResume,
@@ -207,6 +211,10 @@ pub enum Effect {
     Clone(PathBuf),
     /// Move a run to the trash.
     Trash(PathBuf),
+    /// Open a run beside those that are open, and stay where the screen is.
+    OpenBeside(PathBuf),
+    /// Read what the browser shows of a run; the answer is [`Msg::Preview`](super::app::Msg::Preview).
+    Preview(PathBuf),
     /// Leave the screen; the run goes on with lines.
     Detach,
     /// Put the program in the background.

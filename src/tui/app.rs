@@ -2,16 +2,29 @@
 //! messages bring time, events and keys in, [`Effect`]s carry wishes out.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
-use crate::runlog::Event;
+use ratatui::crossterm::event::KeyEvent;
+
+use crate::runlog::body::Log;
 use crate::runlog::status::Status;
 use crate::runlog::summary::RunRecord;
-use crate::series::Axis;
+use crate::runlog::{Event, Level};
+use crate::series::{Axis, Moment};
 
 use super::action::{Action, Effect, ViewId};
-use super::model::{Metric, RunModel};
+use super::edit::Line;
+use super::model::{At, Metric, Preview, RunModel};
+use super::source::Facts;
 use super::theme::Theme;
 use super::views;
+
+mod acts;
+mod axes;
+mod keys;
+
+/// How long a notice stands.
+const NOTICE_MS: i64 = 6000;
 
 /// What comes in.
 #[derive(Debug, Clone)]
@@ -29,9 +42,35 @@ pub enum Msg {
     /// A click in a panel, in cells from the panel's corner; the panel as the view numbered it.
     Click(usize, u16, u16),
     /// Text for the line that is being edited: a filter, the palette, a setting.
-    Key(ratatui::crossterm::event::KeyEvent),
+    Key(KeyEvent),
     /// The screen has another size.
     Resize(u16, u16),
+    /// A key was pressed; the table of keys says what it means here.
+    Press(KeyEvent),
+    /// Text was pasted.
+    Paste(String),
+    /// Another run was opened; whether it is the one of this process.
+    Add(Box<RunModel>, bool),
+    /// A line that something in this process printed while the screen was drawn on.
+    Stray(String),
+    /// The work of this process is over; the screen stays.
+    Over,
+    /// A line for the user.
+    Notice(String),
+    /// What the terminal reports. For the loop, which makes other messages of it.
+    Terminal(ratatui::crossterm::event::Event),
+    /// A signal came. For the loop.
+    Signal(i32),
+    /// A click in a chart: its panel, and the place on the horizontal axis.
+    At(Option<usize>, f64),
+    /// Leave at once: what the screen was there for is over. For the loop.
+    Leave,
+    /// What the browser shows of a run that is not open.
+    Preview(PathBuf, Box<Preview>),
+    /// A run was read from its files, anew.
+    Loaded(usize, Box<RunModel>),
+    /// What a run's files say besides its log.
+    Facts(usize, Box<Facts>),
 }
 
 /// What all charts share.
@@ -84,6 +123,8 @@ pub enum Overlay {
     Editor(views::editor::State),
     /// A question before something is lost: the words, and what happens on yes.
     Confirm(String, Vec<Effect>),
+    /// The line of the view's filter; the text that stood there before.
+    Filter(Line, String),
 }
 
 /// The app.
@@ -113,6 +154,16 @@ pub struct App {
     pub notice: Option<(String, i64)>,
     /// The run of this process; none when only looking.
     pub own: Option<usize>,
+    /// Whether this process trains: leaving the screen is then asked about.
+    pub is_training: bool,
+    /// Whether the training of this process is over.
+    pub is_over: bool,
+    /// Commands that were typed, oldest first.
+    pub history: Vec<String>,
+    /// Alerts that were taken off the screen, by run.
+    pub dismissed: HashMap<usize, usize>,
+    /// What came while the display stood still.
+    held: Vec<(usize, Vec<Event>)>,
     /// State of the views.
     pub train: views::train::State,
     /// State of the comparison.
@@ -145,6 +196,11 @@ impl App {
             now_ms: 0,
             notice: None,
             own: None,
+            is_training: false,
+            is_over: false,
+            history: Vec::new(),
+            dismissed: HashMap::new(),
+            held: Vec::new(),
             train: views::train::State::default(),
             compare: views::compare::State::default(),
             switches: views::switches::State::default(),
@@ -163,10 +219,16 @@ impl App {
     /// Takes a message in; what it asks of the world comes back.
     pub fn update(&mut self, msg: Msg) -> Vec<Effect> {
         match msg {
-            Msg::Tick(now_ms) => self.now_ms = now_ms,
+            Msg::Tick(now_ms) => {
+                self.now_ms = now_ms;
+                self.notice = self.notice.take().filter(|(_, until)| now_ms < *until);
+                views::rank::tick(self);
+            }
             Msg::Events(run, events) => {
-                if let Some(run) = self.runs.get_mut(run) {
-                    events.iter().for_each(|event| run.apply(event));
+                if self.is_frozen {
+                    self.held.push((run, events));
+                } else {
+                    self.take_in(run, &events);
                 }
             }
             Msg::Status(run, status) => {
@@ -174,12 +236,81 @@ impl App {
                     run.status = status;
                 }
             }
-            Msg::Runs(runs) => self.browser = runs,
-            Msg::Act(Action::Quit) => return vec![Effect::Quit],
-            Msg::Act(Action::View(view)) => self.view = view,
-            Msg::Act(action) => return views::update(self, action),
-            Msg::Click(..) | Msg::Key(_) | Msg::Resize(..) => {}
+            Msg::Runs(runs) => {
+                self.browser = runs;
+                return views::runs::wanted(self);
+            }
+            Msg::Preview(path, preview) => {
+                self.list.previews.insert(path, *preview);
+            }
+            Msg::Loaded(place, model) => {
+                if let Some(run) = self.runs.get_mut(place) {
+                    *run = *model;
+                }
+            }
+            Msg::Facts(run, facts) => {
+                if let Some(run) = self.runs.get_mut(run) {
+                    run.set_facts(*facts);
+                }
+            }
+            Msg::Act(action) => return self.act(action),
+            Msg::Press(key) => return self.press(key),
+            Msg::Paste(text) => self.paste(&text),
+            Msg::Click(..) | Msg::Key(_) => return views::input(self, &msg),
+            Msg::At(panel, place) => {
+                self.axes.cursor = Some(place);
+                if let Some(panel) = panel {
+                    return views::input(self, &Msg::Click(panel, 0, 0));
+                }
+            }
+            Msg::Add(run, is_own) => {
+                if is_own && self.own.is_none() {
+                    self.own = Some(self.runs.len());
+                    self.active = self.runs.len();
+                }
+                self.runs.push(*run);
+                views::runs::opened(self);
+            }
+            Msg::Stray(text) => self.stray(text),
+            Msg::Over => self.is_over = true,
+            Msg::Notice(text) => self.say(text),
+            Msg::Resize(..) | Msg::Terminal(_) | Msg::Signal(_) | Msg::Leave => {}
         }
         Vec::new()
     }
+
+    /// Shows a line above the footer for a few seconds.
+    pub fn say(&mut self, text: impl Into<String>) {
+        self.notice = Some((text.into(), self.now_ms.saturating_add(NOTICE_MS)));
+    }
+
+    /// Lets the display go on, with all that came while it stood still.
+    fn thaw(&mut self) {
+        self.is_frozen = false;
+        for (run, events) in std::mem::take(&mut self.held) {
+            self.take_in(run, &events);
+        }
+    }
+
+    fn take_in(&mut self, run: usize, events: &[Event]) {
+        if let Some(run) = self.runs.get_mut(run) {
+            events.iter().for_each(|event| run.apply(event));
+        }
+    }
+
+    /// What the process printed beside the screen goes to the log of its run.
+    fn stray(&mut self, text: String) {
+        let run = self.own.unwrap_or(self.active);
+        if let Some(run) = self.runs.get_mut(run) {
+            let at = Moment { ts_ms: self.now_ms, ..run.now() };
+            let what = Log { level: Level::Info, msg: format!("(stderr) {text}") };
+            run.logs.push(At { at, what });
+            run.revision += 1;
+        } else {
+            self.say(text);
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,16 +11,36 @@
 //! | [`model`] | what a run has told so far |
 //! | [`app`] | everything on the screen: runs, axes, the state of each view |
 //! | [`action`], [`keymap`] | what keys do, in one table |
+//! | [`edit`] | lines of text that are being edited |
+//! | [`settings`] | settings that may change in flight |
+//! | [`shell`] | what stands around every view |
+//! | [`page`] | a drawn screen as text or as a picture |
 //! | [`views`] | one file a view |
 //! | [`plot`] | charts, heat maps and bars over a buffer of cells |
+//! | [`filter`] | the filter of run lists |
+//! | [`prefs`] | how a user wants the screen |
+//! | [`export`] | the panel in focus as files |
+//! | [`saved`] | what a user chose on the screen, kept with the run |
+//! | [`measure`] | a screen without a terminal, for measurements |
 //! | [`theme`] | colours and signs, for every terminal |
 //! | [`term`] | the terminal: its modes and their undoing, captured output, the loop |
 
 pub mod action;
 pub mod app;
+pub mod edit;
+pub mod export;
+pub mod filter;
+#[cfg(test)]
+pub mod fixture;
 pub mod keymap;
+pub mod measure;
 pub mod model;
+pub mod page;
 pub mod plot;
+pub mod prefs;
+pub mod saved;
+pub mod settings;
+pub mod shell;
 pub mod source;
 pub mod term;
 pub mod theme;

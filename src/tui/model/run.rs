@@ -1,12 +1,16 @@
 //! One run, from its events alone.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::runlog::body::{Alert, Body, Ckpt, Cmd, Log, Mem, Sample, Sys, Time};
+use crate::runlog::body::{Alert, Body, Ckpt, Cmd, Log, Mem, Sample, Subspace, Sys, Time};
 use crate::runlog::status::Status;
-use crate::runlog::{Event, Level, Rank, Summary};
-use crate::series::{Moment, Table};
+use crate::runlog::{Event, Level, Merge, Rank, Reset, Summary};
+use crate::series::{Axis, Moment, Table};
 
+use super::super::source::Facts;
+use super::cost::Cost;
+use super::pace::Pace;
 use super::switches::Switches;
 
 /// Something with the moment at which it was told.
@@ -96,6 +100,13 @@ pub enum MarkerKind {
     Phase,
 }
 
+impl MarkerKind {
+    /// Whether it tells what an update did, which a resume from an earlier checkpoint makes void.
+    fn is_of_an_update(self) -> bool {
+        matches!(self, Self::Merge | Self::Reset | Self::Subspace | Self::Limiter | Self::Skip)
+    }
+}
+
 /// A mark on the charts of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Marker {
@@ -146,7 +157,31 @@ pub struct RunModel {
     pub is_paused: bool,
     /// Events taken in; changes with every one.
     pub revision: u64,
+    /// Its settings from `run.toml`, `table.key` to value; empty where they are not known.
+    pub config: BTreeMap<String, String>,
+    /// Merges of factors into the weights, oldest first.
+    pub merges: Vec<At<Merge>>,
+    /// New beginnings of factors or moments, oldest first.
+    pub resets: Vec<At<Reset>>,
+    /// New subspaces by layer, oldest first.
+    pub subspaces: Vec<At<Subspace>>,
+    /// What resumes from earlier checkpoints made void, oldest first.
+    pub undone: Vec<Undone>,
+    /// How fast it goes.
+    pub pace: Pace,
+    /// What an update costs, where its files tell.
+    pub(super) cost: Option<Box<Cost>>,
     now: Moment,
+}
+
+/// Updates that were made again after a resume from an earlier checkpoint. Each table begins with the last row that
+/// still counts, so that its line begins where it left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Undone {
+    /// Updates: the columns of [`RunModel::steps`].
+    pub steps: Table,
+    /// Evaluations: the columns of [`RunModel::evals`].
+    pub evals: Table,
 }
 
 impl RunModel {
@@ -171,7 +206,36 @@ impl RunModel {
             commands: Vec::new(),
             is_paused: false,
             revision: 0,
+            config: BTreeMap::new(),
+            merges: Vec::new(),
+            resets: Vec::new(),
+            subspaces: Vec::new(),
+            undone: Vec::new(),
+            pace: Pace::default(),
+            cost: None,
             now: Moment::default(),
+        }
+    }
+
+    /// Takes in what the run's files say besides its log.
+    pub fn set_facts(&mut self, facts: Facts) {
+        self.revision += 1;
+        self.config = facts.config;
+        self.cost = facts.cost.map(Box::new);
+        if let Some(cost) = &self.cost {
+            for table in [&mut self.steps, &mut self.evals] {
+                cost.put_in(&self.summary.run, &mut table.clock);
+            }
+        }
+    }
+
+    /// What it is called: the name that the user gave.
+    pub fn name(&self) -> String {
+        let name = &self.summary.run.name;
+        match &self.dir {
+            _ if !name.is_empty() => name.clone(),
+            Some(dir) => crate::runlog::RunDir::at(dir).short_name(),
+            None => "run".into(),
         }
     }
 
@@ -188,6 +252,45 @@ impl RunModel {
         }
     }
 
+    /// The tables of a metric that resumes made void, oldest first.
+    pub fn undone(&self, metric: Metric) -> impl Iterator<Item = &Table> {
+        self.undone.iter().map(move |undone| match metric {
+            Metric::ValLoss | Metric::Perplexity => &undone.evals,
+            _ => &undone.steps,
+        })
+    }
+
+    /// Seconds that the run will still take, evaluations and checkpoints included; `None` before its pace is known and
+    /// for a run that is not live.
+    pub fn left_s(&self) -> Option<f64> {
+        if !self.status.is_live() {
+            return None;
+        }
+        self.pace.left_s(&self.summary.run, self.now)
+    }
+
+    /// Tokens at which the validation loss first falls to `target`, on the straight line between two evaluations.
+    pub fn tokens_to(&self, target: f64) -> Option<f64> {
+        let losses = self.evals.column("loss")?.values();
+        let mut before: Option<(f64, f64)> = None;
+        for (row, loss) in losses.iter().enumerate().filter(|(_, loss)| loss.is_finite()) {
+            let here = (self.evals.clock.at(row, Axis::Tokens), f64::from(*loss));
+            if here.1 <= target {
+                let Some(before) = before else { return Some(here.0) };
+                let share = (before.1 - target) / (before.1 - here.1);
+                return Some(before.0 + share * (here.0 - before.0));
+            }
+            before = Some(here);
+        }
+        None
+    }
+
+    /// Whether a drawing since the last call left something to smooth: draw again soon.
+    pub fn take_is_behind(&self) -> bool {
+        let tables = [&self.steps, &self.evals];
+        tables.map(Table::take_is_behind).contains(&true)
+    }
+
     /// The newest value of a metric.
     pub fn last(&self, metric: Metric) -> Option<f64> {
         self.table(metric).column(metric.column())?.last().map(f64::from)
@@ -196,13 +299,7 @@ impl RunModel {
     /// Takes an event in.
     pub fn apply(&mut self, event: &Event) {
         self.revision += 1;
-        self.now.step = event.step;
-        self.now.ts_ms = event.ts;
-        if let Body::Step(step) = &event.body {
-            self.now.tokens = step.tokens;
-            self.now.active_s = step.active_s;
-        }
-        let at = self.now;
+        let at = self.moment_of(event);
         match &event.body {
             Body::Run(run) => {
                 for table in [&mut self.steps, &mut self.evals] {
@@ -210,67 +307,129 @@ impl RunModel {
                         table.clock.start_ms = event.ts;
                     }
                     table.clock.tokens_per_epoch = run.train_tokens as f64;
+                    if let Some(cost) = &self.cost {
+                        cost.put_in(run, &mut table.clock);
+                    }
                 }
                 self.is_paused = false;
+                self.pace.begin();
             }
-            Body::Step(s) => self.steps.push(at, &[s.loss, s.lr, s.grad_norm, s.tok_s]),
-            Body::Eval(e) => self.evals.push(at, &[e.loss, e.ppl]),
+            Body::Step(s) => {
+                self.steps.push(at, &[s.loss, s.lr, s.grad_norm, s.tok_s]);
+                self.pace.add(at);
+            }
+            Body::Eval(e) => {
+                // A resumed run may evaluate an update again, and a command any: the newest is the one that counts.
+                if let Some(last) = self.evals.len().checked_sub(1)
+                    && self.evals.clock.step(last) == Some(event.step)
+                {
+                    self.evals.truncate(last);
+                }
+                self.evals.push(at, &[e.loss, e.ppl]);
+            }
             Body::Switch(switch) => self.switches.add(event.step, switch),
             Body::Rank(rank) => self.ranks.push(At { at, what: (**rank).clone() }),
             Body::Mem(mem) => self.memory = Some(mem.clone()),
             Body::Time(time) => self.times.push(At { at, what: time.clone() }),
             Body::Sys(sys) => self.machine.push(At { at, what: sys.clone() }),
             Body::Ckpt(ckpt) => {
-                self.mark(MarkerKind::Checkpoint, format!("checkpoint {}", event.step));
+                self.mark(at, MarkerKind::Checkpoint, format!("checkpoint {}", event.step));
                 self.checkpoints.push(At { at, what: ckpt.clone() });
             }
             Body::Sample(sample) => self.samples.push(At { at, what: sample.clone() }),
             Body::Alert(alert) => {
                 if alert.level != Level::Info {
-                    self.mark(MarkerKind::Alert, alert.what.clone());
+                    self.mark(at, MarkerKind::Alert, alert.what.clone());
                 }
                 self.alerts.push(At { at, what: alert.clone() });
             }
             Body::Log(log) => self.logs.push(At { at, what: log.clone() }),
             Body::Cmd(cmd) => {
-                self.mark(MarkerKind::Command, cmd.cmd.clone());
+                self.mark(at, MarkerKind::Command, cmd.cmd.clone());
                 self.commands.push(At { at, what: cmd.clone() });
             }
-            Body::Merge(_) => self.mark(MarkerKind::Merge, "merge".into()),
-            Body::Reset(_) => self.mark(MarkerKind::Reset, "reset".into()),
-            Body::Subspace(_) => self.mark(MarkerKind::Subspace, "subspace".into()),
-            Body::Limiter(_) => self.mark(MarkerKind::Limiter, "limiter".into()),
-            Body::Skip(skip) => self.mark(MarkerKind::Skip, skip.reason.clone()),
-            Body::Phase(phase) => self.mark(MarkerKind::Phase, phase.name.clone()),
+            Body::Merge(merge) => {
+                self.mark(at, MarkerKind::Merge, "merge".into());
+                self.merges.push(At { at, what: merge.clone() });
+            }
+            Body::Reset(reset) => {
+                self.mark(at, MarkerKind::Reset, "reset".into());
+                self.resets.push(At { at, what: reset.clone() });
+            }
+            Body::Subspace(subspace) => {
+                // One event a layer; one mark an update.
+                let mut of_update = self.markers.iter().rev().take_while(|m| m.at.step == at.step);
+                if !of_update.any(|marker| marker.kind == MarkerKind::Subspace) {
+                    self.mark(at, MarkerKind::Subspace, "subspace".into());
+                }
+                self.subspaces.push(At { at, what: subspace.clone() });
+            }
+            Body::Limiter(_) => self.mark(at, MarkerKind::Limiter, "limiter".into()),
+            Body::Skip(skip) => self.mark(at, MarkerKind::Skip, skip.reason.clone()),
+            Body::Phase(phase) => self.mark(at, MarkerKind::Phase, phase.name.clone()),
             Body::Pause(pause) => {
                 self.is_paused = true;
-                self.mark(MarkerKind::Pause, pause.reason.clone());
+                self.pace.pause(event.ts);
+                self.mark(at, MarkerKind::Pause, pause.reason.clone());
             }
             Body::Resume(resume) => {
                 self.is_paused = false;
-                if let Some(step) = resume.from_step {
-                    self.go_back(step);
+                match resume.from_step {
+                    Some(step) => self.go_back(step),
+                    None => self.pace.go_on(event.ts),
                 }
-                self.mark(MarkerKind::Pause, "resume".into());
+                self.mark(at, MarkerKind::Pause, "resume".into());
             }
             _ => {}
         }
         self.summary.add(event);
     }
 
-    fn mark(&mut self, kind: MarkerKind, text: String) {
-        self.markers.push(Marker { at: self.now, kind, text });
+    fn mark(&mut self, at: Moment, kind: MarkerKind, text: String) {
+        self.markers.push(Marker { at, kind, text });
+    }
+
+    /// When an event is. Methods tell some things of an update after later updates: those belong to their own.
+    fn moment_of(&mut self, event: &Event) -> Moment {
+        let is_resume = matches!(&event.body, Body::Resume(resume) if resume.from_step.is_some());
+        if event.step < self.now.step && !is_resume {
+            let row = self.steps.clock.moment_of_step(event.step);
+            return Moment { step: event.step, ..row.unwrap_or(self.now) };
+        }
+        self.now.step = event.step;
+        self.now.ts_ms = event.ts;
+        if let Body::Step(step) = &event.body {
+            self.now.tokens = step.tokens;
+            self.now.active_s = step.active_s;
+        } else if is_resume {
+            let row = self.steps.clock.moment_of_step(event.step).unwrap_or_default();
+            self.now.tokens = row.tokens;
+            self.now.active_s = row.active_s;
+        }
+        self.now
     }
 
     /// Takes back the updates after a checkpoint's: they were made again.
     fn go_back(&mut self, step: u64) {
-        for table in [&mut self.steps, &mut self.evals] {
-            let kept = (0..table.len())
-                .take_while(|row| table.clock.moment(*row).is_some_and(|m| m.step <= step))
-                .count();
-            table.truncate(kept);
+        let cut = |table: &mut Table| {
+            let kept = table.clock.row_after(Axis::Step, step as f64);
+            table.split_off(kept)
+        };
+        let before = (self.steps.len(), self.evals.len());
+        let undone = Undone { steps: cut(&mut self.steps), evals: cut(&mut self.evals) };
+        if before != (self.steps.len(), self.evals.len()) {
+            self.undone.push(undone);
         }
+        self.markers.retain(|marker| marker.at.step <= step || !marker.kind.is_of_an_update());
         self.switches.truncate(step);
         self.ranks.retain(|rank| rank.at.step <= step);
+        self.merges.retain(|merge| merge.at.step <= step);
+        self.resets.retain(|reset| reset.at.step <= step);
+        self.subspaces.retain(|subspace| subspace.at.step <= step);
+        self.samples.retain(|sample| sample.at.step <= step);
+        self.times.retain(|time| time.at.step <= step);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,13 +5,18 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::action::{Action, Effect, ViewId};
-use super::app::App;
+use super::app::{App, Msg};
+use super::plot::AxisRange;
 
 pub mod compare;
+pub mod curve;
 pub mod editor;
+pub mod frame;
 pub mod help;
 pub mod logs;
 pub mod palette;
+#[cfg(test)]
+mod pictures;
 pub mod rank;
 pub mod runs;
 pub mod switches;
@@ -25,6 +30,18 @@ pub struct Hits {
     pub actions: Vec<(Rect, Action)>,
     /// Panels by the number that the view gave them.
     pub panels: Vec<(Rect, usize)>,
+    /// Cells of plots, with the part of the horizontal axis that they show.
+    pub charts: Vec<(Rect, AxisRange)>,
+}
+
+impl Hits {
+    /// The place on the horizontal axis of the chart under a cell; none where there is no chart.
+    pub fn place(&self, x: u16, y: u16) -> Option<f64> {
+        let at = ratatui::layout::Position::new(x, y);
+        let (plot, range) = self.charts.iter().rev().find(|(plot, _)| plot.contains(at))?;
+        let share = (f64::from(x - plot.x) + 0.5) / f64::from(plot.width.max(1));
+        Some(range.at(share)).filter(|place| place.is_finite())
+    }
 }
 
 /// Gives an action to the view on the screen.
@@ -37,6 +54,47 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         ViewId::System => system::update(app, action),
         ViewId::Logs => logs::update(app, action),
         ViewId::Runs => runs::update(app, action),
+    }
+}
+
+/// The filter of the view on the screen; none where it has none.
+pub fn filter(app: &App) -> Option<&str> {
+    match app.view {
+        ViewId::Compare => Some(&app.compare.filter),
+        ViewId::Logs => Some(&app.logs.filter),
+        ViewId::Runs => Some(&app.list.filter),
+        ViewId::Train | ViewId::Switches | ViewId::Rank | ViewId::System => None,
+    }
+}
+
+/// Sets the filter of the view on the screen, with every letter that is typed.
+pub fn set_filter(app: &mut App, text: &str) {
+    match app.view {
+        ViewId::Compare => text.clone_into(&mut app.compare.filter),
+        ViewId::Logs => text.clone_into(&mut app.logs.filter),
+        ViewId::Runs => text.clone_into(&mut app.list.filter),
+        ViewId::Train | ViewId::Switches | ViewId::Rank | ViewId::System => {}
+    }
+}
+
+/// A click or a key for the view on the screen: a click puts its panel into focus.
+pub fn input(app: &mut App, msg: &Msg) -> Vec<Effect> {
+    if let Msg::Click(panel, _, _) = msg {
+        *focus(app) = *panel;
+    }
+    Vec::new()
+}
+
+/// The panel in focus of the view on the screen.
+fn focus(app: &mut App) -> &mut usize {
+    match app.view {
+        ViewId::Train => &mut app.train.focus,
+        ViewId::Compare => &mut app.compare.focus,
+        ViewId::Switches => &mut app.switches.focus,
+        ViewId::Rank => &mut app.rank.focus,
+        ViewId::System => &mut app.system.focus,
+        ViewId::Logs => &mut app.logs.focus,
+        ViewId::Runs => &mut app.list.focus,
     }
 }
 

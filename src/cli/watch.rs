@@ -1,0 +1,177 @@
+//! `fullrank watch`: the full screen on runs that other processes train or that are over, one frame of it, or a
+//! picture.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::args::WatchArgs;
+use super::screen::{self, Hands};
+use super::text;
+use crate::error::{Error, Result};
+use crate::runlog::summary::RunState;
+use crate::runlog::{CompareDir, RunDir, find, find_comparison, list};
+use crate::tui::action::ViewId;
+use crate::tui::app::{App, Msg};
+use crate::tui::page;
+use crate::tui::saved::Saved;
+use crate::tui::source;
+use crate::tui::term::{self, Ended, Feed};
+use crate::tui::theme::{Depth, depth};
+
+/// How often the folder of the runs is read for the browser.
+const BROWSE_EVERY: Duration = Duration::from_secs(3);
+
+/// Looks at runs.
+///
+/// Errors: no such run; no terminal to draw on; a signal ended it.
+pub fn watch(args: &WatchArgs, stdout: &mut dyn Write) -> Result<()> {
+    let (runs, view) = opened(args)?;
+    let view = args.view.unwrap_or(view);
+    if args.once || args.svg.is_some() {
+        return once(args, &runs, view, stdout);
+    }
+    if !screen::has_terminal() {
+        return Err(Error::config(
+            "watch needs a terminal on standard input and output",
+            "`fullrank watch --once` prints one frame anywhere; `fullrank show` and `ls` are for scripts",
+        ));
+    }
+    let (mut app, options) = screen::app(args.ascii)?;
+    app.view = view;
+    let folder = runs.first().filter(|_| runs.len() == 1).map(|run| run.path().to_path_buf());
+    if let Some(saved) = folder.as_deref().and_then(Saved::read) {
+        saved.put_in(&mut app);
+    }
+    app.view = args.view.unwrap_or(app.view);
+    let out = args.out.clone();
+    let ended = term::run(&mut app, options, &mut Hands::default(), |feed| {
+        let speed = args.speed;
+        // Runs are sent into a channel of bounded length, which nobody empties before this returns.
+        thread::spawn(move || {
+            for run in &runs {
+                let opened = match speed {
+                    Some(speed) => feed.replay(run, speed),
+                    None => feed.open(run),
+                };
+                if let Err(error) = opened {
+                    feed.tell(Msg::Notice(error.to_string()));
+                }
+            }
+            browse(&feed, &out);
+        });
+    })?;
+    if let Some(folder) = &folder {
+        // In somebody else's folder it cannot be kept, which is no loss.
+        let _ = Saved::of(&app).write(folder);
+    }
+    match ended {
+        Ended::Quit | Ended::Detached => Ok(()),
+        Ended::Signal(signal) => Err(Error::Interrupted { signal }),
+        Ended::HungUp => Err(Error::Interrupted { signal: signal_hook::consts::SIGHUP }),
+        Ended::Failed(what) => Err(Error::run(what, "report this; no run was touched")),
+    }
+}
+
+/// The runs that are meant, and the view that fits them.
+fn opened(args: &WatchArgs) -> Result<(Vec<RunDir>, ViewId)> {
+    let out = &args.out;
+    if args.runs.is_empty() {
+        if list(out)?.is_empty() && !args.once {
+            return Ok((Vec::new(), ViewId::Runs));
+        }
+        return Ok((vec![find(out, "latest")?], ViewId::Train));
+    }
+    let mut runs = Vec::new();
+    for what in &args.runs {
+        let named = [PathBuf::from(what), out.join(what)].map(CompareDir::at);
+        let comparison = named.into_iter().find(CompareDir::is_comparison);
+        if let Some(dir) = comparison {
+            runs.extend(members(&dir)?);
+            continue;
+        }
+        match find(out, what) {
+            Ok(run) => runs.push(run),
+            // A name that fits the members of one comparison fits no single run.
+            Err(error) => match find_comparison(out, what) {
+                Ok(Some(dir)) => runs.extend(members(&dir)?),
+                _ => return Err(error),
+            },
+        }
+    }
+    let view = if runs.len() > 1 { ViewId::Compare } else { ViewId::Train };
+    Ok((runs, view))
+}
+
+fn members(dir: &CompareDir) -> Result<Vec<RunDir>> {
+    Ok(dir.plan()?.members.iter().map(|member| dir.member(&member.name)).collect())
+}
+
+/// Reads the folder of the runs again and again, for the browser, for the life of the process. Runs whose log is
+/// as it was are not read again.
+fn browse(feed: &Arc<Feed>, out: &Path) {
+    let mut known = std::collections::HashMap::new();
+    loop {
+        feed.tell(Msg::Runs(records(out, &mut known)));
+        thread::sleep(BROWSE_EVERY);
+    }
+}
+
+type Known = std::collections::HashMap<PathBuf, (u64, bool, crate::runlog::summary::RunRecord)>;
+
+fn records(out: &Path, known: &mut Known) -> Vec<crate::runlog::summary::RunRecord> {
+    let runs = list(out).unwrap_or_default();
+    let record = |run: &RunDir| {
+        let bytes = std::fs::metadata(run.events()).map_or(0, |log| log.len());
+        let is_locked = run.is_locked().unwrap_or(false);
+        if let Some((old_bytes, was_locked, record)) = known.get(run.path())
+            && (*old_bytes, *was_locked) == (bytes, is_locked)
+        {
+            return Some(record.clone());
+        }
+        let record = RunState::of(run).ok()?.record();
+        known.insert(run.path().to_path_buf(), (bytes, is_locked, record.clone()));
+        Some(record)
+    };
+    runs.iter().filter_map(record).collect()
+}
+
+/// One frame as text, or as a picture.
+fn once(args: &WatchArgs, runs: &[RunDir], view: ViewId, stdout: &mut dyn Write) -> Result<()> {
+    let is_terminal = std::io::stdout().is_terminal();
+    let is_forced =
+        screen::variable("CLICOLOR_FORCE").is_some_and(|value| value != "0" && !value.is_empty());
+    let has_color = args.svg.is_none() && (is_terminal || is_forced);
+    let depth = match (&args.svg, has_color) {
+        (Some(_), _) => Depth::True,
+        (None, true) => depth(&screen::variable),
+        (None, false) => Depth::Mono,
+    };
+    let mut app = App::new(Vec::new(), screen::theme(args.ascii, depth)?);
+    for run in runs {
+        app.runs.push(source::load(run)?.model);
+    }
+    app.view = view;
+    app.browser = records(&args.out, &mut Known::new());
+    // The time of the newest event, so that the same files give the same picture.
+    let newest = app.runs.iter().filter_map(|run| run.summary.updated).max().unwrap_or(0);
+    app.update(Msg::Tick(newest));
+    let (width, height) = args.size.unwrap_or_else(size);
+    let frame = page::draw(&app, width, height);
+    match &args.svg {
+        Some(path) => {
+            let picture = page::svg(&frame, &app.theme);
+            std::fs::write(path, picture).map_err(Error::io("write", path))
+        }
+        None if depth == Depth::Mono => text::print(stdout, &page::text(&frame)),
+        None => text::print(stdout, &page::ansi(&frame)),
+    }
+}
+
+/// The size that the environment names, else that of the sketches.
+fn size() -> (u16, u16) {
+    let number = |name: &str| screen::variable(name)?.parse::<u16>().ok().filter(|size| *size > 0);
+    (number("COLUMNS").unwrap_or(100), number("LINES").unwrap_or(30))
+}

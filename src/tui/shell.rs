@@ -1,0 +1,186 @@
+//! What stands around every view: header, tabs, the line of alerts and notices, hints; overlays above.
+//!
+//! Small screens lose these lines whole, in a fixed order, before the view loses anything.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use unicode_width::UnicodeWidthStr;
+
+use super::action::{Action, ViewId};
+use super::app::{App, Overlay};
+use super::views::{self, Hits};
+use crate::report::text;
+use crate::runlog::{Level, Status};
+
+mod footer;
+mod header;
+mod overlay;
+
+/// Below this there is one line of text.
+const SMALLEST: (u16, u16) = (20, 5);
+/// Below this there is the view and one line.
+const SMALL: (u16, u16) = (60, 16);
+
+/// Draws the whole screen and notes what stands where.
+pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
+    let area = area.intersection(buffer.area);
+    hits.actions.clear();
+    hits.panels.clear();
+    hits.charts.clear();
+    if area.is_empty() {
+        return;
+    }
+    let mut left = area;
+    if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
+        too_small(app, area, buffer);
+        return;
+    }
+    if area.width < SMALL.0 || area.height < SMALL.1 {
+        header::status_line(app, top(&mut left), buffer);
+    } else {
+        header::draw(app, top(&mut left), buffer);
+        header::tabs(app, top(&mut left), buffer, hits);
+        footer::draw(app, bottom(&mut left), buffer, hits);
+        if has_message(app) {
+            message(app, bottom(&mut left), buffer, hits);
+        }
+    }
+    views::draw(app, left, buffer, hits);
+    if app.overlay != Overlay::None {
+        // What is covered cannot be clicked.
+        hits.panels.clear();
+        hits.charts.clear();
+        overlay::draw(app, area, left, buffer, hits);
+    }
+}
+
+fn too_small(app: &App, area: Rect, buffer: &mut Buffer) {
+    let (width, height) = SMALLEST;
+    let words = match app.run() {
+        Some(run) => format!("{} step {}", run.status, text::count(run.summary.step)),
+        None => format!("needs {width}x{height}"),
+    };
+    put(buffer, row(area, 0), &words, app.theme.text);
+    let size = format!("needs {width}x{height}");
+    put(buffer, row(area, 1), &size, app.theme.dim);
+}
+
+fn has_message(app: &App) -> bool {
+    app.notice.is_some() || app.alert().is_some() || app.run().is_some_and(|run| run.is_paused)
+}
+
+/// One line: what was just done, else the newest alert, else that the run waits.
+fn message(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
+    let theme = &app.theme;
+    if let Some((notice, _)) = &app.notice {
+        put(buffer, area, &format!(" {}", text::printable(notice)), theme.title);
+        return;
+    }
+    if let Some((alert, count)) = app.alert() {
+        let sign = if theme.is_ascii { "!" } else { "⚠" };
+        let style = if alert.what.level == Level::Error { theme.bad } else { theme.warn };
+        let others = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+        let dash = if theme.is_ascii { "-" } else { "—" };
+        let keys = format!("{dash} !: jump {} Backspace: dismiss ", dot(app));
+        let words = text::printable(&format!(
+            " {sign} step {}: {}{others} {}",
+            text::count(alert.at.step),
+            alert.what.what,
+            alert.what.remedy
+        ));
+        let room = usize::from(area.width).saturating_sub(keys.width() + 1);
+        let end = put(buffer, cut(area, room), fit(words.trim_end(), room), style);
+        let keys_area = Rect { x: end + 1, width: area.right().saturating_sub(end + 1), ..area };
+        put(buffer, keys_area, &keys, theme.dim);
+        hits.actions.push((Rect { width: end - area.x, ..area }, Action::JumpAlert));
+        hits.actions.push((keys_area, Action::DismissAlert));
+        return;
+    }
+    if let Some(run) = app.run().filter(|run| run.is_paused) {
+        let words = format!(
+            " PAUSED at step {} {} P: resume {} U: checkpoint and free the device's memory",
+            text::count(run.summary.step),
+            dot(app),
+            dot(app)
+        );
+        put(buffer, area, &words, theme.warn);
+        hits.actions.push((area, Action::PauseResume));
+    }
+}
+
+/// Text on one row, as much of it as fits; answers the column after it.
+fn put(buffer: &mut Buffer, area: Rect, text: &str, style: Style) -> u16 {
+    if area.is_empty() {
+        return area.x;
+    }
+    buffer.set_stringn(area.x, area.y, text, usize::from(area.width), style).0
+}
+
+/// The beginning of a text that is not wider than `width` columns, up to a whole word where it is cut.
+fn fit(text: &str, width: usize) -> &str {
+    if text.width() <= width {
+        return text;
+    }
+    let mut used = 0;
+    let mut end = 0;
+    for word in text.split_inclusive(' ') {
+        used += word.width();
+        if used > width {
+            break;
+        }
+        end += word.len();
+    }
+    &text[..end]
+}
+
+fn cut(area: Rect, width: usize) -> Rect {
+    Rect { width: area.width.min(width.min(usize::from(u16::MAX)) as u16), ..area }
+}
+
+fn row(area: Rect, number: u16) -> Rect {
+    Rect { y: area.y.saturating_add(number), height: 1, ..area }.intersection(area)
+}
+
+/// Takes the first row off.
+fn top(left: &mut Rect) -> Rect {
+    let line = Rect { height: left.height.min(1), ..*left };
+    left.y += line.height;
+    left.height -= line.height;
+    line
+}
+
+/// Takes the last row off.
+fn bottom(left: &mut Rect) -> Rect {
+    left.height = left.height.saturating_sub(1);
+    Rect { y: left.bottom(), height: 1, ..*left }
+}
+
+fn dot(app: &App) -> &'static str {
+    if app.theme.is_ascii { "." } else { "·" }
+}
+
+fn bar(app: &App) -> &'static str {
+    if app.theme.is_ascii { "|" } else { "│" }
+}
+
+/// The sign and style of a status.
+fn sign(app: &App, status: Status) -> (&'static str, Style) {
+    let theme = &app.theme;
+    let (unicode, ascii, style) = match status {
+        Status::Live => ("●", "*", theme.good),
+        Status::Paused => ("‖", "=", theme.warn),
+        Status::Finished => ("✓", "+", theme.good),
+        Status::Stopped | Status::Interrupted => ("■", "#", theme.warn),
+        Status::Diverged | Status::Failed | Status::Crashed => ("✗", "x", theme.bad),
+    };
+    (if theme.is_ascii { ascii } else { unicode }, style)
+}
+
+/// The view that a tab opens.
+fn tab(view: ViewId) -> Action {
+    Action::View(view)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! The last line: what keys do here, from the table of keys. Each hint can be clicked.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use unicode_width::UnicodeWidthStr;
+
+use super::{bar, put};
+use crate::tui::action::Action;
+use crate::tui::app::{App, Overlay};
+use crate::tui::keymap::{self, Binding};
+use crate::tui::views::Hits;
+
+/// Draws as many hints as fit: keys that look, then those that act, then the way out.
+pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
+    if let Overlay::Filter(line, _) = &app.overlay {
+        let x = put(buffer, area, " /", app.theme.key);
+        let rest = Rect { x, width: area.right().saturating_sub(x), ..area };
+        put(buffer, rest, line.text(), app.theme.text);
+        let cursor = Rect { x: x + line.cursor_column() as u16, width: 1, ..area };
+        buffer.set_style(cursor.intersection(area), app.theme.selected);
+        return;
+    }
+    let hints = |binding: &&Binding| !binding.hint.is_empty() && binding.action != Action::Quit;
+    let (acts, looks): (Vec<_>, Vec<_>) =
+        keymap::of(app.view).filter(hints).partition(|binding| binding.action.acts());
+    let is_live = app.run().is_some_and(|run| run.status.is_live());
+    let quit: Vec<_> = keymap::binding(app.view, Action::Quit).into_iter().collect();
+    let room = usize::from(area.width).saturating_sub(1);
+    let tail = len(&quit) + 2;
+    // Acting has up to two fifths of the line; what looks has the rest.
+    let acts = if is_live { take(&acts, (room * 2 / 5).saturating_sub(2)) } else { Vec::new() };
+    let acts_len = if acts.is_empty() { 0 } else { len(&acts) + 2 };
+    let looks = take(&looks, room.saturating_sub(tail + acts_len));
+    let mut x = area.x + 1;
+    for (group, style) in [(looks, app.theme.key), (acts, app.theme.act), (quit, app.theme.key)] {
+        if group.is_empty() {
+            continue;
+        }
+        if x > area.x + 1 {
+            x = put(buffer, after(area, x), &format!("{} ", bar(app)), app.theme.dim);
+        }
+        for binding in group {
+            x = hint(binding, after(area, x), buffer, hits, style, app.theme.dim);
+        }
+    }
+}
+
+fn hint(
+    binding: &Binding,
+    area: Rect,
+    buffer: &mut Buffer,
+    hits: &mut Hits,
+    key: Style,
+    word: Style,
+) -> u16 {
+    let x = put(buffer, area, binding.first_key(), key);
+    let x = put(buffer, after(area, x), &format!(" {}  ", binding.hint), word);
+    hits.actions.push((Rect { width: x.saturating_sub(area.x), ..area }, binding.action));
+    x
+}
+
+fn width(binding: &Binding) -> usize {
+    binding.first_key().width() + binding.hint.width() + 3
+}
+
+fn len(bindings: &[&Binding]) -> usize {
+    bindings.iter().map(|binding| width(binding)).sum()
+}
+
+/// The first bindings that fit.
+fn take<'a>(bindings: &[&'a Binding], room: usize) -> Vec<&'a Binding> {
+    let mut used = 0;
+    let fits = |binding: &&&Binding| {
+        used += width(binding);
+        used <= room
+    };
+    bindings.iter().take_while(fits).copied().collect()
+}
+
+fn after(area: Rect, x: u16) -> Rect {
+    Rect { x, width: area.right().saturating_sub(x), ..area }
+}

@@ -1,0 +1,90 @@
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::*;
+use crate::tui::app::Msg;
+use crate::tui::theme::{Depth, Theme};
+use crate::tui::{fixture, page};
+
+fn press(app: &mut App, letters: &str) {
+    for letter in letters.chars() {
+        app.update(Msg::Press(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE)));
+    }
+}
+
+#[test]
+fn header_tabs_and_hints_stand_around_every_view() {
+    let mut app = fixture::app(Theme::default());
+    for (view, digit) in ViewId::ALL.into_iter().zip(1..) {
+        app.view = view;
+        let text = page::text(&page::draw(&app, 100, 30));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 30);
+        assert!(lines[0].starts_with(" fullrank │"), "{}", lines[0]);
+        assert!(lines[1].contains(&format!("[{digit} {}", view.title())), "{}", lines[1]);
+        assert!(lines[29].ends_with("q quit"), "{}", lines[29]);
+    }
+}
+
+#[test]
+fn ascii_screens_have_no_other_signs_around_the_view() {
+    let mut app = fixture::app(Theme::new(Depth::Mono, true, false));
+    for overlay in ["", "?", ":", "E", "Z"] {
+        press(&mut app, overlay);
+        let mut buffer = Buffer::empty(Rect::new(0, 0, 120, 30));
+        let mut hits = Hits::default();
+        header::draw(&app, Rect::new(0, 0, 120, 1), &mut buffer);
+        header::tabs(&app, Rect::new(0, 1, 120, 1), &mut buffer, &mut hits);
+        footer::draw(&app, Rect::new(0, 29, 120, 1), &mut buffer, &mut hits);
+        message(&app, Rect::new(0, 28, 120, 1), &mut buffer, &mut hits);
+        let all = Rect::new(0, 2, 120, 26);
+        overlay::draw(&app, all, all, &mut buffer, &mut hits);
+        let text = page::text(&buffer);
+        assert!(text.is_ascii(), "{overlay}: {text}");
+        app.overlay = Overlay::None;
+    }
+}
+
+#[test]
+fn what_is_clicked_is_what_is_written_there() {
+    let app = fixture::app(Theme::default());
+    let area = Rect::new(0, 0, 100, 30);
+    let (mut buffer, mut hits) = (Buffer::empty(area), Hits::default());
+    draw(&app, area, &mut buffer, &mut hits);
+    let text = page::text(&buffer);
+    for (action, word) in [(Action::View(ViewId::Rank), "4 Rank"), (Action::Quit, "q quit")] {
+        let (place, _) = hits.actions.iter().find(|(_, found)| *found == action).unwrap();
+        let line: String = text.lines().nth(usize::from(place.y)).unwrap().to_owned();
+        let at = line.chars().skip(usize::from(place.x)).collect::<String>();
+        assert!(at.trim_start().trim_start_matches('[').starts_with(word), "{action:?}: {at}");
+    }
+}
+
+#[test]
+fn no_size_is_too_small_to_draw() {
+    let mut app = fixture::app(Theme::default());
+    for overlay in ["", "?", ":", "E", "Z", "7/abc"] {
+        press(&mut app, overlay);
+        for width in 0..70 {
+            for height in 0..22 {
+                page::draw(&app, width, height);
+            }
+        }
+        app.overlay = Overlay::None;
+    }
+    assert!(page::text(&page::draw(&app, 19, 5)).contains("needs 20x5"));
+    app.runs.clear();
+    page::draw(&app, 100, 30);
+}
+
+#[test]
+fn the_footer_keeps_the_way_out_when_it_is_narrow() {
+    let app = fixture::app(Theme::default());
+    for width in [60, 80, 100, 200] {
+        let text = page::text(&page::draw(&app, width, 24));
+        let last = text.lines().last().unwrap();
+        assert!(last.trim_end().ends_with("q quit"), "{width}: {last}");
+        if width >= 80 {
+            assert!(last.contains("P pause"), "{width}: {last}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The table of a comparison.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use super::groups::{differences, groups, paired, tokens_to, value_at};
+use super::lines::place_text;
+use super::{State, fair, half_life, letters, passing, place, shown};
+use crate::tui::app::App;
+use crate::tui::filter;
+use crate::tui::model::RunModel;
+use crate::tui::plot::table::{self, Cell, Table};
+use crate::tui::views::Hits;
+use crate::tui::views::frame::{bytes, frame, letter, put, say, short, state, value};
+
+/// Columns of the table, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Column {
+    Run,
+    Method,
+    Rank,
+    Value,
+    Difference,
+    Tokens,
+    Speed,
+    Memory,
+    Trained,
+    State,
+}
+
+impl Column {
+    const ALL: [Self; 10] = [
+        Self::Run,
+        Self::Method,
+        Self::Rank,
+        Self::Value,
+        Self::Difference,
+        Self::Tokens,
+        Self::Speed,
+        Self::Memory,
+        Self::Trained,
+        Self::State,
+    ];
+    /// Columns.
+    pub(super) const COUNT: usize = Self::ALL.len();
+}
+
+/// What the table says of a run.
+struct Row {
+    place: usize,
+    value: Option<f64>,
+    difference: Option<f64>,
+    tokens: Option<f64>,
+}
+
+/// The validation loss that "tokens to" counts to: the baseline's newest.
+fn target(app: &App) -> Option<f64> {
+    app.runs.get(app.compare.baseline)?.summary.last_eval().map(|eval| eval.loss)
+}
+
+fn row(app: &App, run_place: usize, base: Option<f64>, target: Option<f64>) -> Row {
+    let run = &app.runs[run_place];
+    let (axis, _) = fair(app);
+    let value =
+        place(app).and_then(|place| value_at(run, app.compare.metric, axis, half_life(app), place));
+    let difference = match (value, base) {
+        (Some(value), Some(base)) if base != 0.0 && run_place != app.compare.baseline => {
+            Some(100.0 * (value - base) / base)
+        }
+        _ => None,
+    };
+    let tokens = target.and_then(|target| tokens_to(run, target));
+    Row { place: run_place, value, difference, tokens }
+}
+
+fn sorted(app: &App) -> Vec<Row> {
+    let (axis, _) = fair(app);
+    let base = app.runs.get(app.compare.baseline);
+    let base = base
+        .zip(place(app))
+        .and_then(|(run, place)| value_at(run, app.compare.metric, axis, half_life(app), place));
+    let target = target(app);
+    let mut rows: Vec<Row> =
+        passing(app).into_iter().map(|place| row(app, place, base, target)).collect();
+    let State { sort, is_descending, .. } = app.compare;
+    let column = Column::ALL[sort % Column::COUNT];
+    let number = |row: &Row| {
+        let summary = &app.runs[row.place].summary;
+        match column {
+            Column::Rank => summary.run.rank.map(|rank| rank as f64),
+            Column::Value => row.value,
+            Column::Difference => row.difference,
+            Column::Tokens => row.tokens,
+            Column::Speed => summary.tok_s(),
+            Column::Memory => summary.peak_bytes.map(|bytes| bytes as f64),
+            Column::Trained => Some(summary.run.trained_params as f64),
+            Column::Run | Column::Method | Column::State => None,
+        }
+    };
+    let word = |row: &Row| {
+        let run = &app.runs[row.place];
+        match column {
+            Column::Method => run.summary.run.method.clone(),
+            Column::State => run.status.word().to_owned(),
+            _ => run.name(),
+        }
+    };
+    rows.sort_by(|a, b| {
+        let order = if matches!(column, Column::Run | Column::Method | Column::State) {
+            word(a).cmp(&word(b))
+        } else {
+            match (number(a), number(b)) {
+                (Some(a), Some(b)) => a.total_cmp(&b),
+                // What is not known stands last either way.
+                (a, b) => return b.is_some().cmp(&a.is_some()),
+            }
+        };
+        if is_descending { order.reverse() } else { order }
+    });
+    rows
+}
+
+/// Places of the runs in the order of the table.
+pub(super) fn order(app: &App) -> Vec<usize> {
+    sorted(app).into_iter().map(|row| row.place).collect()
+}
+
+/// Rows that the table would like to have.
+pub(super) fn height(app: &App) -> u16 {
+    let rows = passing(app).len() as u16;
+    rows + if app.compare.shows_diff { 3 } else { 0 }
+}
+
+fn columns(app: &App) -> Vec<table::Column> {
+    let to = target(app).map_or_else(|| "tok→target".into(), |target| format!("tok→{target:.2}"));
+    vec![
+        table::Column::left("RUN", 0),
+        table::Column::left("METHOD", 4),
+        table::Column::right("r", 6),
+        table::Column::right(app.compare.metric.name(), 1),
+        table::Column::right("Δ% base", 2),
+        table::Column::right(to, 5),
+        table::Column::right("tok/s", 7),
+        table::Column::right("memory", 8),
+        table::Column::right("trained", 9),
+        table::Column::left("STATE", 3),
+    ]
+}
+
+fn cells(app: &App, row: &Row) -> Vec<Cell> {
+    let theme = &app.theme;
+    let run = &app.runs[row.place];
+    let about = &run.summary.run;
+    let is_shown = !app.compare.hidden.contains(&row.place);
+    let none = || "–".to_owned();
+    let (state_word, state_style) = state(run.status, theme);
+    let mut state_text = state_word.to_owned();
+    if run.status.is_live() && about.steps > 0 {
+        state_text = format!("● {}%", 100 * run.summary.step / about.steps);
+    }
+    let plain = |text: String| Cell::new(text, theme.text);
+    let difference = row.difference.map(|difference| format!("{difference:+.1}"));
+    let mark = if is_shown { '●' } else { ' ' };
+    let name = format!("{mark}{} {}", letter(row.place), run.name());
+    vec![
+        Cell::new(name, if is_shown { theme.series(row.place) } else { theme.dim }),
+        plain(about.method.clone()),
+        plain(about.rank.map_or_else(none, |rank| rank.to_string())),
+        plain(row.value.map_or_else(none, value)),
+        plain(difference.unwrap_or_else(none)),
+        plain(row.tokens.map_or_else(none, short)),
+        plain(run.summary.tok_s().map_or_else(none, short)),
+        plain(run.summary.peak_bytes.map_or_else(none, bytes)),
+        plain(short(about.trained_params as f64)),
+        Cell::new(state_text, state_style),
+    ]
+}
+
+/// Draws the table.
+pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
+    let theme = &app.theme;
+    let _ = hits;
+    let (axis, _) = fair(app);
+    let rows = sorted(app);
+    let mut title = place(app)
+        .map_or_else(|| "runs".into(), |place| format!("runs at ⌖ {}", place_text(place, axis)));
+    let (_, wrong) = filter::read(&app.compare.filter);
+    if !app.compare.filter.is_empty() {
+        title += &format!("  filter: {}", app.compare.filter);
+    }
+    if let Some(wrong) = wrong {
+        title += &format!("  ({wrong})");
+    }
+    let foot = format!("{}/{} shown · {} pinned", rows.len(), app.runs.len(), shown(app).len());
+    let inner = frame(&title, &foot, app.compare.focus == super::TABLE, theme, area, buffer);
+    let difference = difference_text(app);
+    let lines = if app.compare.shows_diff { inner.height.saturating_sub(2).min(3) } else { 0 };
+    let table_area = Rect { height: inner.height.saturating_sub(lines), ..inner };
+    let body: Vec<Vec<Cell>> = rows.iter().map(|row| cells(app, row)).collect();
+    let selected = rows.iter().position(|row| row.place == app.compare.selected);
+    let table = Table {
+        columns: &columns(app),
+        rows: &body,
+        selected,
+        sorted: Some((app.compare.sort % Column::COUNT, app.compare.is_descending)),
+        theme,
+    };
+    table.draw(table_area, buffer);
+    if rows.is_empty() {
+        let words = "no open run passes the filter; / changes it, Esc takes it away";
+        let below =
+            Rect { y: table_area.y + 1, height: table_area.height.saturating_sub(1), ..table_area };
+        put(words, theme.warn, theme, below, buffer);
+    }
+    if lines > 0 {
+        let below = Rect { y: table_area.bottom(), height: lines, ..inner };
+        say(&difference, theme.text, theme, below, buffer);
+    }
+}
+
+/// The settings in which the selected run differs from the baseline.
+fn difference_text(app: &App) -> String {
+    let pair = app.runs.get(app.compare.baseline).zip(app.runs.get(app.compare.selected));
+    let Some((base, run)) = pair else { return String::new() };
+    let names = format!("{}↔{}", letter(app.compare.baseline), letter(app.compare.selected));
+    if app.compare.baseline == app.compare.selected {
+        return format!(
+            "settings {names}: this is the baseline; choose another run with the arrows"
+        );
+    }
+    if base.config.is_empty() || run.config.is_empty() {
+        return format!("settings {names}: run.toml of one of them cannot be read");
+    }
+    let found: Vec<String> =
+        differences(base, run).into_iter().map(|(name, a, b)| format!("{name} {a}→{b}")).collect();
+    if found.is_empty() {
+        format!("settings {names}: no difference")
+    } else {
+        format!("settings {names}: {}", found.join(" · "))
+    }
+}
+
+/// Differences to the baseline over seeds, or what would show them.
+pub(super) fn last_line(app: &App) -> String {
+    let (axis, _) = fair(app);
+    let Some(place) = place(app) else { return " nothing trained yet".into() };
+    let value = |run: &RunModel| value_at(run, app.compare.metric, axis, half_life(app), place);
+    let groups = groups(&app.runs, &passing(app), true);
+    let Some(base) = groups.iter().find(|group| group.contains(&app.compare.baseline)) else {
+        return " the baseline is not among the runs that the filter lets through".into();
+    };
+    let mut parts = Vec::new();
+    for group in groups.iter().filter(|group| *group != base) {
+        if let Some(stat) = paired(&app.runs, group, base, value) {
+            let (a, b) = (letters(group), letters(base));
+            parts.push(format!(
+                "{a}−{b} = {:+.4} ± {:.4} ({} seeds)",
+                stat.mean,
+                stat.std.unwrap_or(0.0),
+                stat.n
+            ));
+        }
+    }
+    if parts.is_empty() {
+        return " paired Δ over seeds: runs of two or more seeds of the baseline and of another are needed".into();
+    }
+    format!(" paired Δ over seeds, same seed beside same seed: {}", parts.join(" · "))
+}
+
+/// The table as text with tabs, for the clipboard.
+pub(super) fn text(app: &App) -> String {
+    let mut text: Vec<String> = Vec::new();
+    let titles: Vec<String> = columns(app).into_iter().map(|column| column.title).collect();
+    text.push(titles.join("\t"));
+    for row in sorted(app) {
+        let cells: Vec<String> = cells(app, &row).into_iter().map(|cell| cell.text).collect();
+        text.push(cells.join("\t"));
+    }
+    text.join("\n")
+}
