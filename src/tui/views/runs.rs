@@ -188,6 +188,19 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
     Vec::new()
 }
 
+/// A click on the head of a column sorts by it, or the other way round; one on a row selects its run.
+pub fn pick(app: &mut App, place: usize) -> Vec<Effect> {
+    app.list.focus = LIST;
+    if let Some(row) = place.checked_sub(super::ROW) {
+        let path = listed(app).get(row).map(|run| run.path.clone());
+        app.list.selected = path.or(app.list.selected.take());
+    } else if let Some(column) = place.checked_sub(super::HEAD).filter(|c| *c < COLUMNS.len()) {
+        app.list.is_descending = app.list.sort == column && !app.list.is_descending;
+        app.list.sort = column;
+    }
+    wanted(app)
+}
+
 fn notice(app: &mut App, text: String) {
     app.notice = Some((text, app.now_ms + 6000));
 }
@@ -247,7 +260,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     };
     if !list.is_empty() {
         hits.panels.push((list, LIST));
-        draw_list(app, list, buffer);
+        draw_list(app, list, buffer, hits);
     }
     if !about.is_empty() {
         hits.panels.push((about, ABOUT));
@@ -256,7 +269,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     plain(theme, area, buffer);
 }
 
-fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
+fn draw_list(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
     let runs = listed(app);
     let live = app.browser.iter().filter(|run| run.status.is_live()).count();
@@ -304,7 +317,7 @@ fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         sorted: Some((app.list.sort, app.list.is_descending)),
         theme,
     };
-    table.draw(inner, buffer);
+    table.draw(inner, buffer).hits(hits);
 }
 
 fn cells(app: &App, run: &RunRecord) -> Vec<Cell> {
