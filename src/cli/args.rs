@@ -408,6 +408,7 @@ mod tests {
             name: None,
             ui: UiMode::Auto,
             resume_auto: false,
+            ascii: false,
         };
         assert_eq!(train(""), expected);
     }
