@@ -235,7 +235,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let (chart, table, last) = layout(app, area);
     if !chart.is_empty() {
         hits.panels.push((chart, CHART));
-        lines::draw(app, chart, buffer);
+        lines::draw(app, chart, buffer, hits);
     }
     if !table.is_empty() {
         hits.panels.push((table, TABLE));

@@ -159,7 +159,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         match panel {
             FIELD => field::draw(app, &grid, at, place, buffer, hits),
             SPECTRUM => lines::spectrum(app, run, &grid, at, place, buffer),
-            TIME => lines::over_time(app, &grid, place, buffer),
+            TIME => lines::over_time(app, &grid, place, buffer, hits),
             _ => lines::by_method(app, place, buffer),
         }
     }

@@ -49,8 +49,6 @@ pub struct State {
     pub shows_diff: bool,
     /// Runs that were asked about: what cannot be read is not read again and again.
     pub asked: HashSet<PathBuf>,
-    /// A run that is to be on the screen as soon as it is open.
-    pub opening: Option<PathBuf>,
     /// What was read of runs that are not open.
     pub previews: HashMap<PathBuf, Preview>,
 }
@@ -65,7 +63,6 @@ impl Default for State {
             selected: None,
             shows_diff: false,
             asked: HashSet::new(),
-            opening: None,
             previews: HashMap::new(),
         }
     }
@@ -137,18 +134,6 @@ pub fn wanted(app: &mut App) -> Vec<Effect> {
     new.map(Effect::Preview).collect()
 }
 
-/// A run was opened: if it was to be on the screen, it is.
-pub fn opened(app: &mut App) {
-    let Some(wanted) = app.list.opening.take() else { return };
-    match open_place(app, &wanted) {
-        Some(place) => {
-            app.active = place;
-            app.view = ViewId::Train;
-        }
-        None => app.list.opening = Some(wanted),
-    }
-}
-
 /// What an action changes here.
 pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
     let run = selected(app).cloned();
@@ -181,10 +166,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
                 app.active = place;
                 app.view = ViewId::Train;
             }
-            None => {
-                app.list.opening = Some(run.path.clone());
-                return vec![Effect::Open(run.path)];
-            }
+            None => return vec![Effect::Open(run.path)],
         },
         Action::Pin => match place {
             Some(place) => {
