@@ -24,7 +24,7 @@ use crate::runlog::{Command, RunDir};
 use crate::tui::action::{Effect, ViewId};
 use crate::tui::app::{App, Msg, Overlay};
 use crate::tui::source::WAITING;
-use crate::tui::views::Hits;
+use crate::tui::views::{self, Hits};
 
 /// Frames of data a second, and over a slow line.
 const HZ: u32 = 10;
@@ -189,6 +189,7 @@ impl<'a> Screen<'a> {
             };
             if self.clock.elapsed() >= CLOCK && self.tick_in(now).is_some() {
                 self.clock = Instant::now();
+                views::rank::tick(self.app);
                 self.budget.soil(Dirt::Data);
             }
             let mut next = first;
@@ -205,7 +206,8 @@ impl<'a> Screen<'a> {
 
     /// How long until the clock moves: of a live run, or of a notice that goes; never where neither is.
     fn tick_in(&self, now: Instant) -> Option<Duration> {
-        let is_live = self.app.runs.iter().any(|run| run.status.is_live()) || self.app.runs.is_empty();
+        let is_live =
+            self.app.runs.iter().any(|run| run.status.is_live()) || self.app.runs.is_empty();
         let is_moving = self.app.rank.is_playing;
         let moves = is_live && !self.app.is_frozen || self.app.notice.is_some() || is_moving;
         moves.then(|| CLOCK.saturating_sub(now.saturating_duration_since(self.clock)))
@@ -306,9 +308,7 @@ impl<'a> Screen<'a> {
                 return Ok(None);
             }
             Effect::Export => self.host.export(self.app).map(Some),
-            Effect::Open(path) => {
-                self.open(&path).map(|()| None)
-            }
+            Effect::Open(path) => self.open(&path).map(|()| None),
             Effect::Resume(path) => self.host.resume(&path).map(Some),
             Effect::Clone(path) => self.host.start_again(&path).map(Some),
             Effect::Trash(path) => self.host.trash(&path).map(Some),
