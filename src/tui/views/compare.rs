@@ -360,7 +360,7 @@ mod tests {
         let area = Rect::new(0, 0, 100, 26);
         let (mut buffer, mut hits) = (Buffer::empty(area), Hits::default());
         draw(&app, area, &mut buffer, &mut hits);
-        let mut click = |app: &mut App, place: usize| {
+        let click = |app: &mut App, place: usize| {
             assert!(hits.panels.iter().any(|(_, panel)| *panel == place), "{place}");
             drop(super::super::input(app, &crate::tui::app::Msg::Click(place, 0, 0)));
         };
