@@ -139,7 +139,7 @@ fn config(method: &str) -> RunConfig {
     config.train.warmup_steps = Some(0);
     config.train.max_grad_norm = Some(1.0);
     config.train.train_non_targets = Some(true);
-    config.lte.merge_every = 2;
+    (config.lte.heads, config.lte.merge_every) = (3, 2);
     config.galore.update_proj_gap = Some(2);
     config
 }

@@ -352,7 +352,7 @@ fn texts_that_are_no_configuration_are_refused() {
         ("deep", "[".repeat(1_000_000).into_bytes()),
         ("deep objects", "{\"a\":".repeat(1_000_000).into_bytes()),
         ("long line", format!("{{\"model_type\": \"{}\"}}", "x".repeat(10_000_000)).into_bytes()),
-        ("NaN", text.replace("1e-05", "NaN").into_bytes()),
+        ("NaN", text.replace("\"silu\"", "NaN").into_bytes()),
         ("comment", format!("// {text}").into_bytes()),
         ("utf-16", text.encode_utf16().flat_map(u16::to_le_bytes).collect()),
     ];
