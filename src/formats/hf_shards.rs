@@ -57,9 +57,12 @@ impl ShardWriter {
         }
         let count = parts.len();
         let is_sharded = count > 1;
-        let file = |number: usize| match is_sharded {
-            true => format!("model-{number:05}-of-{count:05}.safetensors"),
-            false => SINGLE.to_owned(),
+        let file = |number: usize| {
+            if is_sharded {
+                format!("model-{number:05}-of-{count:05}.safetensors")
+            } else {
+                SINGLE.to_owned()
+            }
         };
         let shards = parts.into_iter().enumerate();
         let mut waiting: Vec<Shard> =

@@ -12,9 +12,7 @@ use rayon::prelude::*;
 
 use crate::device::memory::Ticket;
 
-use super::fallback::{
-    Float, Int, add, dims, mul, reshape, scaled, shifted, slice_assign, sub, zeros,
-};
+use super::fallback::{Float, Int, add, dims, mul, reshape, scaled, shifted, sub, zeros};
 use super::flex::{self, rows_per_task};
 use super::gemm::{self, View, Write};
 use super::math::{exp_and_sum, max, vectorised};
@@ -372,7 +370,8 @@ pub(super) fn default_logit_losses<B: Backend>(
     let targets = B::int_slice(targets, &[Slice::from(first..first + count)]);
     let (found, probabilities, targets, counts) = default_softmax_of::<B>(logits.clone(), targets);
     let found = reshape::<B, 1>(found, [count]);
-    let losses = slice_assign::<B, 1>(losses, [first..first + count], found);
+    let here = Slice::from(first..first + count);
+    let losses = B::float_slice_assign(losses, &[here], found);
     let Some(scale) = grad_scale else { return (losses, logits) };
     let weight = scaled::<B>(counts, scale);
     let none = zeros::<B, 2>([count, vocabulary], &logits);

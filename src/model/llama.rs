@@ -160,7 +160,7 @@ pub(super) struct HeadNormTrace {
 pub fn initial_values(name: &str, shape: &[usize], std: f64, seed: u64) -> Vec<f32> {
     let len = shape.iter().product();
     match shape {
-        [_] if name.ends_with(".bias") => vec![0.0; len],
+        [_] if name.rsplit('.').next() == Some("bias") => vec![0.0; len],
         [_] => vec![1.0; len],
         _ => random::stream(seed, name, "init", 0).normal_vec(len, std),
     }

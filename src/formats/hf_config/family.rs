@@ -12,7 +12,7 @@ use crate::error::Result;
 /// An architecture of the LLaMA family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub enum Family {
-    /// LLaMA 1 to 3, SmolLM, SmolLM2, TinyLlama.
+    /// LLaMA 1 to 3, `SmolLM`, `SmolLM2`, `TinyLlama`.
     #[default]
     Llama,
     /// Mistral without a sliding window.
@@ -100,7 +100,7 @@ impl Family {
 
 impl Variant {
     /// Whether a linear layer has a bias; `module` is its name within the block, as in `self_attn.q_proj`.
-    pub fn has_bias(&self, module: &str) -> bool {
+    pub fn has_bias(self, module: &str) -> bool {
         match module {
             "self_attn.o_proj" => self.attention_bias && self.family != Family::Qwen2,
             _ if module.starts_with("self_attn.") => self.attention_bias,
@@ -109,22 +109,18 @@ impl Variant {
     }
 
     /// Whether every head of q and k goes through a norm, whose gain has the size of a head.
-    pub fn has_head_norms(&self) -> bool {
+    pub fn has_head_norms(self) -> bool {
         self.family == Family::Qwen3
     }
 
     /// Reads the architecture and refuses what would need other arithmetic than this program has.
     pub(super) fn read(fields: &Fields<'_>) -> Result<Self> {
-        let family = match fields.text("model_type")? {
-            Some(name) => match FAMILIES.iter().find(|(_, known)| *known == name) {
-                Some((family, _)) => *family,
-                None => {
-                    let what =
-                        format!("model_type \"{name}\" is not supported; supported: {SUPPORTED}");
-                    return Err(fields.unsupported(what, REMEDY));
-                }
-            },
-            None => return Err(fields.missing("model_type")),
+        let Some(name) = fields.text("model_type")? else {
+            return Err(fields.missing("model_type"));
+        };
+        let Some(&(family, _)) = FAMILIES.iter().find(|(_, known)| *known == name) else {
+            let what = format!("model_type \"{name}\" is not supported; supported: {SUPPORTED}");
+            return Err(fields.unsupported(what, REMEDY));
         };
         if let Some(activation) = fields.text("hidden_act")?.filter(|name| *name != "silu") {
             let what = format!("hidden_act \"{activation}\" is not supported; supported: \"silu\"");
@@ -149,7 +145,7 @@ impl Variant {
     }
 
     /// What the family's `config.json` has beside the fields that all have.
-    pub(super) fn fields(&self, layers: usize) -> Map<String, Value> {
+    pub(super) fn fields(self, layers: usize) -> Map<String, Value> {
         let fields = match self.family {
             Family::Llama => json!({
                 "attention_bias": self.attention_bias,
@@ -180,7 +176,6 @@ fn refuse_windows(fields: &Fields<'_>, family: Family) -> Result<()> {
         .count("max_position_embeddings", MAX_SIZE)?
         .unwrap_or_else(|| family.default_context());
     let window = match family {
-        Family::Llama => None,
         // Without the field transformers takes 4096; `null` says that there is none.
         Family::Mistral if !fields.has("sliding_window") => Some(4096),
         Family::Mistral => fields.count("sliding_window", usize::MAX)?,
@@ -191,7 +186,7 @@ fn refuse_windows(fields: &Fields<'_>, family: Family) -> Result<()> {
             let window = fields.count("sliding_window", usize::MAX)?.unwrap_or(4096);
             (whole < layers).then_some(window)
         }
-        Family::Qwen2 | Family::Qwen3 => None,
+        Family::Llama | Family::Qwen2 | Family::Qwen3 => None,
     };
     if let Some(window) = window.filter(|window| *window < context) {
         let what = format!(
