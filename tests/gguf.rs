@@ -355,7 +355,16 @@ fn a_gguf_file_is_trained_and_evaluated_as_a_folder_is() {
     ];
     let (code, _, errors) = fullrank(&train, "");
     assert_eq!(code, 0, "{errors}");
-    for target in ["run", path] {
+    // The result as a file again, which is a model like any other.
+    let exported = folder.path().join("tuned.gguf");
+    let exported = exported.to_str().unwrap();
+    let export = ["export", "run", "--out", out, "--format", "gguf", "--dtype", "q8_0"];
+    let (code, printed, errors) = fullrank(&[&export[..], &["--to", exported]].concat(), "");
+    assert_eq!((code, printed.trim()), (0, exported), "{errors}");
+    let (code, printed, errors) = fullrank(&export, "");
+    assert_eq!(code, 0, "{errors}");
+    assert!(Path::new(printed.trim()).join("model-q8_0.gguf").is_file(), "{printed}");
+    for target in ["run", path, exported] {
         let (code, _, errors) =
             fullrank(&["eval", target, "--out", out, "--data", text, "--batches", "1"], "");
         assert_eq!(code, 0, "{target}: {errors}");

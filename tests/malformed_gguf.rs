@@ -341,11 +341,7 @@ fn metadata_that_cannot_be_is_refused_by_name() {
         ("tokenizer.ggml.tokens", number("tokenizer.ggml.tokens", 1), "a list of texts"),
         ("tokenizer.ggml.tokens", list("tokenizer.ggml.tokens", &["a", "a"]), "twice"),
         ("tokenizer.ggml.tokens", list("tokenizer.ggml.tokens", &["a", ""]), "is empty"),
-        (
-            "tokenizer.ggml.tokens",
-            list("tokenizer.ggml.tokens", &[]),
-            "tokenizer.ggml.eos_token_id",
-        ),
+        ("tokenizer.ggml.tokens", list("tokenizer.ggml.tokens", &[]), "out of vocabulary"),
         ("tokenizer.ggml.token_type", kinds(&[1, 1]), "4 tokens and 2 kinds"),
         ("tokenizer.ggml.merges", list("tokenizer.ggml.merges", &["ab"]), "not two tokens"),
         ("tokenizer.ggml.merges", list("tokenizer.ggml.merges", &["a c"]), "cannot be read"),

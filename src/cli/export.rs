@@ -10,9 +10,10 @@ use super::args::text;
 use super::commands::{device_arg, out_arg};
 use super::{print, source};
 use crate::error::{Error, Result};
+use crate::formats::gguf::{Format, GgufModel};
 use crate::formats::{mlx, peft};
 use crate::run::adapter::{Collected, check_free, collect, whole_folder};
-use crate::run::export::write_model;
+use crate::run::export::{write_gguf, write_model};
 use crate::run::open::{Opened, Source, open_source};
 use crate::run::session::with_threads;
 
@@ -21,6 +22,7 @@ Examples:
   fullrank export latest                                     the newest checkpoint, merged
   fullrank export latest --best --format peft --to tuned     an adapter of the best one
   fullrank export --model base --adapter tuned --to merged   a model with an adapter in it
+  fullrank export latest --format gguf --dtype q8_0          for llama.cpp, in 8 bits
 
 LoRA, rsLoRA, LoRA+ and DoRA give adapters of their rank, LoRA-GA and PiSSA of twice their rank for the untouched base.
 The other methods change the weights at full rank: their result is the merged model.";
@@ -34,11 +36,13 @@ pub enum ExportFormat {
     Peft,
     /// The same as mlx-lm has it.
     Mlx,
+    /// A GGUF file with everything merged into the weights, and its matrices in this format.
+    Gguf(Format),
 }
 
 impl ExportFormat {
     /// The names on the command line.
-    pub const NAMES: [&'static str; 3] = ["hf", "peft", "mlx"];
+    pub const NAMES: [&'static str; 4] = ["hf", "peft", "mlx", "gguf"];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
@@ -46,6 +50,7 @@ impl ExportFormat {
             Self::Hf => "hf",
             Self::Peft => "peft",
             Self::Mlx => "mlx",
+            Self::Gguf(_) => "gguf",
         }
     }
 }
@@ -83,7 +88,16 @@ pub fn command() -> Command {
                 .default_value("hf")
                 .value_parser(PossibleValuesParser::new(ExportFormat::NAMES))
                 .hide_possible_values(true)
-                .help("hf: merged model; peft or mlx: adapter as PEFT or mlx-lm has it"),
+                .help("hf: merged model; peft or mlx: adapter as PEFT or mlx-lm has it; gguf: merged, for llama.cpp"),
+        )
+        .arg(
+            Arg::new("dtype")
+                .long("dtype")
+                .value_name("NAME")
+                .default_value("f16")
+                .value_parser(PossibleValuesParser::new(DTYPES.map(|(name, _)| name)))
+                .hide_possible_values(true)
+                .help("Matrices of a GGUF file: f16, q8_0 (8 bits) or f32"),
         )
         .arg(
             Arg::new("merge")
@@ -98,7 +112,7 @@ pub fn command() -> Command {
                 .value_name("DIR")
                 .value_hint(ValueHint::DirPath)
                 .value_parser(value_parser!(PathBuf))
-                .help("Folder to make [default: export/ in the run's folder]"),
+                .help("Folder to make, or FILE.gguf [default: export/ in the run's folder]"),
         )
         .arg(
             Arg::new("force")
@@ -116,11 +130,20 @@ pub fn args(matches: &ArgMatches) -> ExportArgs {
         format: match text(matches, "format").as_str() {
             "peft" => ExportFormat::Peft,
             "mlx" => ExportFormat::Mlx,
+            "gguf" => ExportFormat::Gguf(dtype(&text(matches, "dtype"))),
             _ => ExportFormat::Hf,
         },
         to: matches.get_one::<PathBuf>("to").cloned(),
         force: matches.get_flag("force"),
     }
+}
+
+/// The formats of a GGUF file's matrices.
+const DTYPES: [(&str, Format); 3] =
+    [("f16", Format::F16), ("q8_0", Format::Q8_0), ("f32", Format::F32)];
+
+fn dtype(name: &str) -> Format {
+    DTYPES.iter().find(|(known, _)| *known == name).map_or(Format::F16, |(_, format)| *format)
 }
 
 /// Writes one form into a folder of its own and prints the folder.
@@ -179,6 +202,20 @@ fn write(opened: &Opened, format: ExportFormat, force: bool, folder: &Path) -> R
                 mlx::write(folder, &adapter.layers, &adapter.base_model, base_blocks)
             })?;
             Ok(described("mlx-lm", &adapter))
+        }
+        ExportFormat::Gguf(format) => {
+            let run = opened.run.as_ref().map(|(dir, _)| dir.name());
+            let name = run.as_deref().unwrap_or(&opened.name);
+            let Opened { model, tokenizer, .. } = opened;
+            if GgufModel::is_named(folder) {
+                write_gguf(folder, name, model, tokenizer, format)?;
+            } else {
+                whole_folder(folder, |folder| {
+                    let file = format!("model-{}.gguf", format.name().to_lowercase());
+                    write_gguf(&folder.join(file), name, model, tokenizer, format)
+                })?;
+            }
+            Ok(format!("merged GGUF model in {}", format.name()))
         }
     }
 }

@@ -5,9 +5,9 @@
 
 use half::{bf16, f16};
 
-/// Elements of a Q8_0, Q4_0 or Q4_1 block.
+/// Elements of a `Q8_0`, `Q4_0` or `Q4_1` block.
 const SMALL: usize = 32;
-/// Elements of a Q6_K block.
+/// Elements of a `Q6_K` block.
 const LARGE: usize = 256;
 
 /// How the elements of a tensor are stored.
@@ -25,7 +25,7 @@ pub enum Format {
     Q4_0,
     /// Blocks of 32: a scale, a smallest value and 4 bits each.
     Q4_1,
-    /// Blocks of 256: a scale, 16 smaller scales and 6 bits each. Tools that make Q4_0 files store the output layer so.
+    /// Blocks of 256: a scale, 16 smaller scales and 6 bits each. Tools that make `Q4_0` files store the output layer so.
     Q6K,
 }
 

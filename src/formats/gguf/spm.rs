@@ -1,8 +1,8 @@
-//! SentencePiece vocabularies (`llama`: LLaMA 1 and 2, TinyLlama, Mistral) as BPE with merges.
+//! `SentencePiece` vocabularies (`llama`: LLaMA 1 and 2, TinyLlama, Mistral) as BPE with merges.
 //!
-//! SentencePiece merges the neighbours whose joint piece has the highest score. A BPE does the same when
+//! `SentencePiece` merges the neighbours whose joint piece has the highest score. A BPE does the same when
 //! its merges are all ways of cutting a piece in two pieces, in the order of the pieces' scores. Source:
-//! the conversion of transformers, whose fast tokenizers give the ids of SentencePiece that way.
+//! the conversion of transformers, whose fast tokenizers give the ids of `SentencePiece` that way.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,7 +19,7 @@ const SPACE: &str = "\u{2581}";
 /// A piece is a word at most. Longer ones would make the search for merges quadratic in the file's size.
 const MAX_PIECE_BYTES: usize = 128;
 
-/// The `tokenizer.json` of a SentencePiece vocabulary.
+/// The `tokenizer.json` of a `SentencePiece` vocabulary.
 pub(super) fn read(metadata: &Metadata, vocabulary: &Vocabulary) -> Result<Value> {
     let scores = match metadata.floats(SCORES)? {
         Some(scores) if scores.len() == vocabulary.tokens.len() => scores,

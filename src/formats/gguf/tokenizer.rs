@@ -1,7 +1,7 @@
 //! The tokenizer in a GGUF file as a `tokenizer.json`.
 //!
 //! Byte-level BPE (`gpt2`: tokens, merges and the name of the way of cutting) is turned into the same
-//! rules for the `tokenizers` crate; `spm.rs` does the same for SentencePiece (`llama`). Other kinds are
+//! rules for the `tokenizers` crate; `spm.rs` does the same for `SentencePiece` (`llama`). Other kinds are
 //! refused by name: an approximation would train on other ids than the model knows.
 
 use std::collections::HashSet;

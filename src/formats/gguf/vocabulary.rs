@@ -1,6 +1,6 @@
 //! A tokenizer as the metadata of a GGUF file: the other direction of `tokenizer.rs` and `spm.rs`.
 //!
-//! llama.cpp knows two kinds of BPE: byte-level with a named way of cutting, and SentencePiece's with
+//! llama.cpp knows two kinds of BPE: byte-level with a named way of cutting, and `SentencePiece`'s with
 //! scores. What is neither is refused, because it would give other ids there.
 
 use std::collections::{BTreeMap, HashMap};
@@ -152,7 +152,7 @@ fn tokens(
         .unzip()
 }
 
-/// SentencePiece: a piece's score is the place of the first merge that makes it, counted down.
+/// `SentencePiece`: a piece's score is the place of the first merge that makes it, counted down.
 fn spm_entries(
     json: &Value,
     tokens: &[String],

@@ -55,15 +55,21 @@ impl Entry {
             }
             Self::Texts(values) => {
                 list(out, Kind::Text, values.len());
-                values.iter().for_each(|value| text(out, value));
+                for value in values {
+                    text(out, value);
+                }
             }
             Self::I32s(values) => {
                 list(out, Kind::I32, values.len());
-                values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+                for value in values {
+                    out.extend(value.to_le_bytes());
+                }
             }
             Self::F32s(values) => {
                 list(out, Kind::F32, values.len());
-                values.iter().for_each(|value| out.extend(value.to_le_bytes()));
+                for value in values {
+                    out.extend(value.to_le_bytes());
+                }
             }
         }
     }
