@@ -343,6 +343,22 @@ mod tests {
         assert_eq!(render("{% if tools is not none %}tools{% endif %}-").unwrap(), "-");
     }
 
+    /// What the templates of Llama 3, Qwen and SmolLM3 use of the language.
+    #[test]
+    fn the_constructs_of_common_templates_work() {
+        let source = "{%- set ns = namespace(last=messages|length - 1, seen=true) %}\n\
+            {%- for m in messages[::-1] %}\n    {%- set index = (messages|length - 1) - loop.index0 %}\n    \
+            {%- if ns.seen and m.role == \"user\" and m.content is string and not (m.content.startswith('<t>')) %}\n        \
+            {%- set ns.seen = false %}{%- set ns.last = index %}\n    {%- endif %}\n{%- endfor %}\n\
+            {%- if tools is defined and tools %}tools{% endif %}\n\
+            {%- for m in messages %}\n    {%- if loop.index0 > ns.last %}{%- generation %}\n        \
+            {{- '<' + m.role + '>' + m.content.split('</think>')[-1].lstrip('\\n') ~ (m['content'] | trim | length) }}\n    \
+            {%- endgeneration %}{%- elif m.role != 'user' %}{%- continue %}\n    {%- else %}\n        \
+            {{- m.content.strip().rstrip('>').upper() }}\n    {%- endif %}\n{%- endfor %}\n\
+            {%- if enable_thinking is defined and enable_thinking is false %}no{% endif %}";
+        assert_eq!(render(source).unwrap(), "HI <THERE<assistant>\"Hello\"7");
+    }
+
     #[test]
     fn chatml_is_what_it_should_be() {
         let template = ChatTemplate::chatml("<|im_end|>").unwrap();
