@@ -84,14 +84,13 @@ impl ChatTemplate {
             .map_err(|error| Error::file(path, describe(&error), REMEDY))
     }
 
-    /// The template in a file of its own.
+    /// The template in a file of its own, without the texts of tokens.
     ///
     /// Errors: [`Error::Io`], [`Error::File`] for a file that is no template.
-    pub fn of_file(path: &Path, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
+    pub fn of_file(path: &Path) -> Result<Self> {
         let source = String::from_utf8(read_bytes(path)?)
             .map_err(|error| Error::file(path, format!("is not UTF-8: {error}"), REMEDY))?;
-        Self::parse(source, bos.map(str::to_owned), eos.map(str::to_owned))
-            .map_err(|error| Error::file(path, describe(&error), REMEDY))
+        Self::parse(source, None, None).map_err(|error| Error::file(path, describe(&error), REMEDY))
     }
 
     /// A template from its text, with the texts of the tokens that begin and end a text.
@@ -128,7 +127,7 @@ impl ChatTemplate {
 
     /// ChatML, for a model that brings no template: each message between a begin with its role and `end`.
     ///
-    /// `end` is what the model stops at: `<|im_end|>` where its tokenizer has that token, else its end of text.
+    /// `end` is what the model stops at: `<|im_end|>` or its end of text.
     pub fn chatml(end: &str) -> Result<Self> {
         let source = CHATML.replace("END", &serde_json::Value::from(end).to_string());
         Self::new(&source, None, None)
