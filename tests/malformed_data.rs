@@ -173,7 +173,8 @@ fn wrong_lines_are_counted_and_the_good_ones_used() {
         file.write_all(b"\n{\"text\": \"good\"}\r\n\n").unwrap();
     }
     let data = prepare(folder.path(), &file, None).unwrap();
-    let (train, valid) = (data.facts.train.rows.unwrap(), data.facts.valid.rows.unwrap());
+    let (train, valid) =
+        (data.facts.train.rows.clone().unwrap(), data.facts.valid.rows.clone().unwrap());
     assert_eq!(train.bad_rows, lines.len() as u64);
     assert_eq!(train.rows + valid.rows, lines.len() as u64);
     assert!(data.notes[0].starts_with(&format!("{} of {} rows", lines.len(), 2 * lines.len())));
@@ -191,7 +192,7 @@ fn lines_of_ten_megabytes_and_more_are_passed_over() {
     file += &"[".repeat(30 << 20);
     file += "\n{\"text\": \"good\"}\n{\"text\": \"good\"}";
     let data = prepare(folder.path(), file.as_bytes(), None).unwrap();
-    let rows = data.facts.train.rows.unwrap();
+    let rows = data.facts.train.rows.as_ref().unwrap();
     assert_eq!((rows.rows, rows.bad_rows, rows.truncated), (2, 2, 1));
     assert_eq!(rows.longest, (9 << 20) + 1);
     let notes = data.notes.join("\n");
@@ -279,7 +280,7 @@ fn a_template_that_fits_some_rows_only_loses_the_others() {
     };
     let rows = [chat("user"), chat("system"), chat("user")].concat();
     let data = prepare(folder.path(), rows.as_bytes(), Some(&template)).unwrap();
-    assert_eq!(data.facts.train.rows.unwrap().bad_rows, 1);
+    assert_eq!(data.facts.train.rows.as_ref().unwrap().bad_rows, 1);
     let note = &data.notes[1];
     assert!(
         note.contains("line 2 does not fit the template: the chat template, line 3: System"),

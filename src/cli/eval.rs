@@ -16,18 +16,16 @@ use crate::error::{Error, Result};
 use crate::formats::tokenizer::Tokenizer;
 use crate::run::eval::evaluate;
 use crate::run::open::{Opened, open_source};
-use crate::run::plan::ModelSource;
+use crate::run::plan::with_template;
 use crate::run::session::with_threads;
-use crate::run::setup::row_options;
+use crate::run::setup::{data_template, row_options};
 
 /// Evaluates and prints one result. Without `--data` on the validation text of the run's own data; with it
 /// on all of the text given.
 pub fn eval(args: EvalArgs) -> Result<()> {
     with_threads(0, move || {
-        let Opened { model, tokenizer, mut config, name, .. } = open_source(&args.source)?;
-        if args.chat_template.is_some() {
-            config.data.chat_template.clone_from(&args.chat_template);
-        }
+        let Opened { model, tokenizer, config, name, .. } = open_source(&args.source)?;
+        let tokenizer = with_template(tokenizer, args.chat_template.as_deref())?;
         let seq_len = args.max_seq_length.or(config.data.max_seq_length).unwrap_or(256);
         let seq_len = seq_len.min(model.config.max_position_embeddings);
         let source = args.data.as_deref().unwrap_or(&config.data.data);
@@ -118,8 +116,7 @@ fn row_blocks_of(
     seq_len: usize,
 ) -> Result<Blocks> {
     let cache = TokenCache::of_user();
-    let source = ModelSource::find(&config.model.model)?;
-    let template = source.chat_template(config, tokenizer)?;
+    let template = data_template(tokenizer)?;
     let options = row_options(config, tokenizer, template.as_ref(), seq_len);
     let options = RowOptions { mask_prompt: false, ..options };
     let (blocks, notes) = if is_own {

@@ -64,7 +64,8 @@ impl Encoder<'_> {
     /// A text and the end of text, learned from byte `given` on.
     fn text(&self, text: &str, given: usize) -> Result<Vec<u32>, RowError> {
         let end = self.tokenizer.eos();
-        let mut ids = self.marked(text, &[given..text.len()], true)?;
+        let learned = given..text.len();
+        let mut ids = self.marked(text, &[learned], true)?;
         // Some tokenizers add the end themselves.
         if ids.len() > 1 && ids.last().is_some_and(|last| last & ID == end) {
             ids.pop();

@@ -40,13 +40,11 @@ impl Packing {
         for row in longest_first {
             let length = lengths[row as usize];
             let fitting = open.range(length..).next().map(|(room, _)| *room);
-            let (block, room) = match fitting.and_then(|room| Some((pop(&mut open, room)?, room))) {
-                Some(found) => found,
-                None => {
-                    first_row.push(row);
-                    (first_row.len() as u32 - 1, capacity)
-                }
-            };
+            let found = fitting.and_then(|room| Some((pop(&mut open, room)?, room)));
+            let (block, room) = found.unwrap_or_else(|| {
+                first_row.push(row);
+                (first_row.len() as u32 - 1, capacity)
+            });
             block_of[row as usize] = block;
             first_row[block as usize] = first_row[block as usize].min(row);
             if room > length {

@@ -35,7 +35,10 @@ pub(super) fn render(
     }
     let run = Run { template, messages, whole: write(template, messages, false)? };
     let spans = match given {
-        Some(given) => vec![run.start(given)?..run.whole.len()],
+        Some(given) => {
+            let answer = run.start(given)?..run.whole.len();
+            vec![answer]
+        }
         None => (0..messages.len())
             .filter(|index| messages[*index].role == ASSISTANT)
             .map(|index| run.turn(index))

@@ -84,14 +84,13 @@ impl ChatTemplate {
             .map_err(|error| Error::file(path, describe(&error), REMEDY))
     }
 
-    /// The template in a file of its own.
+    /// The template in a file of its own, without the texts of tokens.
     ///
     /// Errors: [`Error::Io`], [`Error::File`] for a file that is no template.
-    pub fn of_file(path: &Path, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
+    pub fn of_file(path: &Path) -> Result<Self> {
         let source = String::from_utf8(read_bytes(path)?)
             .map_err(|error| Error::file(path, format!("is not UTF-8: {error}"), REMEDY))?;
-        Self::parse(source, bos.map(str::to_owned), eos.map(str::to_owned))
-            .map_err(|error| Error::file(path, describe(&error), REMEDY))
+        Self::parse(source, None, None).map_err(|error| Error::file(path, describe(&error), REMEDY))
     }
 
     /// A template from its text, with the texts of the tokens that begin and end a text.
@@ -128,7 +127,7 @@ impl ChatTemplate {
 
     /// ChatML, for a model that brings no template: each message between a begin with its role and `end`.
     ///
-    /// `end` is what the model stops at: `<|im_end|>` where its tokenizer has that token, else its end of text.
+    /// `end` is what the model stops at: `<|im_end|>` or its end of text.
     pub fn chatml(end: &str) -> Result<Self> {
         let source = CHATML.replace("END", &serde_json::Value::from(end).to_string());
         Self::new(&source, None, None)
@@ -341,6 +340,22 @@ mod tests {
         assert_eq!(text.unwrap(), "hi {\"content\": \"\\\"Hello\\\"\", \"role\": \"assistant\"}");
         assert_eq!(render("{{ strftime_now('%Y') }}").unwrap().len(), 4);
         assert_eq!(render("{% if tools is not none %}tools{% endif %}-").unwrap(), "-");
+    }
+
+    /// What the templates of Llama 3, Qwen and SmolLM3 use of the language.
+    #[test]
+    fn the_constructs_of_common_templates_work() {
+        let source = "{%- set ns = namespace(last=messages|length - 1, seen=true) %}\n\
+            {%- for m in messages[::-1] %}\n    {%- set index = (messages|length - 1) - loop.index0 %}\n    \
+            {%- if ns.seen and m.role == \"user\" and m.content is string and not (m.content.startswith('<t>')) %}\n        \
+            {%- set ns.seen = false %}{%- set ns.last = index %}\n    {%- endif %}\n{%- endfor %}\n\
+            {%- if tools is defined and tools %}tools{% endif %}\n\
+            {%- for m in messages %}\n    {%- if loop.index0 > ns.last %}{%- generation %}\n        \
+            {{- '<' + m.role + '>' + m.content.split('</think>')[-1].lstrip('\\n') ~ (m['content'] | trim | length) }}\n    \
+            {%- endgeneration %}{%- elif m.role != 'user' %}{%- continue %}\n    {%- else %}\n        \
+            {{- m.content.strip().rstrip('>').upper() }}\n    {%- endif %}\n{%- endfor %}\n\
+            {%- if enable_thinking is defined and enable_thinking is false %}no{% endif %}";
+        assert_eq!(render(source).unwrap(), "HI <THERE<assistant>\"Hello\"7");
     }
 
     #[test]

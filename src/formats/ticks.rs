@@ -5,6 +5,7 @@
 //! they change no white space and no line's number.
 
 use std::cell::Cell;
+use std::fmt::Write as _;
 
 use minijinja::value::{Rest, Value};
 use minijinja::{Environment, Error, ErrorKind};
@@ -55,13 +56,19 @@ pub(super) fn with_ticks(source: &str) -> String {
         };
         // What does not end is an error, which the template's own parser tells better.
         let (tag, after) = tag.split_at(end.unwrap_or(tag.len()));
-        out.push_str(tag);
         rest = after;
-        if let Some(statement) = tag.strip_prefix("{%").and_then(|tag| tag.strip_suffix("%}")) {
+        let statement = tag.strip_prefix("{%").and_then(|tag| tag.strip_suffix("%}"));
+        // Marks of transformers for what the assistant says, which Jinja itself does not know.
+        match statement.map(keyword) {
+            Some("generation") => out.push_str(&tag.replacen("generation", "if true", 1)),
+            Some("endgeneration") => out.push_str(&tag.replacen("endgeneration", "endif", 1)),
+            _ => out.push_str(tag),
+        }
+        if let Some(statement) = statement {
             if let Some(arguments) = counted(statement) {
                 let close = statement.chars().next_back().filter(|c| "-+".contains(*c));
                 let close = close.map_or_else(String::new, String::from);
-                out.push_str(&format!("{{% set fullrank_ = {FUNCTION}({arguments}) {close}%}}"));
+                let _ = write!(out, "{{% set fullrank_ = {FUNCTION}({arguments}) {close}%}}");
             } else if keyword(statement) == "raw" {
                 let end = rest.find("endraw").unwrap_or(rest.len());
                 out.push_str(&rest[..end]);
@@ -130,6 +137,7 @@ mod tests {
         );
         assert_eq!(tick("{% raw %}{% for %}{% endraw %}"), "{% raw %}{% for %}{% endraw %}");
         assert_eq!(tick("{% if x %}{% for"), "{% if x %}{% for");
+        assert_eq!(tick("{%- generation %}a{% endgeneration -%}"), "{%- if true %}a{% endif -%}");
     }
 
     fn render(source: &str) -> Result<String, Error> {

@@ -250,7 +250,16 @@ impl Tokenizer {
         let Some(source) = source else { return Ok(None) };
         let token = |key| chat::token_text(&fields, key);
         let (bos, eos) = (token("bos_token")?, token("eos_token")?);
+        // Where nothing says which token ends a text, this is the one that was found.
+        let eos = eos.or_else(|| self.name_of(self.eos));
         ChatTemplate::new(&source, bos.as_deref(), eos.as_deref()).map(Some)
+    }
+
+    /// Takes a chat template in the place of its own.
+    pub fn set_chat_template(&mut self, source: &str) {
+        const NAME: &str = "chat_template.jinja";
+        self.companions.retain(|(name, _)| *name != NAME);
+        self.companions.push((NAME, source.as_bytes().to_vec()));
     }
 
     /// The ids that end a text besides [`Tokenizer::eos`], as a `generation_config.json` beside the tokenizer says.

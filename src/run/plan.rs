@@ -28,8 +28,24 @@ const BILLION: usize = 1_000_000_000;
 
 /// The name of the template for models that bring none.
 pub(super) const CHATML: &str = "chatml";
-/// What ends a message there, where the tokenizer knows it.
-const CHATML_END: &str = "<|im_end|>";
+
+/// A tokenizer with the template of chats that a user names: `chatml`, or a file. It goes wherever the tokenizer
+/// goes: to the data, to a chat with the model, into exports.
+///
+/// `chatml` ends messages with the tokenizer's end of text, as that is where generation stops.
+/// Errors: a file that is no template.
+pub fn with_template(mut tokenizer: Tokenizer, name: Option<&str>) -> Result<Tokenizer> {
+    let template = match name {
+        None => return Ok(tokenizer),
+        Some(CHATML) => {
+            let end = tokenizer.name_of(tokenizer.eos()).unwrap_or_default();
+            ChatTemplate::chatml(&end)?
+        }
+        Some(path) => ChatTemplate::of_file(Path::new(path))?,
+    };
+    tokenizer.set_chat_template(template.source());
+    Ok(tokenizer)
+}
 
 /// Where the network comes from.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,8 +95,13 @@ impl ModelSource {
         ))
     }
 
-    /// The tokenizer that `data.tokenizer` names, or the one that belongs to the model.
+    /// The tokenizer that `data.tokenizer` names, or the one that belongs to the model; with the template of chats that
+    /// `data.chat_template` names, if it does.
     pub fn tokenizer(&self, config: &RunConfig) -> Result<Tokenizer> {
+        with_template(self.plain_tokenizer(config)?, config.data.chat_template.as_deref())
+    }
+
+    fn plain_tokenizer(&self, config: &RunConfig) -> Result<Tokenizer> {
         match (config.data.tokenizer.as_deref(), self) {
             (Some("builtin"), _) | (None, Self::Preset(_)) => Tokenizer::builtin(),
             (Some("bytes"), _) => Tokenizer::bytes(),
@@ -95,37 +116,6 @@ impl ModelSource {
                 "put the model's own tokenizer.json into it; `train` also takes --tokenizer PATH",
             )),
         }
-    }
-
-    /// The template that `data.chat_template` names, or the one that belongs to the model; with a date that stands
-    /// still, as it writes data.
-    ///
-    /// Errors: a template that cannot be read.
-    pub fn chat_template(
-        &self,
-        config: &RunConfig,
-        tokenizer: &Tokenizer,
-    ) -> Result<Option<ChatTemplate>> {
-        let name = |id: Option<u32>| id.and_then(|id| tokenizer.name_of(id));
-        let eos = name(Some(tokenizer.eos()));
-        let template = match (config.data.chat_template.as_deref(), self) {
-            (Some(CHATML), _) => {
-                let end = if tokenizer.id_of(CHATML_END).is_some() {
-                    CHATML_END
-                } else {
-                    eos.as_deref().unwrap_or("")
-                };
-                Some(ChatTemplate::chatml(end)?)
-            }
-            (Some(path), _) => Some(ChatTemplate::of_file(
-                Path::new(path),
-                name(tokenizer.bos()).as_deref(),
-                eos.as_deref(),
-            )?),
-            (None, Self::Directory(folder)) => ChatTemplate::of_folder(folder)?,
-            (None, Self::Preset(_)) => None,
-        };
-        Ok(template.map(ChatTemplate::at_fixed_date))
     }
 
     /// The network's shape for a tokenizer.

@@ -45,7 +45,7 @@ pub fn prepare(mut config: RunConfig) -> Result<Prepared> {
     let dataset = match corpus.format {
         Format::Text => Dataset::prepare(&corpus, &tokenizer, seq_len, &cache)?,
         Format::Rows => {
-            let template = source.chat_template(&config, &tokenizer)?;
+            let template = data_template(&tokenizer)?;
             let options = row_options(&config, &tokenizer, template.as_ref(), seq_len);
             Dataset::prepare_rows(&corpus, options, &cache)?
         }
@@ -53,6 +53,11 @@ pub fn prepare(mut config: RunConfig) -> Result<Prepared> {
     // Last, so that messages name what the user typed.
     make_paths_absolute(&mut config, &source)?;
     Ok(Prepared { config, source, shape, tokenizer, dataset })
+}
+
+/// The template that writes a run's data: the tokenizer's, with a date that stands still.
+pub fn data_template(tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+    Ok(tokenizer.chat_template()?.map(ChatTemplate::at_fixed_date))
 }
 
 /// How a configuration has rows read and laid out.
