@@ -286,6 +286,21 @@ fn the_form_of_mlx_has_the_same_product() {
 }
 
 #[test]
+fn the_form_of_gguf_has_the_adapter_in_it() {
+    let place = place();
+    tune(&place, "tuned", "--method lora --iters 6 --learning-rate 0.01");
+    let of_run = loss(&place, "tuned");
+    let file = export(&place, "tuned --format gguf --dtype f32");
+    assert!(file.extension().is_some_and(|ending| ending == "gguf"), "{}", file.display());
+    assert_close(loss(&place, &file.display().to_string()), of_run, "f32");
+    let file = export(&place, "tuned --format gguf --to half.gguf");
+    let of_half = loss(&place, &file.display().to_string());
+    assert!((of_half / of_run - 1.0).abs() < 1e-3, "f16: {of_half} and {of_run}");
+    let said = stderr(&place.run("export tuned --format gguf --to half.gguf"));
+    assert!(said.contains("half.gguf: is there already"), "{said}");
+}
+
+#[test]
 fn chosen_layers_alone_get_adapters_and_the_rest_is_frozen() {
     let place = place();
     for method in ["lora", "rslora", "lora-plus", "dora", "lora-ga", "pissa"] {

@@ -1,5 +1,6 @@
 //! `fullrank export`: the result of a run, or a model with an adapter, in the files of other tools.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,9 +11,10 @@ use super::args::text;
 use super::commands::{device_arg, out_arg};
 use super::{print, source};
 use crate::error::{Error, Result};
+use crate::formats::gguf::Format;
 use crate::formats::{mlx, peft};
 use crate::run::adapter::{Collected, check_free, collect, whole_folder};
-use crate::run::export::write_model;
+use crate::run::export::{write_gguf, write_model};
 use crate::run::open::{Opened, Source, open_source};
 use crate::run::session::with_threads;
 
@@ -21,6 +23,7 @@ Examples:
   fullrank export latest                                     the newest checkpoint, merged
   fullrank export latest --best --format peft --to tuned     an adapter of the best one
   fullrank export --model base --adapter tuned --to merged   a model with an adapter in it
+  fullrank export latest --format gguf --dtype q8_0          one file for llama.cpp
 
 LoRA, rsLoRA, LoRA+ and DoRA give adapters of their rank, LoRA-GA and PiSSA of twice their rank for the untouched base.
 The other methods change the weights at full rank: their result is the merged model.";
@@ -34,11 +37,13 @@ pub enum ExportFormat {
     Peft,
     /// The same as mlx-lm has it.
     Mlx,
+    /// One file for llama.cpp, everything merged, with the matrices as given.
+    Gguf(Format),
 }
 
 impl ExportFormat {
     /// The names on the command line.
-    pub const NAMES: [&'static str; 3] = ["hf", "peft", "mlx"];
+    pub const NAMES: [&'static str; 4] = ["hf", "peft", "mlx", "gguf"];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
@@ -46,6 +51,7 @@ impl ExportFormat {
             Self::Hf => "hf",
             Self::Peft => "peft",
             Self::Mlx => "mlx",
+            Self::Gguf(_) => "gguf",
         }
     }
 }
@@ -57,7 +63,7 @@ pub struct ExportArgs {
     pub source: Source,
     /// As what.
     pub format: ExportFormat,
-    /// The folder to make; without it one in the run's.
+    /// The folder to make, or the GGUF file; without it one in the run's.
     pub to: Option<PathBuf>,
     /// Write an adapter that changes nothing, too.
     pub force: bool,
@@ -83,7 +89,15 @@ pub fn command() -> Command {
                 .default_value("hf")
                 .value_parser(PossibleValuesParser::new(ExportFormat::NAMES))
                 .hide_possible_values(true)
-                .help("hf: merged model; peft or mlx: adapter as PEFT or mlx-lm has it"),
+                .help("hf or gguf: merged model; peft or mlx: adapter as PEFT or mlx-lm has it"),
+        )
+        .arg(
+            Arg::new("dtype")
+                .long("dtype")
+                .value_name("NAME")
+                .default_value("f16")
+                .value_parser(PossibleValuesParser::new(["f32", "f16", "q8_0"]))
+                .help("Numbers of the matrices in a GGUF file"),
         )
         .arg(
             Arg::new("merge")
@@ -98,7 +112,7 @@ pub fn command() -> Command {
                 .value_name("DIR")
                 .value_hint(ValueHint::DirPath)
                 .value_parser(value_parser!(PathBuf))
-                .help("Folder to make [default: export/ in the run's folder]"),
+                .help("Folder or GGUF file to make [default: in export/ of the run's folder]"),
         )
         .arg(
             Arg::new("force")
@@ -116,6 +130,11 @@ pub fn args(matches: &ArgMatches) -> ExportArgs {
         format: match text(matches, "format").as_str() {
             "peft" => ExportFormat::Peft,
             "mlx" => ExportFormat::Mlx,
+            "gguf" => ExportFormat::Gguf(match text(matches, "dtype").as_str() {
+                "f32" => Format::F32,
+                "q8_0" => Format::Q8_0,
+                _ => Format::F16,
+            }),
             _ => ExportFormat::Hf,
         },
         to: matches.get_one::<PathBuf>("to").cloned(),
@@ -152,7 +171,9 @@ fn default_folder(opened: &Opened, source: &Source, format: ExportFormat) -> Res
             "give one with --to DIR",
         ));
     };
-    let folder = dir.path().join("export").join(format!("{}-step-{step:08}", format.name()));
+    let ending = if matches!(format, ExportFormat::Gguf(_)) { ".gguf" } else { "" };
+    let name = format!("{}-step-{step:08}{ending}", format.name());
+    let folder = dir.path().join("export").join(name);
     check_free(&folder)?;
     Ok(folder)
 }
@@ -164,6 +185,13 @@ fn write(opened: &Opened, format: ExportFormat, force: bool, folder: &Path) -> R
         ExportFormat::Hf => {
             write_model(folder, &opened.model, &opened.tokenizer)?;
             Ok("merged Hugging Face model".into())
+        }
+        ExportFormat::Gguf(format) => {
+            if let Some(parent) = folder.parent() {
+                fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+            }
+            write_gguf(folder, &opened.name, &opened.model, &opened.tokenizer, format)?;
+            Ok("GGUF file".into())
         }
         ExportFormat::Peft => {
             let adapter = adapter(opened, force)?;
