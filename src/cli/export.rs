@@ -1,5 +1,6 @@
 //! `fullrank export`: the result of a run, or a model with an adapter, in the files of other tools.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -62,7 +63,7 @@ pub struct ExportArgs {
     pub source: Source,
     /// As what.
     pub format: ExportFormat,
-    /// The folder to make; without it one in the run's.
+    /// The folder to make, or the GGUF file; without it one in the run's.
     pub to: Option<PathBuf>,
     /// Write an adapter that changes nothing, too.
     pub force: bool,
@@ -175,7 +176,9 @@ fn default_folder(opened: &Opened, source: &Source, format: ExportFormat) -> Res
             "give one with --to DIR",
         ));
     };
-    let folder = dir.path().join("export").join(format!("{}-step-{step:08}", format.name()));
+    let ending = if matches!(format, ExportFormat::Gguf(_)) { ".gguf" } else { "" };
+    let name = format!("{}-step-{step:08}{ending}", format.name());
+    let folder = dir.path().join("export").join(name);
     check_free(&folder)?;
     Ok(folder)
 }
@@ -187,6 +190,13 @@ fn write(opened: &Opened, format: ExportFormat, force: bool, folder: &Path) -> R
         ExportFormat::Hf => {
             write_model(folder, &opened.model, &opened.tokenizer)?;
             Ok("merged Hugging Face model".into())
+        }
+        ExportFormat::Gguf(format) => {
+            if let Some(parent) = folder.parent() {
+                fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+            }
+            write_gguf(folder, &opened.name, &opened.model, &opened.tokenizer, format)?;
+            Ok("GGUF file".into())
         }
         ExportFormat::Peft => {
             let adapter = adapter(opened, force)?;

@@ -29,7 +29,7 @@ fn filled() -> RunConfig {
     train.rank_first = Some(8);
     train.rank_last = Some(16);
     train.alpha = Some(1.0);
-    train.target_modules = Some("q_proj,v_proj".into());
+    train.target_modules = Some("all-linear".into());
     train.iters = Some(1000);
     train.max_minutes = Some(2.5);
     train.memory_budget = Some(2.0);
@@ -146,7 +146,12 @@ fn every_setting_has_a_short_text_that_is_no_sentence() {
 #[test]
 fn the_defaults_are_allowed() {
     RunConfig::default().check().unwrap();
-    filled().check().unwrap();
+    // An adapter has its ranks, and only some methods go on with one.
+    let mut config = filled();
+    config.model.adapter = None;
+    config.check().unwrap();
+    config.model.adapter = Some("tuned".into());
+    assert!(config.check().is_err());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
@@ -56,7 +56,10 @@ pub fn write_model_in_shards(
     tokenizer: &Tokenizer,
     max_shard_bytes: u64,
 ) -> Result<()> {
-    let partial = folder.with_extension("partial");
+    // Beside it under its whole name: `my.model` is not to take `my.partial` away.
+    let mut partial = folder.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
     if partial.exists() {
         fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
     }
