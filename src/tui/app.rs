@@ -269,7 +269,6 @@ impl App {
                     self.active = self.runs.len();
                 }
                 self.runs.push(*run);
-                views::runs::opened(self);
             }
             Msg::Stray(text) => self.stray(text),
             Msg::Over => self.is_over = true,

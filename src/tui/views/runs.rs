@@ -49,8 +49,6 @@ pub struct State {
     pub shows_diff: bool,
     /// Runs that were asked about: what cannot be read is not read again and again.
     pub asked: HashSet<PathBuf>,
-    /// A run that is to be on the screen as soon as it is open.
-    pub opening: Option<PathBuf>,
     /// What was read of runs that are not open.
     pub previews: HashMap<PathBuf, Preview>,
 }
@@ -65,7 +63,6 @@ impl Default for State {
             selected: None,
             shows_diff: false,
             asked: HashSet::new(),
-            opening: None,
             previews: HashMap::new(),
         }
     }
@@ -137,18 +134,6 @@ pub fn wanted(app: &mut App) -> Vec<Effect> {
     new.map(Effect::Preview).collect()
 }
 
-/// A run was opened: if it was to be on the screen, it is.
-pub fn opened(app: &mut App) {
-    let Some(wanted) = app.list.opening.take() else { return };
-    match open_place(app, &wanted) {
-        Some(place) => {
-            app.active = place;
-            app.view = ViewId::Train;
-        }
-        None => app.list.opening = Some(wanted),
-    }
-}
-
 /// What an action changes here.
 pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
     let run = selected(app).cloned();
@@ -181,10 +166,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
                 app.active = place;
                 app.view = ViewId::Train;
             }
-            None => {
-                app.list.opening = Some(run.path.clone());
-                return vec![Effect::Open(run.path)];
-            }
+            None => return vec![Effect::Open(run.path)],
         },
         Action::Pin => match place {
             Some(place) => {
@@ -204,6 +186,19 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         _ => return wanted(app),
     }
     Vec::new()
+}
+
+/// A click on the head of a column sorts by it, or the other way round; one on a row selects its run.
+pub fn pick(app: &mut App, place: usize) -> Vec<Effect> {
+    app.list.focus = LIST;
+    if let Some(row) = place.checked_sub(super::ROW) {
+        let path = listed(app).get(row).map(|run| run.path.clone());
+        app.list.selected = path.or(app.list.selected.take());
+    } else if let Some(column) = place.checked_sub(super::HEAD).filter(|c| *c < COLUMNS.len()) {
+        app.list.is_descending = app.list.sort == column && !app.list.is_descending;
+        app.list.sort = column;
+    }
+    wanted(app)
 }
 
 fn notice(app: &mut App, text: String) {
@@ -265,7 +260,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     };
     if !list.is_empty() {
         hits.panels.push((list, LIST));
-        draw_list(app, list, buffer);
+        draw_list(app, list, buffer, hits);
     }
     if !about.is_empty() {
         hits.panels.push((about, ABOUT));
@@ -274,7 +269,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     plain(theme, area, buffer);
 }
 
-fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
+fn draw_list(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
     let runs = listed(app);
     let live = app.browser.iter().filter(|run| run.status.is_live()).count();
@@ -322,7 +317,7 @@ fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         sorted: Some((app.list.sort, app.list.is_descending)),
         theme,
     };
-    table.draw(inner, buffer);
+    table.draw(inner, buffer).hits(hits);
 }
 
 fn cells(app: &App, run: &RunRecord) -> Vec<Cell> {

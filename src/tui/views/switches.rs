@@ -170,6 +170,14 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
     Vec::new()
 }
 
+/// A click on a row selects it.
+pub fn pick(app: &mut App, place: usize) {
+    app.switches.focus = FIELD;
+    if let Some(row) = place.checked_sub(super::ROW) {
+        app.switches.row = row;
+    }
+}
+
 /// Cells that the cursor is moved by as if the field had them: a hundred over what is shown.
 const CURSOR_CELLS: u16 = 100;
 
@@ -218,7 +226,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     }
     if !field.is_empty() {
         hits.panels.push((field, FIELD));
-        cells::draw(app, run, field, buffer);
+        cells::draw(app, run, field, buffer, hits);
     }
     if !about.is_empty() {
         about::draw(app, run, about, buffer);

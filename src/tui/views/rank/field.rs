@@ -11,7 +11,10 @@ use crate::tui::plot::axis::grown;
 use crate::tui::plot::heat::{shade, style};
 use crate::tui::plot::table::fit;
 use crate::tui::views::frame::{frame, put, thousands, value};
+use crate::tui::views::{Hits, ROW};
 
+/// Kinds of layers that the mouse can tell apart.
+pub(super) const MOST_COLUMNS: usize = 64;
 /// Cells of the blocks' names.
 const NAMES: u16 = 6;
 /// Cells of a layer with its number.
@@ -41,7 +44,14 @@ fn quarter(percent: f64, most: f64) -> f64 {
 }
 
 /// Draws the field.
-pub(super) fn draw(app: &App, grid: &Grid, at: u64, area: Rect, buffer: &mut Buffer) {
+pub(super) fn draw(
+    app: &App,
+    grid: &Grid,
+    at: u64,
+    area: Rect,
+    buffer: &mut Buffer,
+    hits: &mut Hits,
+) {
     let theme = &app.theme;
     let measure = app.rank.measure;
     let matrix_name = matrix_name(matrix(app));
@@ -88,6 +98,9 @@ pub(super) fn draw(app: &App, grid: &Grid, at: u64, area: Rect, buffer: &mut Buf
         for kind in first_column..first_column + seen_columns {
             let x = inner.x + NAMES + (kind - first_column) as u16 * cell;
             let percent = grid.get(place, kind).map(|rank| measure.percent(&rank.what));
+            if kind < MOST_COLUMNS {
+                hits.panels.push((Rect::new(x, y, cell, 1), ROW + place * MOST_COLUMNS + kind));
+            }
             let is_selected = (place, kind) == (row, column);
             let Some(percent) = percent.filter(|percent| percent.is_finite()) else {
                 let text = format!("{:>room$}", "–");

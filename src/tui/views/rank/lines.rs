@@ -11,6 +11,7 @@ use crate::tui::app::App;
 use crate::tui::model::{At, RunModel};
 use crate::tui::plot::axis::grown;
 use crate::tui::plot::{AxisRange, Chart, Line, bars};
+use crate::tui::views::Hits;
 use crate::tui::views::frame::{frame, layer_name, letter, put, short, thousands, title};
 
 /// Singular values below this part of the largest are not drawn.
@@ -91,7 +92,7 @@ pub(super) fn spectrum(
 }
 
 /// Draws the rank of the layer under the cursor over time, of all open runs.
-pub(super) fn over_time(app: &App, grid: &Grid, area: Rect, buffer: &mut Buffer) {
+pub(super) fn over_time(app: &App, grid: &Grid, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
     let Some(now) = chosen(app, grid) else {
         frame("rank over time", "", app.rank.focus == TIME, theme, area, buffer);
@@ -130,7 +131,9 @@ pub(super) fn over_time(app: &App, grid: &Grid, area: Rect, buffer: &mut Buffer)
             });
         }
     }
-    chart.draw(area, buffer);
+    if let Some(plot) = chart.draw(area, buffer) {
+        hits.charts.push((plot, AxisRange::new(low, high, app.axes.log_x)));
+    }
 }
 
 /// Draws the mean over the layers of every open run, at the tokens that all of them have been measured at.
