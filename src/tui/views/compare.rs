@@ -207,7 +207,8 @@ fn move_cursor(app: &mut App, by: i64) {
     let Some(now) = place(app) else { return };
     let (low, high) = lines::extent(app);
     let step = (high - low) / 100.0 * by as f64;
-    let target = (now + step).clamp(low, high);
+    // A window may lie beyond the newest row: `clamp` would panic there.
+    let target = (now + step).max(low).min(high);
     let mut landed = target;
     if let Some(run) = app.runs.get(app.compare.selected) {
         let clock = &run.table(app.compare.metric).clock;
