@@ -50,7 +50,9 @@ impl Tty {
         let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_fullrank"));
         command.args(line.split_whitespace());
         command.cwd(place.path(""));
-        for name in ["CI", "NO_COLOR", "SSH_CONNECTION", "SSH_TTY", "LC_ALL", "LC_CTYPE", "FULLRANK_LOG"] {
+        for name in
+            ["CI", "NO_COLOR", "SSH_CONNECTION", "SSH_TTY", "LC_ALL", "LC_CTYPE", "FULLRANK_LOG"]
+        {
             command.env_remove(name);
         }
         for (name, value) in [

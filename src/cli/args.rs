@@ -12,10 +12,6 @@ use super::settings;
 
 mod given;
 
-pub use given::{
-    BenchArgs, CompareArgs, CompareStart, CtlArgs, EstimateArgs, EvalArgs, GenerateArgs, ReportArgs, Request,
-    ResumeArgs, TrainArgs, UiMode, WatchArgs,
-};
 use crate::bench::{Options, Shape};
 use crate::compare::Wanted;
 use crate::config::settings::{METHODS, Setting};
@@ -24,6 +20,10 @@ use crate::error::{Error, Result};
 use crate::report::series::At;
 use crate::runlog::Action;
 use crate::tui::action::ViewId;
+pub use given::{
+    BenchArgs, CompareArgs, CompareStart, CtlArgs, EstimateArgs, EvalArgs, GenerateArgs,
+    ReportArgs, Request, ResumeArgs, TrainArgs, UiMode, WatchArgs,
+};
 
 /// Turns what clap has understood into a request; this is where a configuration is loaded and checked.
 pub fn request(matches: &ArgMatches) -> Result<Request> {
@@ -201,7 +201,8 @@ fn watch_args(matches: &ArgMatches) -> Result<WatchArgs> {
         ));
     }
     let size = matches.get_one::<String>("size").map(|text| {
-        let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+        let sides =
+            text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
         sides.filter(|(w, h)| (1..=1000).contains(w) && (1..=1000).contains(h)).ok_or_else(|| {
             Error::config(
                 format!("--size is `{text}`, expected COLUMNSxROWS, each 1 to 1000"),

@@ -180,7 +180,8 @@ fn go_on(
         thread::sleep(LOOK_EVERY);
     }
     let runs = opened();
-    let mut tails = runs.iter().map(|run| Tail::from_end(run.events())).collect::<Result<Vec<_>>>()?;
+    let mut tails =
+        runs.iter().map(|run| Tail::from_end(run.events())).collect::<Result<Vec<_>>>()?;
     let mut show = lines(&runs)?;
     loop {
         // Asked before the logs are read: the last words come first.

@@ -141,7 +141,8 @@ fn records(out: &Path, known: &mut Known) -> Vec<crate::runlog::summary::RunReco
 /// One frame as text, or as a picture.
 fn once(args: &WatchArgs, runs: &[RunDir], view: ViewId, stdout: &mut dyn Write) -> Result<()> {
     let is_terminal = std::io::stdout().is_terminal();
-    let is_forced = screen::variable("CLICOLOR_FORCE").is_some_and(|value| value != "0" && !value.is_empty());
+    let is_forced =
+        screen::variable("CLICOLOR_FORCE").is_some_and(|value| value != "0" && !value.is_empty());
     let has_color = args.svg.is_none() && (is_terminal || is_forced);
     let depth = match (&args.svg, has_color) {
         (Some(_), _) => Depth::True,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::config::RunConfig;
+use crate::config::{RunConfig, has_rank};
 use crate::data::Loader;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -345,8 +345,7 @@ fn run_event(
         val_tokens: facts.valid.tokens as u64,
         params: network.map(|(_, p)| p.len() as u64).sum(),
         trained_params: params.trainable_len() as u64,
-        rank: (!matches!(train.method.as_str(), "full" | "spam"))
-            .then(|| train.rank.unwrap_or(0) as u64),
+        rank: has_rank(&train.method).then(|| train.rank.unwrap_or(0) as u64),
         unigram_ppl: Some(facts.valid_unigram_perplexity),
         layers: engine.model.linears().iter().map(|linear| linear.name.clone()).collect(),
     }

@@ -222,6 +222,7 @@ impl App {
             Msg::Tick(now_ms) => {
                 self.now_ms = now_ms;
                 self.notice = self.notice.take().filter(|(_, until)| now_ms < *until);
+                views::rank::tick(self);
             }
             Msg::Events(run, events) => {
                 if self.is_frozen {
@@ -268,7 +269,6 @@ impl App {
                     self.active = self.runs.len();
                 }
                 self.runs.push(*run);
-                views::runs::opened(self);
             }
             Msg::Stray(text) => self.stray(text),
             Msg::Over => self.is_over = true,

@@ -53,7 +53,8 @@ fn csv(run: &RunModel) -> String {
     let names = STEPS.iter().chain(&EVALS).map(|(_, name)| *name).collect::<Vec<_>>().join(",");
     let mut text = format!("step,tokens,active_s,{names}\n");
     let mut rows: Vec<(u64, bool, String)> = Vec::new();
-    for (table, columns, is_eval) in [(&run.steps, &STEPS[..], false), (&run.evals, &EVALS[..], true)]
+    for (table, columns, is_eval) in
+        [(&run.steps, &STEPS[..], false), (&run.evals, &EVALS[..], true)]
     {
         for row in 0..table.len() {
             let Some(moment) = table.clock.moment(row) else { continue };
@@ -96,7 +97,8 @@ fn numbers(run: &RunModel) -> Value {
             object.insert(axis.name().replace(' ', "_"), values.into());
         }
         for (column, name) in columns {
-            let values: Vec<Value> = rows.clone().map(|row| at(table, column, row).into()).collect();
+            let values: Vec<Value> =
+                rows.clone().map(|row| at(table, column, row).into()).collect();
             object.insert((*name).into(), values.into());
         }
         Value::Object(object)

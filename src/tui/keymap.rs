@@ -96,9 +96,10 @@ pub fn of(view: ViewId) -> impl Iterator<Item = &'static Binding> {
     let own = KEYMAP.iter().filter(move |binding| binding.context == Context::In(view));
     let global = KEYMAP.iter().filter(move |binding| {
         binding.context == Context::Global
-            && binding.keys.split(' ').any(|name| {
-                parse(name).is_none_or(|key| action(view, key) == Some(binding.action))
-            })
+            && binding
+                .keys
+                .split(' ')
+                .any(|name| parse(name).is_none_or(|key| action(view, key) == Some(binding.action)))
     });
     own.chain(global)
 }
@@ -220,7 +221,8 @@ mod tests {
         for view in ViewId::ALL {
             assert!(actions.contains(&Action::View(view)));
         }
-        for action in [Action::Follow, Action::Play, Action::Level, Action::JumpAlert, Action::Suspend]
+        for action in
+            [Action::Follow, Action::Play, Action::Level, Action::JumpAlert, Action::Suspend]
         {
             assert!(actions.contains(&action), "{action:?}");
         }

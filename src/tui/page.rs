@@ -97,7 +97,8 @@ pub fn svg(buffer: &Buffer, theme: &Theme) -> String {
         f64::from(buffer.area.width) * CELL.0 + 2.0 * CELL.0,
         f64::from(buffer.area.height) * CELL.1 + CELL.1,
     );
-    let (back, front) = if theme.is_light { ("#ffffff", "#1f2328") } else { ("#14171c", "#d5dae1") };
+    let (back, front) =
+        if theme.is_light { ("#ffffff", "#1f2328") } else { ("#14171c", "#d5dae1") };
     let mut out = String::new();
     let _ = write!(
         out,
@@ -203,8 +204,8 @@ fn named_index(color: Color) -> Option<u8> {
 /// A colour as SVG writes it; the sixteen as most terminals show them.
 fn hex(color: Color) -> Option<String> {
     const NAMED: [&str; 16] = [
-        "#1c1f24", "#d9534f", "#4caf6a", "#d1a63a", "#4a8fd9", "#b56fc4", "#3fa9b5", "#b8bec7", "#7a828d",
-        "#ee6f6a", "#6fd08b", "#e8c45a", "#6fb0f0", "#d08fe0", "#62c8d4", "#ffffff",
+        "#1c1f24", "#d9534f", "#4caf6a", "#d1a63a", "#4a8fd9", "#b56fc4", "#3fa9b5", "#b8bec7",
+        "#7a828d", "#ee6f6a", "#6fd08b", "#e8c45a", "#6fb0f0", "#d08fe0", "#62c8d4", "#ffffff",
     ];
     match color {
         Color::Rgb(r, g, b) => Some(format!("#{r:02x}{g:02x}{b:02x}")),

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use crate::config::settings::Kind;
 use crate::config::live::LIVE;
 use crate::config::setting_named;
+use crate::config::settings::Kind;
 
 use super::model::{Metric, RunModel};
 

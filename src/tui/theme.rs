@@ -131,11 +131,8 @@ impl Theme {
         let plain = Style::new();
         let is_mono = depth == Depth::Mono;
         // Bright yellow and cyan cannot be read on white; the grey of sixteen colours is some terminals' black.
-        let (warn, key) = if is_light {
-            (Color::Magenta, Color::Blue)
-        } else {
-            (Color::Yellow, Color::Cyan)
-        };
+        let (warn, key) =
+            if is_light { (Color::Magenta, Color::Blue) } else { (Color::Yellow, Color::Cyan) };
         let grey = match depth {
             Depth::Indexed | Depth::True => Color::Indexed(if is_light { 241 } else { 245 }),
             Depth::Mono | Depth::Sixteen => Color::DarkGray,
@@ -164,8 +161,7 @@ impl Theme {
     /// The style of the line of the run at a place.
     pub fn series(&self, place: usize) -> Style {
         let place = place % SERIES.len();
-        let (r, g, b) =
-            if self.is_light && place == YELLOW { BLACK } else { SERIES[place] };
+        let (r, g, b) = if self.is_light && place == YELLOW { BLACK } else { SERIES[place] };
         match self.depth {
             Depth::Mono => Style::new(),
             Depth::Sixteen => {
@@ -229,7 +225,8 @@ mod tests {
             assert_eq!((style.fg, style.bg), (None, None));
         }
         assert_eq!((0..8).map(|place| mono.series(place)).filter(|s| s.fg.is_some()).count(), 0);
-        for (depth, is_light) in [(Depth::True, false), (Depth::Indexed, true), (Depth::Sixteen, false)]
+        for (depth, is_light) in
+            [(Depth::True, false), (Depth::Indexed, true), (Depth::Sixteen, false)]
         {
             let theme = Theme::new(depth, false, is_light);
             let lines: std::collections::HashSet<_> =

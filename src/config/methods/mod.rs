@@ -115,6 +115,11 @@ impl RunConfig {
     }
 }
 
+/// Whether a method has factors or projectors, so that a rank means something to it.
+pub fn has_rank(method: &str) -> bool {
+    !matches!(method, "full" | "spam")
+}
+
 /// Checks the tables of all methods, whichever is used.
 pub(super) fn check(config: &RunConfig) -> Result<()> {
     lora::check(config)?;

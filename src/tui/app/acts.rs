@@ -34,7 +34,9 @@ impl App {
             }
             Action::Interrupt => {
                 return if self.is_training && !self.is_over {
-                    self.say("stopping after this update, with a checkpoint; Ctrl-C again: at once");
+                    self.say(
+                        "stopping after this update, with a checkpoint; Ctrl-C again: at once",
+                    );
                     vec![Effect::Interrupt]
                 } else {
                     vec![Effect::Quit]
@@ -137,8 +139,7 @@ impl App {
     pub fn alert(&self) -> Option<(&crate::tui::model::At<crate::runlog::Alert>, usize)> {
         let run = self.run()?;
         let skip = self.dismissed.get(&self.active).copied().unwrap_or(0);
-        let mut open =
-            run.alerts.iter().skip(skip).filter(|alert| alert.what.level != Level::Info);
+        let mut open = run.alerts.iter().skip(skip).filter(|alert| alert.what.level != Level::Info);
         let count = open.clone().count();
         open.next_back().map(|alert| (alert, count))
     }

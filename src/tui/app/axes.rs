@@ -59,8 +59,7 @@ impl App {
         let (low, high) = self.axes.window.unwrap_or((first, last));
         let whole = last - first;
         // Around the cursor where it is in sight; else towards the newest.
-        let fixed =
-            self.axes.cursor.filter(|place| (low..=high).contains(place)).unwrap_or(high);
+        let fixed = self.axes.cursor.filter(|place| (low..=high).contains(place)).unwrap_or(high);
         let width = ((high - low) * factor).max(whole * NARROWEST);
         if width >= whole {
             self.axes.window = None;
@@ -85,7 +84,9 @@ impl App {
         let before = self.axes.x;
         let old = self.extent();
         let known = |axis: Axis| {
-            self.runs.iter().any(|run| run.steps.clock.at(run.steps.len().max(1) - 1, axis).is_finite())
+            self.runs
+                .iter()
+                .any(|run| run.steps.clock.at(run.steps.len().max(1) - 1, axis).is_finite())
         };
         let mut axis = before.next();
         while axis != before && !known(axis) {
@@ -93,9 +94,7 @@ impl App {
         }
         self.axes = Axes { x: axis, cursor: None, window: None, ..self.axes.clone() };
         // The half-life keeps its share of the axis.
-        if let (Some(half_life), Some(old), Some(new)) =
-            (self.axes.half_life, old, self.extent())
-        {
+        if let (Some(half_life), Some(old), Some(new)) = (self.axes.half_life, old, self.extent()) {
             self.axes.half_life = Some(half_life * (new.1 - new.0) / (old.1 - old.0));
         }
     }
@@ -103,7 +102,8 @@ impl App {
     fn smoother(&mut self) {
         let Some((first, last)) = self.extent() else { return };
         let whole = last - first;
-        let wanted = self.axes.half_life.map_or(whole * FIRST_HALF_LIFE, |half_life| 2.0 * half_life);
+        let wanted =
+            self.axes.half_life.map_or(whole * FIRST_HALF_LIFE, |half_life| 2.0 * half_life);
         self.axes.half_life = Some(round(wanted).min(whole * LONGEST_HALF_LIFE));
     }
 

@@ -232,9 +232,7 @@ fn a_filter_follows_every_letter_and_escape_takes_it_back() {
 
 #[test]
 fn every_word_for_a_command_is_known_to_the_control_file() {
-    for word in
-        ["pause", "resume", "checkpoint", "stop", "sample", "eval", "spectra", "unload"]
-    {
+    for word in ["pause", "resume", "checkpoint", "stop", "sample", "eval", "spectra", "unload"] {
         assert!(control::Action::parse(word, None).is_ok(), "{word}");
     }
 }

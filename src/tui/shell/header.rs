@@ -52,9 +52,9 @@ pub fn status_line(app: &App, area: Rect, buffer: &mut Buffer) {
 /// The tabs, as long as they fit; each can be clicked.
 pub fn tabs(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
-    let alerts = app.run().map_or(0, |run| {
-        run.alerts.iter().filter(|alert| alert.what.level != Level::Info).count()
-    });
+    let alerts = app
+        .run()
+        .map_or(0, |run| run.alerts.iter().filter(|alert| alert.what.level != Level::Info).count());
     let named: Vec<String> = ViewId::ALL
         .iter()
         .zip(1..)

@@ -91,9 +91,5 @@ fn frame(app: &App, area: Rect, title: &str, buffer: &mut Buffer, hits: &mut Hit
     let block = if app.theme.is_ascii { block.border_set(ASCII) } else { block };
     let inside = block.inner(area);
     block.render(area, buffer);
-    Rect {
-        x: inside.x.saturating_add(1),
-        width: inside.width.saturating_sub(2),
-        ..inside
-    }
+    Rect { x: inside.x.saturating_add(1), width: inside.width.saturating_sub(2), ..inside }
 }

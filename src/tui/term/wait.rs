@@ -170,6 +170,15 @@ impl<'a> Screen<'a> {
                 self.app.update(Msg::Tick(now_ms()));
                 self.painter.frame(self.app, &mut self.hits)?;
                 self.budget.drawn(Instant::now());
+                // Long series are smoothed over several frames. A key that came meanwhile goes first.
+                if self.app.runs.iter().filter(|run| run.take_is_behind()).count() > 0 {
+                    self.budget.soil(Dirt::Input);
+                    if let Ok(message) = self.messages.try_recv()
+                        && let Some(ended) = self.take(message)?
+                    {
+                        return Ok(ended);
+                    }
+                }
                 continue;
             }
             let wait = match (due, self.tick_in(now)) {
@@ -205,7 +214,8 @@ impl<'a> Screen<'a> {
 
     /// How long until the clock moves: of a live run, or of a notice that goes; never where neither is.
     fn tick_in(&self, now: Instant) -> Option<Duration> {
-        let is_live = self.app.runs.iter().any(|run| run.status.is_live()) || self.app.runs.is_empty();
+        let is_live =
+            self.app.runs.iter().any(|run| run.status.is_live()) || self.app.runs.is_empty();
         let is_moving = self.app.rank.is_playing;
         let moves = is_live && !self.app.is_frozen || self.app.notice.is_some() || is_moving;
         moves.then(|| CLOCK.saturating_sub(now.saturating_duration_since(self.clock)))

@@ -176,6 +176,19 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
     Vec::new()
 }
 
+/// A click on the head of a column sorts by it, or the other way round; one on a row selects its run.
+pub fn pick(app: &mut App, place: usize) {
+    app.compare.focus = TABLE;
+    if let Some(row) = place.checked_sub(super::ROW) {
+        if let Some(run) = rows::order(app).get(row) {
+            app.compare.selected = *run;
+        }
+    } else if let Some(column) = place.checked_sub(super::HEAD).filter(|c| *c < Column::COUNT) {
+        app.compare.is_descending = app.compare.sort == column && !app.compare.is_descending;
+        app.compare.sort = column;
+    }
+}
+
 fn sort_by(state: &mut State, by: usize) {
     state.sort = (state.sort + by) % Column::COUNT;
 }
@@ -222,7 +235,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let (chart, table, last) = layout(app, area);
     if !chart.is_empty() {
         hits.panels.push((chart, CHART));
-        lines::draw(app, chart, buffer);
+        lines::draw(app, chart, buffer, hits);
     }
     if !table.is_empty() {
         hits.panels.push((table, TABLE));
@@ -250,7 +263,7 @@ fn layout(app: &App, area: Rect) -> (Rect, Rect, Rect) {
     let last = Rect { y: area.bottom() - 1, height: 1, ..area };
     let rest = area.height - 1;
     let wanted = rows::height(app) + 3;
-    let table = wanted.clamp(5, rest * 9 / 20);
+    let table = wanted.min(rest * 9 / 20).max(5).min(rest);
     let chart = Rect { height: rest - table, ..area };
     (chart, Rect { y: chart.bottom(), height: table, ..area }, last)
 }
@@ -338,6 +351,29 @@ mod tests {
         app.runs.push(fixture::run_of("lora", 2, fixture::STEPS));
         let line = rows::last_line(&app);
         assert!(line.contains("EG−BF = +0.") && line.contains("(2 seeds)"), "{line}");
+    }
+
+    #[test]
+    fn clicks_sort_and_select() {
+        let mut app = fixture::app(Theme::default());
+        app.view = ViewId::Compare;
+        let area = Rect::new(0, 0, 100, 26);
+        let (mut buffer, mut hits) = (Buffer::empty(area), Hits::default());
+        draw(&app, area, &mut buffer, &mut hits);
+        let mut click = |app: &mut App, place: usize| {
+            assert!(hits.panels.iter().any(|(_, panel)| *panel == place), "{place}");
+            drop(super::super::input(app, &crate::tui::app::Msg::Click(place, 0, 0)));
+        };
+        click(&mut app, super::super::HEAD + Column::Method as usize);
+        assert_eq!((app.compare.sort, app.compare.is_descending), (Column::Method as usize, false));
+        click(&mut app, super::super::HEAD + Column::Method as usize);
+        assert!(app.compare.is_descending);
+        click(&mut app, super::super::ROW);
+        assert_eq!(
+            (app.compare.selected, app.compare.focus),
+            (0, TABLE),
+            "switchlora is last by name"
+        );
     }
 
     #[test]

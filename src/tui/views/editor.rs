@@ -52,7 +52,8 @@ impl State {
             let old = settings::value(run, key).unwrap_or_default();
             Row { key, new: Line::new(old.clone()), old, is_live }
         };
-        let live = settings::all().filter(|key| settings::concerns(run, key)).map(|key| row(key, true));
+        let live =
+            settings::all().filter(|key| settings::concerns(run, key)).map(|key| row(key, true));
         let fixed = settings::FIXED.into_iter().map(|key| row(key, false));
         let rows = live.chain(fixed.filter(|row| !row.old.is_empty())).collect();
         Self { rows, selected: 0, error: None }

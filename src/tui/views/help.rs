@@ -84,14 +84,15 @@ pub fn draw(app: &App, state: &State, area: Rect, buffer: &mut Buffer) {
     let mut rows: Vec<Result<(usize, &Binding), &str>> = Vec::new();
     for (place, binding) in found.iter().enumerate() {
         let begins = |acts: bool| {
-            binding.action.acts() == acts
-                && (place == 0 || found[place - 1].action.acts() != acts)
+            binding.action.acts() == acts && (place == 0 || found[place - 1].action.acts() != acts)
         };
         if !is_search && begins(false) {
             rows.push(Err("LOOK  (small letters and symbols, never change the run)"));
         }
         if !is_search && begins(true) {
-            rows.push(Err("ACT  (capitals, recorded in the run's log; what loses work asks before)"));
+            rows.push(Err(
+                "ACT  (capitals, recorded in the run's log; what loses work asks before)",
+            ));
         }
         rows.push(Ok((place, binding)));
     }

@@ -80,7 +80,27 @@ pub fn set_filter(app: &mut App, text: &str) {
 /// A click or a key for the view on the screen: a click puts its panel into focus.
 pub fn input(app: &mut App, msg: &Msg) -> Vec<Effect> {
     if let Msg::Click(panel, _, _) = msg {
+        if *panel >= HEAD {
+            return pick(app, *panel);
+        }
         *focus(app) = *panel;
+    }
+    Vec::new()
+}
+
+/// Places in [`Hits::panels`] from here on are heads of columns,
+pub const HEAD: usize = 1000;
+/// and from here on rows or cells, as the view counts them.
+pub const ROW: usize = 2000;
+
+/// A click on a row, a cell or a head.
+fn pick(app: &mut App, place: usize) -> Vec<Effect> {
+    match app.view {
+        ViewId::Compare => compare::pick(app, place),
+        ViewId::Runs => return runs::pick(app, place),
+        ViewId::Switches => switches::pick(app, place),
+        ViewId::Rank => rank::pick(app, place),
+        ViewId::Train | ViewId::System | ViewId::Logs => {}
     }
     Vec::new()
 }

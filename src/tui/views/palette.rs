@@ -119,8 +119,7 @@ fn calculated(app: &App, key: &str, sign: &str, by: &str) -> Result<String, Stri
     let Some(old) = old.and_then(|old| old.parse::<f64>().ok()) else {
         return Err(format!("the value of {name} is not known here; write `{name} = VALUE`"));
     };
-    let by: f64 =
-        by.trim().parse().map_err(|_| format!("`{}` is no number", by.trim()))?;
+    let by: f64 = by.trim().parse().map_err(|_| format!("`{}` is no number", by.trim()))?;
     let new = match sign {
         "*=" => old * by,
         "/=" => old / by,
@@ -155,10 +154,10 @@ pub fn suggestions(app: &App, typed: &str) -> Vec<Suggestion> {
     }
     if word == typed {
         let named = keymap::of(app.view).filter(|binding| binding.name.starts_with(word));
-        found.extend(named.map(|binding| Suggestion {
-            line: binding.name.into(),
-            help: binding.help.into(),
-        }));
+        found.extend(
+            named
+                .map(|binding| Suggestion { line: binding.name.into(), help: binding.help.into() }),
+        );
     }
     found
 }
