@@ -6,15 +6,12 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use crate::config::settings::{self, METHODS, Setting};
-use crate::config::{FlagValue, RunConfig};
+use crate::config::{FlagValue, RunConfig, has_rank};
 use crate::error::{Error, Result};
 use crate::runlog::compare::{CompareDir, Member, Plan};
 
 /// More members than this are a slip of the finger.
 const MOST_MEMBERS: usize = 256;
-
-/// Methods without factors or projectors, which no rank belongs to.
-const WITHOUT_RANK: [&str; 2] = ["full", "spam"];
 
 /// Settings that a comparison sets in a way of its own, with that way.
 const OWN_WAYS: [(&str, &str); 5] = [
@@ -200,10 +197,6 @@ fn check_sweeps(wanted: &Wanted) -> Result<()> {
         return Err(Error::config("--ranks: no method of the comparison has one", "leave it out"));
     }
     Ok(())
-}
-
-fn has_rank(method: &str) -> bool {
-    !WITHOUT_RANK.contains(&method)
 }
 
 /// Whether a setting means something to a method.

@@ -5,7 +5,8 @@ use crate::kernels::Matrix;
 use crate::linalg::spectrum::Product;
 use crate::model::{Adapter, Linear, Model};
 
-/// `W + s·B·A` of a layer, row-major `[m, n]`, or with a sparse part in the place of `W`; only the parts that it has; times the trained lengths.
+/// `W + s·B·A` of a layer, row-major `[m, n]`, or with a sparse part in the place of `W`; only the parts that it has;
+/// times the trained lengths.
 pub fn weight(model: &Model, linear: &Linear) -> Vec<f64> {
     let mut values = match linear.weight {
         Some(id) => wide(&model.params.value(id).to_host()),
@@ -47,7 +48,8 @@ pub fn scaled(mut b: Vec<f64>, a: Vec<f64>, scale: f32, linear: &Linear) -> Prod
     Product { left: b, right: a, rows: linear.rows, cols: linear.cols }
 }
 
-/// `now − before` of two products of one shape as a single product: `[now.left, −before.left]·[now.right; before.right]`.
+/// `now − before` of two products of one shape as a single product:
+/// `[now.left, −before.left]·[now.right; before.right]`.
 pub fn difference(now: Product, before: &Product) -> Product {
     let Product { left, mut right, rows, cols } = now;
     let (k, l) = (left.len().checked_div(rows).unwrap_or(0), before.inner());

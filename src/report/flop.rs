@@ -2,7 +2,8 @@
 //!
 //! Multiply-adds of a layer `m × n` with rank `r`, for one token: full rank `3·m·n` (forward, gradient of the input,
 //! gradient of the weight); with factors `2·m·n + 3·r·(m + n)`, as the weight has no gradient; factors without a weight
-//! `3·r·(m + n)`; projected gradients `3·m·n`, and `2·r·m·n` once an update. The head costs `3·V·h`, attention
+//! `3·r·(m + n)`; projected gradients `3·m·n`, and `2·r·m·n` once an update; `SLTrain`, which makes the weight and its
+//! gradient, `3·m·n`, and `4·r·m·n` once an update. The head costs `3·V·h`, attention
 //! `3·h·T` with the causal half left out. Two operations each. What methods do now and then (switches, merges,
 //! decompositions) is not counted: it is below one percent at the documented intervals.
 
@@ -19,6 +20,8 @@ enum Cost {
     /// Each token meets one head and its snapshot.
     TwoFactors,
     Projected,
+    /// The weight is put together from factors and sparse values, and its gradient taken apart again.
+    Assembled,
 }
 
 fn cost(method: &str) -> Option<Cost> {
@@ -26,7 +29,8 @@ fn cost(method: &str) -> Option<Cost> {
         "full" | "spam" => Cost::Full,
         "lora" | "switchlora" | "relora" | "rslora" | "lora-plus" | "lora-ga" | "pissa"
         | "dora" => Cost::Factors,
-        "sltrain" | "inrank" => Cost::FactorsAlone,
+        "inrank" => Cost::FactorsAlone,
+        "sltrain" => Cost::Assembled,
         "lte" => Cost::TwoFactors,
         "galore" | "fira" | "adarankgrad" => Cost::Projected,
         _ => return None,
@@ -104,6 +108,7 @@ pub fn of_updates(history: &History, shape: &Shape) -> Option<Vec<f64>> {
                 Cost::FactorsAlone => tokens * factors,
                 Cost::TwoFactors => tokens * (2.0 * m * n + 2.0 * factors),
                 Cost::Projected => tokens * 3.0 * m * n + 2.0 * r * m * n,
+                Cost::Assembled => tokens * 3.0 * m * n + 4.0 * r * m * n,
             }
         };
         let linears: f64 = shape.linears().into_iter().map(layer).sum();

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::config::RunConfig;
+use crate::config::{RunConfig, has_rank};
 use crate::data::Loader;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -83,7 +83,8 @@ impl Session {
         let lock = dir.lock()?;
         write_atomically(dir.config(), prepared.config.to_toml()?.as_bytes())?;
         write_facts(&dir, &prepared, &device)?;
-        let notes = prepared.unusual_start().into_iter().collect();
+        let notes = prepared.unusual_start().into_iter().chain(prepared.dataset.notes.clone());
+        let notes = notes.collect();
         Ok(Self { prepared, dir, lock, device, checkpoint: None, is_resumed: false, notes })
     }
 
@@ -296,7 +297,7 @@ fn begin(
     let mut ahead = loader(prepared)?;
     engine.prepare(&mut || {
         let batch = ahead.next_batch(config.train.batch_size.unwrap_or(1))?;
-        Ok(Batch::new(&batch.inputs, &batch.targets, batch.seq_len, device))
+        Ok(Batch::of(&batch, device))
     })?;
     Ok((engine, Progress::default()))
 }
@@ -345,8 +346,7 @@ fn run_event(
         val_tokens: facts.valid.tokens as u64,
         params: network.map(|(_, p)| p.len() as u64).sum(),
         trained_params: params.trainable_len() as u64,
-        rank: (!matches!(train.method.as_str(), "full" | "spam"))
-            .then(|| train.rank.unwrap_or(0) as u64),
+        rank: has_rank(&train.method).then(|| train.rank.unwrap_or(0) as u64),
         unigram_ppl: Some(facts.valid_unigram_perplexity),
         layers: engine.model.linears().iter().map(|linear| linear.name.clone()).collect(),
     }
