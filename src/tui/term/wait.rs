@@ -24,7 +24,7 @@ use crate::runlog::{Command, RunDir};
 use crate::tui::action::{Effect, ViewId};
 use crate::tui::app::{App, Msg, Overlay};
 use crate::tui::source::WAITING;
-use crate::tui::views::Hits;
+use crate::tui::views::{self, Hits};
 
 /// Frames of data a second, and over a slow line.
 const HZ: u32 = 10;
@@ -198,6 +198,7 @@ impl<'a> Screen<'a> {
             };
             if self.clock.elapsed() >= CLOCK && self.tick_in(now).is_some() {
                 self.clock = Instant::now();
+                views::rank::tick(self.app);
                 self.budget.soil(Dirt::Data);
             }
             let mut next = first;
@@ -316,8 +317,10 @@ impl<'a> Screen<'a> {
                 return Ok(None);
             }
             Effect::Export => self.host.export(self.app).map(Some),
-            // Whether it comes to the front is for the browser to say, once it is open.
-            Effect::Open(path) | Effect::OpenBeside(path) => self.open(&path).map(|()| None),
+            Effect::Open(path) => self.open(&path).map(|()| None),
+            Effect::OpenBeside(path) => {
+                self.feed.open_here(&RunDir::at(&path), self.app).map(|_| None)
+            }
             Effect::Resume(path) => self.host.resume(&path).map(Some),
             Effect::Clone(path) => self.host.start_again(&path).map(Some),
             Effect::Trash(path) => self.host.trash(&path).map(Some),
