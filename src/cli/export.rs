@@ -1,6 +1,5 @@
 //! `fullrank export`: the result of a run, or a model with an adapter, in the files of other tools.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -190,13 +189,6 @@ fn write(opened: &Opened, format: ExportFormat, force: bool, folder: &Path) -> R
         ExportFormat::Hf => {
             write_model(folder, &opened.model, &opened.tokenizer)?;
             Ok("merged Hugging Face model".into())
-        }
-        ExportFormat::Gguf(format) => {
-            if let Some(parent) = folder.parent() {
-                fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-            }
-            write_gguf(folder, &opened.name, &opened.model, &opened.tokenizer, format)?;
-            Ok("GGUF file".into())
         }
         ExportFormat::Peft => {
             let adapter = adapter(opened, force)?;

@@ -132,9 +132,8 @@ pub(super) fn show<R: Send>(
             None => return Err(Error::run("the screen was not started", "use --ui line")),
         };
         match &ended {
-            Ended::Quit | Ended::Signal(_) => {}
+            Ended::Quit | Ended::Signal(_) | Ended::HungUp => {}
             Ended::Detached => print::notice("the run goes on; Ctrl-C stops it with a checkpoint"),
-            Ended::HungUp => {}
             Ended::Failed(what) => {
                 print::notice(&format!("the screen failed and the run goes on: {what}"));
             }

@@ -222,7 +222,6 @@ impl App {
             Msg::Tick(now_ms) => {
                 self.now_ms = now_ms;
                 self.notice = self.notice.take().filter(|(_, until)| now_ms < *until);
-                views::rank::tick(self);
             }
             Msg::Events(run, events) => {
                 if self.is_frozen {

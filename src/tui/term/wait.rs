@@ -317,8 +317,10 @@ impl<'a> Screen<'a> {
                 return Ok(None);
             }
             Effect::Export => self.host.export(self.app).map(Some),
-            // Whether it comes to the front is for the browser to say, once it is open.
-            Effect::Open(path) | Effect::OpenBeside(path) => self.open(&path).map(|()| None),
+            Effect::Open(path) => self.open(&path).map(|()| None),
+            Effect::OpenBeside(path) => {
+                self.feed.open_here(&RunDir::at(&path), self.app).map(|_| None)
+            }
             Effect::Resume(path) => self.host.resume(&path).map(Some),
             Effect::Clone(path) => self.host.start_again(&path).map(Some),
             Effect::Trash(path) => self.host.trash(&path).map(Some),
