@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::SEED;
 use crate::error::{Error, Result};
 use crate::random::stream;
-use crate::run::trainer::resident_bytes;
+use crate::run::machine::Machine;
 use crate::runlog::{Eval, Event, Run, RunDir, Status, Step};
 use crate::tui::action::{Action, ViewId};
 use crate::tui::app::{App, Msg};
@@ -118,7 +118,7 @@ pub fn measure(updates: u64, tell: &mut dyn FnMut(&str)) -> Result<UiReport> {
     let bytes_per_update = model.steps.bytes() as f64 / updates.max(1) as f64;
     let mut app = App::new(runs(&model), Theme::default());
     app.update(Msg::Tick(START_MS));
-    let rss_bytes = resident_bytes();
+    let rss_bytes = Machine::default().read(dir.path()).rss_bytes;
     let mut frames = Vec::new();
     for size in SIZES {
         for view in VIEWS {

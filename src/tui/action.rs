@@ -211,6 +211,8 @@ pub enum Effect {
     Clone(PathBuf),
     /// Move a run to the trash.
     Trash(PathBuf),
+    /// Open a run beside those that are open, and stay where the screen is.
+    OpenBeside(PathBuf),
     /// Read what the browser shows of a run; the answer is [`Msg::Preview`](super::app::Msg::Preview).
     Preview(PathBuf),
     /// Leave the screen; the run goes on with lines.

@@ -61,6 +61,8 @@ pub enum Msg {
     Terminal(ratatui::crossterm::event::Event),
     /// A signal came. For the loop.
     Signal(i32),
+    /// A click in a chart: its panel, and the place on the horizontal axis.
+    At(Option<usize>, f64),
     /// Leave at once: what the screen was there for is over. For the loop.
     Leave,
     /// What the browser shows of a run that is not open.
@@ -220,6 +222,7 @@ impl App {
             Msg::Tick(now_ms) => {
                 self.now_ms = now_ms;
                 self.notice = self.notice.take().filter(|(_, until)| now_ms < *until);
+                views::rank::tick(self);
             }
             Msg::Events(run, events) => {
                 if self.is_frozen {
@@ -254,13 +257,18 @@ impl App {
             Msg::Press(key) => return self.press(key),
             Msg::Paste(text) => self.paste(&text),
             Msg::Click(..) | Msg::Key(_) => return views::input(self, &msg),
+            Msg::At(panel, place) => {
+                self.axes.cursor = Some(place);
+                if let Some(panel) = panel {
+                    return views::input(self, &Msg::Click(panel, 0, 0));
+                }
+            }
             Msg::Add(run, is_own) => {
                 if is_own && self.own.is_none() {
                     self.own = Some(self.runs.len());
                     self.active = self.runs.len();
                 }
                 self.runs.push(*run);
-                views::runs::opened(self);
             }
             Msg::Stray(text) => self.stray(text),
             Msg::Over => self.is_over = true,

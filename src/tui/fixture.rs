@@ -12,7 +12,7 @@ use crate::runlog::{
 };
 
 use super::app::App;
-use super::model::RunModel;
+use super::model::{Preview, RunModel};
 use super::theme::Theme;
 
 /// When the first run begins: 2026-11-21 13:02:11 UTC.
@@ -405,7 +405,9 @@ pub fn app(theme: Theme) -> App {
         ("lora", 2, 40, Status::Diverged),
         ("lte", 1, 284, Status::Crashed),
     ] {
-        records.push(record(&run_of(method, seed, steps), status));
+        let run = run_of(method, seed, steps);
+        records.push(record(&run, status));
+        app.list.previews.insert(folder(method, seed), Preview::of(&run));
     }
     for (age, record) in records.iter_mut().enumerate() {
         let earlier = 3_600_000 * age as i64;

@@ -27,6 +27,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let area = area.intersection(buffer.area);
     hits.actions.clear();
     hits.panels.clear();
+    hits.charts.clear();
     if area.is_empty() {
         return;
     }
@@ -49,6 +50,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     if app.overlay != Overlay::None {
         // What is covered cannot be clicked.
         hits.panels.clear();
+        hits.charts.clear();
         overlay::draw(app, area, left, buffer, hits);
     }
 }

@@ -60,6 +60,8 @@ impl App {
                 }
             }
             Action::Back if self.is_maximised => self.is_maximised = false,
+            // In the log this is about messages.
+            Action::Follow if self.view == ViewId::Logs => return views::update(self, action),
             _ if self.act_on_axes(action) => {}
             _ => return views::update(self, action),
         }

@@ -6,6 +6,7 @@ use ratatui::style::Style;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use crate::tui::theme::Theme;
+use crate::tui::views::{HEAD, Hits, ROW};
 
 /// On which side of its column a text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,6 +79,15 @@ pub struct Places {
     pub heads: Vec<(usize, Rect)>,
     /// Rows.
     pub rows: Vec<(usize, Rect)>,
+}
+
+impl Places {
+    /// Tells the mouse what stands where.
+    pub fn hits(&self, hits: &mut Hits) {
+        let heads = self.heads.iter().map(|(column, area)| (*area, HEAD + column));
+        let rows = self.rows.iter().map(|(row, area)| (*area, ROW + row));
+        hits.panels.extend(heads.chain(rows));
+    }
 }
 
 /// A text in at most `width` cells, with a mark where something is missing.
@@ -201,7 +211,7 @@ mod tests {
     use super::*;
 
     fn lines(buffer: &Buffer) -> Vec<String> {
-        let width = buffer.area.width as usize;
+        let width = (buffer.area.width as usize).max(1);
         let text = |row: &[ratatui::buffer::Cell]| row.iter().map(|cell| cell.symbol()).collect();
         buffer
             .content()

@@ -31,6 +31,11 @@ impl Mouse {
                 {
                     return Some(Msg::Act(*action));
                 }
+                if !has_overlay && let Some(place) = hits.place(event.column, event.row) {
+                    self.from = Some(event.column);
+                    let number = panel().map(|(_, number)| *number);
+                    return Some(Msg::At(number, place));
+                }
                 let (area, number) = panel()?;
                 self.from = Some(event.column);
                 let Rect { x, y, .. } = *area;
@@ -65,6 +70,7 @@ impl Mouse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tui::plot::AxisRange;
     use ratatui::crossterm::event::KeyModifiers;
 
     fn event(kind: MouseEventKind, column: u16, row: u16) -> MouseEvent {
@@ -76,6 +82,7 @@ mod tests {
         let hits = Hits {
             actions: vec![(Rect::new(0, 0, 5, 1), Action::Help)],
             panels: vec![(Rect::new(0, 1, 40, 10), 2)],
+            charts: vec![(Rect::new(30, 2, 8, 4), AxisRange::new(0.0, 800.0, false))],
         };
         let mut mouse = Mouse::default();
         let left = MouseEventKind::Down(MouseButton::Left);
@@ -84,6 +91,8 @@ mod tests {
         assert!(act(left, 5, 0).is_none());
         let drag = MouseEventKind::Drag(MouseButton::Left);
         assert!(act(drag, 20, 0).is_none(), "a drag begins in a panel");
+        assert!(matches!(act(left, 10, 4), Some(Msg::Click(2, 10, 3))));
+        assert!(matches!(act(left, 32, 3), Some(Msg::At(Some(2), 250.0))), "a place on the axis");
         assert!(matches!(act(left, 10, 4), Some(Msg::Click(2, 10, 3))));
         assert!(act(drag, 12, 4).is_none());
         assert!(matches!(act(drag, 15, 4), Some(Msg::Act(Action::PanLeft))));

@@ -170,6 +170,15 @@ impl<'a> Screen<'a> {
                 self.app.update(Msg::Tick(now_ms()));
                 self.painter.frame(self.app, &mut self.hits)?;
                 self.budget.drawn(Instant::now());
+                // Long series are smoothed over several frames. A key that came meanwhile goes first.
+                if self.app.runs.iter().filter(|run| run.take_is_behind()).count() > 0 {
+                    self.budget.soil(Dirt::Input);
+                    if let Ok(message) = self.messages.try_recv()
+                        && let Some(ended) = self.take(message)?
+                    {
+                        return Ok(ended);
+                    }
+                }
                 continue;
             }
             let wait = match (due, self.tick_in(now)) {
@@ -308,7 +317,8 @@ impl<'a> Screen<'a> {
                 return Ok(None);
             }
             Effect::Export => self.host.export(self.app).map(Some),
-            Effect::Open(path) => self.open(&path).map(|()| None),
+            // Whether it comes to the front is for the browser to say, once it is open.
+            Effect::Open(path) | Effect::OpenBeside(path) => self.open(&path).map(|()| None),
             Effect::Resume(path) => self.host.resume(&path).map(Some),
             Effect::Clone(path) => self.host.start_again(&path).map(Some),
             Effect::Trash(path) => self.host.trash(&path).map(Some),

@@ -176,6 +176,19 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
     Vec::new()
 }
 
+/// A click on the head of a column sorts by it, or the other way round; one on a row selects its run.
+pub fn pick(app: &mut App, place: usize) {
+    app.compare.focus = TABLE;
+    if let Some(row) = place.checked_sub(super::ROW) {
+        if let Some(run) = rows::order(app).get(row) {
+            app.compare.selected = *run;
+        }
+    } else if let Some(column) = place.checked_sub(super::HEAD).filter(|c| *c < Column::COUNT) {
+        app.compare.is_descending = app.compare.sort == column && !app.compare.is_descending;
+        app.compare.sort = column;
+    }
+}
+
 fn sort_by(state: &mut State, by: usize) {
     state.sort = (state.sort + by) % Column::COUNT;
 }
@@ -194,7 +207,8 @@ fn move_cursor(app: &mut App, by: i64) {
     let Some(now) = place(app) else { return };
     let (low, high) = lines::extent(app);
     let step = (high - low) / 100.0 * by as f64;
-    let target = (now + step).clamp(low, high);
+    // A window may lie beyond the newest row: `clamp` would panic there.
+    let target = (now + step).max(low).min(high);
     let mut landed = target;
     if let Some(run) = app.runs.get(app.compare.selected) {
         let clock = &run.table(app.compare.metric).clock;
@@ -222,7 +236,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let (chart, table, last) = layout(app, area);
     if !chart.is_empty() {
         hits.panels.push((chart, CHART));
-        lines::draw(app, chart, buffer);
+        lines::draw(app, chart, buffer, hits);
     }
     if !table.is_empty() {
         hits.panels.push((table, TABLE));
@@ -250,7 +264,7 @@ fn layout(app: &App, area: Rect) -> (Rect, Rect, Rect) {
     let last = Rect { y: area.bottom() - 1, height: 1, ..area };
     let rest = area.height - 1;
     let wanted = rows::height(app) + 3;
-    let table = wanted.clamp(5, rest * 9 / 20);
+    let table = wanted.min(rest * 9 / 20).max(5).min(rest);
     let chart = Rect { height: rest - table, ..area };
     (chart, Rect { y: chart.bottom(), height: table, ..area }, last)
 }
@@ -258,4 +272,117 @@ fn layout(app: &App, area: Rect) -> (Rect, Rect, Rect) {
 /// The letters of a group's runs.
 fn letters(group: &[usize]) -> String {
     group.iter().map(|place| letter(*place)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tui::fixture::{self, TOKENS};
+    use crate::tui::theme::Theme;
+
+    #[test]
+    fn runs_are_compared_as_far_as_all_have_come_that_did_not_fail() {
+        let mut app = fixture::app(Theme::default());
+        assert_eq!(place(&app), Some(312.0 * TOKENS as f64));
+        app.runs.push(fixture::run_of("lora", 2, 40));
+        app.runs[5].status = crate::runlog::Status::Crashed;
+        assert_eq!(place(&app), Some(312.0 * TOKENS as f64));
+        app.compare.hidden.insert(0);
+        assert_eq!(place(&app), Some(400.0 * TOKENS as f64));
+        app.axes.cursor = Some(20.0);
+        assert_eq!(place(&app), Some(20.0 * TOKENS as f64), "updates are shown as tokens");
+        app.axes.x = Axis::Active;
+        assert_eq!(place(&app), Some(20.0));
+    }
+
+    #[test]
+    fn rows_are_sorted_by_what_was_reached_and_the_unknown_stands_last() {
+        let mut app = fixture::app(Theme::default());
+        app.compare.baseline = 1;
+        let order = |app: &App| rows::order(app);
+        assert_eq!(order(&app), [1, 0, 2, 3, 4], "full, switchlora, galore, relora, lora");
+        update(&mut app, Action::Sort);
+        assert_eq!(order(&app), [4, 3, 2, 0, 1]);
+        app.compare.sort = Column::Tokens as usize;
+        app.compare.is_descending = false;
+        assert_eq!(order(&app)[0], 1, "only the baseline has reached its own loss");
+        app.compare.is_descending = true;
+        assert_eq!(order(&app)[0], 1, "what is not known stands last either way");
+        app.compare.filter = "method:lora seed=1 !relora".into();
+        assert_eq!(order(&app).len(), 2);
+        update(&mut app, Action::Sort);
+        assert_eq!((app.compare.sort, app.compare.is_descending), (Column::Speed as usize, false));
+    }
+
+    #[test]
+    fn keys_move_pin_and_choose() {
+        let mut app = fixture::app(Theme::default());
+        update(&mut app, Action::NextPanel);
+        update(&mut app, Action::Home);
+        assert_eq!(app.compare.selected, 1, "the best run");
+        update(&mut app, Action::Baseline);
+        update(&mut app, Action::Down);
+        update(&mut app, Action::Pin);
+        assert_eq!((app.compare.baseline, app.compare.selected), (1, 0));
+        assert_eq!(shown(&app), [1, 2, 3, 4]);
+        assert_eq!(passing(&app).len(), 5, "a run off the chart stays in the table");
+        update(&mut app, Action::NextMetric);
+        assert_eq!(app.compare.metric, Metric::Perplexity);
+        update(&mut app, Action::Open);
+        assert_eq!((app.active, app.view), (0, ViewId::Train));
+    }
+
+    #[test]
+    fn the_cursor_steps_over_values_that_were_measured() {
+        let mut app = fixture::app(Theme::default());
+        update(&mut app, Action::Left);
+        assert_eq!(app.axes.cursor, Some(275.0), "evaluations are 25 updates apart");
+        update(&mut app, Action::Right);
+        assert_eq!(app.axes.cursor, Some(300.0));
+        update(&mut app, Action::Back);
+        assert_eq!(app.axes.cursor, None);
+    }
+
+    #[test]
+    fn the_last_line_pairs_seeds() {
+        let mut app = fixture::app(Theme::default());
+        app.compare.baseline = 1;
+        assert!(rows::last_line(&app).contains("two or more seeds"));
+        app.runs.push(fixture::run_of("full", 2, fixture::STEPS));
+        app.runs.push(fixture::run_of("lora", 2, fixture::STEPS));
+        let line = rows::last_line(&app);
+        assert!(line.contains("EG−BF = +0.") && line.contains("(2 seeds)"), "{line}");
+    }
+
+    #[test]
+    fn clicks_sort_and_select() {
+        let mut app = fixture::app(Theme::default());
+        app.view = ViewId::Compare;
+        let area = Rect::new(0, 0, 100, 26);
+        let (mut buffer, mut hits) = (Buffer::empty(area), Hits::default());
+        draw(&app, area, &mut buffer, &mut hits);
+        let mut click = |app: &mut App, place: usize| {
+            assert!(hits.panels.iter().any(|(_, panel)| *panel == place), "{place}");
+            drop(super::super::input(app, &crate::tui::app::Msg::Click(place, 0, 0)));
+        };
+        click(&mut app, super::super::HEAD + Column::Method as usize);
+        assert_eq!((app.compare.sort, app.compare.is_descending), (Column::Method as usize, false));
+        click(&mut app, super::super::HEAD + Column::Method as usize);
+        assert!(app.compare.is_descending);
+        click(&mut app, super::super::ROW);
+        assert_eq!(
+            (app.compare.selected, app.compare.focus),
+            (0, TABLE),
+            "switchlora is last by name"
+        );
+    }
+
+    #[test]
+    fn settings_are_copied_as_a_table() {
+        let mut app = fixture::app(Theme::default());
+        let effects = update(&mut app, Action::Copy);
+        let [Effect::Copy(text)] = &effects[..] else { panic!("{effects:?}") };
+        assert_eq!(text.lines().count(), 6);
+        assert!(text.lines().all(|line| line.split('\t').count() == 10));
+    }
 }

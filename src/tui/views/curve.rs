@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line as Words, Span};
 
-use super::frame;
+use super::{Hits, frame};
 use crate::report::text;
 use crate::series::{Axis, Table};
 use crate::tui::app::App;
@@ -173,8 +173,8 @@ const KINDS: [MarkerKind; 10] = [
 ];
 
 impl Curve<'_> {
-    /// Draws the chart; the cells of the plot come back.
-    pub fn draw(&self, area: Rect, buffer: &mut Buffer) -> Option<Rect> {
+    /// Draws the chart.
+    pub fn draw(&self, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         let (app, theme) = (self.app, &self.app.theme);
         let axes = &app.axes;
         let table = self.run.table(self.metric);
@@ -237,7 +237,9 @@ impl Curve<'_> {
         chart.title = self.title(half_life);
         chart.note = self.note(&marks, half_life, !chart.symbols.is_empty());
         chart.marks = marks.signs;
-        chart.draw(area, buffer)
+        if let Some(plot) = chart.draw(area, buffer) {
+            hits.charts.push((plot, x));
+        }
     }
 
     /// Evaluations over the training loss.
@@ -317,13 +319,11 @@ impl Curve<'_> {
         }
         if has_evals {
             let style = theme.series(self.place + 1);
-            spans.push(Span::raw(" · "));
-            spans.push(Span::styled("◆ val", style));
+            spans.push(Span::styled(" · ◆ val", style));
         }
         for (kind, count) in marks.counts.iter().rev() {
             let (sign, name, style) = mark(*kind, theme);
-            spans.push(Span::styled(format!(" · {sign}"), style));
-            spans.push(Span::raw(format!(" {name} {count}")));
+            spans.push(Span::styled(format!(" · {sign} {name} {count}"), style));
         }
         Words::from(spans)
     }

@@ -24,10 +24,27 @@ pub fn frame(
     if area.width < 3 || area.height < 3 {
         return Rect::ZERO;
     }
-    // Parts of a title go whole where the room is too small.
-    let spans = title.split_inclusive("  ").map(Span::raw).collect::<Vec<_>>();
-    let panel = Panel { title: Line::from(spans), note: Line::from(foot), is_focused: has_focus };
+    let panel = Panel { title: self::title(title), note: Line::from(foot), is_focused: has_focus };
     panel.draw(area, theme, buffer)
+}
+
+/// A title whose parts, two blanks apart, go whole where the room is too small.
+pub fn title(text: &str) -> Line<'static> {
+    let parts = text.split_inclusive("  ").map(|part| Span::raw(part.to_owned()));
+    Line::from(parts.collect::<Vec<_>>())
+}
+
+/// A text that fits into some cells: parts between dots go whole, from the last on; what is left is shortened.
+fn fitting(text: &str, width: usize, is_ascii: bool) -> String {
+    use unicode_width::UnicodeWidthStr;
+    let mut kept = text;
+    while kept.width() > width {
+        match kept.rsplit_once(" · ") {
+            Some((before, _)) => kept = before,
+            None => return fit(kept, width, is_ascii),
+        }
+    }
+    kept.to_owned()
 }
 
 /// Writes a line of text, shortened to the area's width; returns the area below it.
@@ -36,7 +53,7 @@ pub fn put(text: &str, style: Style, theme: &Theme, area: Rect, buffer: &mut Buf
     if seen.is_empty() {
         return Rect::ZERO;
     }
-    let text = fit(text, seen.width as usize, theme.is_ascii);
+    let text = fitting(text, seen.width as usize, theme.is_ascii);
     buffer.set_string(seen.x, seen.y, text, style);
     Rect::new(area.x, area.y + 1, area.width, area.height - 1)
 }

@@ -195,8 +195,9 @@ fn log(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &mut Buf
     }
     let follow = if state.selected.is_none() { "  following" } else { "  f: follow" };
     title.push(Span::styled(follow, theme.dim));
-    let note = format!("{} messages · {} shown", all.len(), shown.len());
-    let panel = Panel { title: Line::from(title), note: note.into(), is_focused };
+    let counts = format!("{} messages · {} shown", all.len(), shown.len());
+    let note = Line::from(vec![Span::raw(counts), Span::styled(" · UTC", theme.dim)]);
+    let panel = Panel { title: Line::from(title), note, is_focused };
     let inside = panel.draw(area, theme, buffer);
     let mut pen = Pen::new(inside, buffer);
     if shown.is_empty() {

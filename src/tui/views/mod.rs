@@ -6,6 +6,7 @@ use ratatui::layout::Rect;
 
 use super::action::{Action, Effect, ViewId};
 use super::app::{App, Msg};
+use super::plot::AxisRange;
 
 pub mod compare;
 pub mod curve;
@@ -29,6 +30,18 @@ pub struct Hits {
     pub actions: Vec<(Rect, Action)>,
     /// Panels by the number that the view gave them.
     pub panels: Vec<(Rect, usize)>,
+    /// Cells of plots, with the part of the horizontal axis that they show.
+    pub charts: Vec<(Rect, AxisRange)>,
+}
+
+impl Hits {
+    /// The place on the horizontal axis of the chart under a cell; none where there is no chart.
+    pub fn place(&self, x: u16, y: u16) -> Option<f64> {
+        let at = ratatui::layout::Position::new(x, y);
+        let (plot, range) = self.charts.iter().rev().find(|(plot, _)| plot.contains(at))?;
+        let share = (f64::from(x - plot.x) + 0.5) / f64::from(plot.width.max(1));
+        Some(range.at(share)).filter(|place| place.is_finite())
+    }
 }
 
 /// Gives an action to the view on the screen.
@@ -67,7 +80,27 @@ pub fn set_filter(app: &mut App, text: &str) {
 /// A click or a key for the view on the screen: a click puts its panel into focus.
 pub fn input(app: &mut App, msg: &Msg) -> Vec<Effect> {
     if let Msg::Click(panel, _, _) = msg {
+        if *panel >= HEAD {
+            return pick(app, *panel);
+        }
         *focus(app) = *panel;
+    }
+    Vec::new()
+}
+
+/// Places in [`Hits::panels`] from here on are heads of columns,
+pub const HEAD: usize = 1000;
+/// and from here on rows or cells, as the view counts them.
+pub const ROW: usize = 2000;
+
+/// A click on a row, a cell or a head.
+fn pick(app: &mut App, place: usize) -> Vec<Effect> {
+    match app.view {
+        ViewId::Compare => compare::pick(app, place),
+        ViewId::Runs => return runs::pick(app, place),
+        ViewId::Switches => switches::pick(app, place),
+        ViewId::Rank => rank::pick(app, place),
+        ViewId::Train | ViewId::System | ViewId::Logs => {}
     }
     Vec::new()
 }

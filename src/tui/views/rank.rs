@@ -103,6 +103,14 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
     Vec::new()
 }
 
+/// A click on a layer selects it.
+pub fn pick(app: &mut App, place: usize) {
+    app.rank.focus = FIELD;
+    if let Some(cell) = place.checked_sub(super::ROW) {
+        (app.rank.row, app.rank.column) = (cell / field::MOST_COLUMNS, cell % field::MOST_COLUMNS);
+    }
+}
+
 /// The next matrix that was measured.
 fn next_matrix(app: &mut App) {
     let now = MATRICES.iter().position(|name| *name == matrix(app)).unwrap_or(0);
@@ -149,9 +157,9 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         }
         hits.panels.push((place, panel));
         match panel {
-            FIELD => field::draw(app, &grid, at, place, buffer),
+            FIELD => field::draw(app, &grid, at, place, buffer, hits),
             SPECTRUM => lines::spectrum(app, run, &grid, at, place, buffer),
-            TIME => lines::over_time(app, &grid, place, buffer),
+            TIME => lines::over_time(app, &grid, place, buffer, hits),
             _ => lines::by_method(app, place, buffer),
         }
     }
@@ -179,7 +187,7 @@ fn layout(app: &App, area: Rect, grid: &Grid) -> Vec<(usize, Rect)> {
     }
     if area.width >= 76 {
         let wanted = field::width(grid);
-        let left = wanted.min(area.width * 11 / 20);
+        let left = wanted.min(area.width * 9 / 16);
         let right = Rect { x: rest.x + left, width: rest.width - left, ..rest };
         rest.width = left;
         if right.height >= 14 {

@@ -1,6 +1,6 @@
 //! The runs of a folder: which there are, what one looks like, and what can be done with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use ratatui::buffer::Buffer;
@@ -25,6 +25,10 @@ const LIST: usize = 0;
 const ABOUT: usize = 1;
 /// Columns that rows can be sorted by.
 const COLUMNS: [&str; 7] = ["NAME", "METHOD", "STEP", "loss", "val/loss", "AGE", "STATE"];
+/// Facts that stand above the settings that differ.
+const FACTS_FIRST: usize = 8;
+/// Settings that stand among the facts.
+const SETTINGS_FIRST: usize = 4;
 /// The column of the start.
 const AGE: usize = 5;
 
@@ -43,8 +47,8 @@ pub struct State {
     pub selected: Option<PathBuf>,
     /// Whether all settings are shown that differ from the run before, and nothing else.
     pub shows_diff: bool,
-    /// A run that is to be on the screen as soon as it is open.
-    pub opening: Option<PathBuf>,
+    /// Runs that were asked about: what cannot be read is not read again and again.
+    pub asked: HashSet<PathBuf>,
     /// What was read of runs that are not open.
     pub previews: HashMap<PathBuf, Preview>,
 }
@@ -58,7 +62,7 @@ impl Default for State {
             is_descending: false,
             selected: None,
             shows_diff: false,
-            opening: None,
+            asked: HashSet::new(),
             previews: HashMap::new(),
         }
     }
@@ -123,24 +127,11 @@ fn preview(app: &App, path: &Path) -> Option<Preview> {
 }
 
 /// What has to be read for what is on the screen: the selected run and the one before it.
-pub fn wanted(app: &App) -> Vec<Effect> {
+pub fn wanted(app: &mut App) -> Vec<Effect> {
     let Some(run) = selected(app) else { return Vec::new() };
-    let both = [Some(run), before(app, run)];
-    let missing =
-        both.into_iter().flatten().filter(|run| !app.list.previews.contains_key(&run.path));
-    missing.map(|run| Effect::Preview(run.path.clone())).collect()
-}
-
-/// A run was opened: if it was to be on the screen, it is.
-pub fn opened(app: &mut App) {
-    let Some(wanted) = app.list.opening.take() else { return };
-    match open_place(app, &wanted) {
-        Some(place) => {
-            app.active = place;
-            app.view = ViewId::Train;
-        }
-        None => app.list.opening = Some(wanted),
-    }
+    let both = [Some(run), before(app, run)].map(|run| run.map(|run| run.path.clone()));
+    let new = both.into_iter().flatten().filter(|path| app.list.asked.insert(path.clone()));
+    new.map(Effect::Preview).collect()
 }
 
 /// What an action changes here.
@@ -175,10 +166,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
                 app.active = place;
                 app.view = ViewId::Train;
             }
-            None => {
-                app.list.opening = Some(run.path.clone());
-                return vec![Effect::Open(run.path)];
-            }
+            None => return vec![Effect::Open(run.path)],
         },
         Action::Pin => match place {
             Some(place) => {
@@ -186,7 +174,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
                     app.compare.hidden.insert(place);
                 }
             }
-            None => return vec![Effect::Open(run.path)],
+            None => return vec![Effect::OpenBeside(run.path)],
         },
         Action::ResumeRun => return resume(app, &run),
         Action::CloneRun => {
@@ -198,6 +186,19 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         _ => return wanted(app),
     }
     Vec::new()
+}
+
+/// A click on the head of a column sorts by it, or the other way round; one on a row selects its run.
+pub fn pick(app: &mut App, place: usize) -> Vec<Effect> {
+    app.list.focus = LIST;
+    if let Some(row) = place.checked_sub(super::ROW) {
+        let path = listed(app).get(row).map(|run| run.path.clone());
+        app.list.selected = path.or(app.list.selected.take());
+    } else if let Some(column) = place.checked_sub(super::HEAD).filter(|c| *c < COLUMNS.len()) {
+        app.list.is_descending = app.list.sort == column && !app.list.is_descending;
+        app.list.sort = column;
+    }
+    wanted(app)
 }
 
 fn notice(app: &mut App, text: String) {
@@ -259,7 +260,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     };
     if !list.is_empty() {
         hits.panels.push((list, LIST));
-        draw_list(app, list, buffer);
+        draw_list(app, list, buffer, hits);
     }
     if !about.is_empty() {
         hits.panels.push((about, ABOUT));
@@ -268,7 +269,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     plain(theme, area, buffer);
 }
 
-fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
+fn draw_list(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
     let runs = listed(app);
     let live = app.browser.iter().filter(|run| run.status.is_live()).count();
@@ -276,6 +277,8 @@ fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
     if live > 0 {
         title += &format!(" · {live} live");
     }
+    let arrow = if app.list.is_descending { '▼' } else { '▲' };
+    title += &format!("  sort: {} {arrow}", COLUMNS[app.list.sort % COLUMNS.len()].to_lowercase());
     if !app.list.filter.is_empty() {
         title += &format!("  filter: {}", app.list.filter);
     }
@@ -314,7 +317,7 @@ fn draw_list(app: &App, area: Rect, buffer: &mut Buffer) {
         sorted: Some((app.list.sort, app.list.is_descending)),
         theme,
     };
-    table.draw(inner, buffer);
+    table.draw(inner, buffer).hits(hits);
 }
 
 fn cells(app: &App, run: &RunRecord) -> Vec<Cell> {
@@ -376,25 +379,52 @@ fn draw_about(app: &App, area: Rect, buffer: &mut Buffer) {
             curve(app, &about, Rect { height, ..rest }, buffer);
             rest = Rect { y: rest.y + height, height: rest.height - height, ..rest };
         }
-        for (key, text) in facts(run, &about) {
-            rest = put(&format!("{key:<9} {text}"), theme.text, theme, rest, buffer);
+        let facts = facts(run, &about);
+        let (first, others) = facts.split_at(FACTS_FIRST.min(facts.len()));
+        rest = draw_facts(app, first, rest, buffer);
+        if let Some((name, found)) = &differences {
+            rest = draw_differences(app, name, found.as_deref(), SETTINGS_FIRST, rest, buffer);
         }
-        rest = put("", theme.text, theme, rest, buffer);
+        draw_facts(app, others, rest, buffer);
+    } else if let Some((name, found)) = &differences {
+        draw_differences(app, name, found.as_deref(), usize::MAX, rest, buffer);
+    } else {
+        put("no run is older than this one", theme.dim, theme, rest, buffer);
     }
-    let Some((name, found)) = differences else { return };
-    rest = put(&format!("settings ≠ {name}:"), theme.title, theme, rest, buffer);
-    match found {
-        None => {
-            put("  reading …", theme.dim, theme, rest, buffer);
-        }
-        Some(found) if found.is_empty() => {
-            put("  none", theme.dim, theme, rest, buffer);
-        }
-        Some(found) => {
-            for (key, old, new) in found {
-                rest = put(&format!("  {key}  {old} → {new}"), theme.text, theme, rest, buffer);
-            }
-        }
+}
+
+type Fact = (&'static str, String);
+
+fn draw_facts(app: &App, facts: &[Fact], area: Rect, buffer: &mut Buffer) -> Rect {
+    let theme = &app.theme;
+    facts.iter().fold(area, |rest, (key, text)| {
+        put(&format!("{key:<9} {text}"), theme.text, theme, rest, buffer)
+    })
+}
+
+type Setting = (String, String, String);
+
+/// The settings in which a run differs from the one before, at most `most` of them.
+fn draw_differences(
+    app: &App,
+    name: &str,
+    found: Option<&[Setting]>,
+    most: usize,
+    area: Rect,
+    buffer: &mut Buffer,
+) -> Rect {
+    let theme = &app.theme;
+    let rest = put(&format!("settings ≠ {name}:"), theme.title, theme, area, buffer);
+    let Some(found) = found else { return put("  reading …", theme.dim, theme, rest, buffer) };
+    if found.is_empty() {
+        return put("  none but the name", theme.dim, theme, rest, buffer);
+    }
+    let rest = found.iter().take(most).fold(rest, |rest, (key, old, new)| {
+        put(&format!("  {key}  {old} → {new}"), theme.text, theme, rest, buffer)
+    });
+    match found.len().saturating_sub(most) {
+        0 => rest,
+        more => put(&format!("  {more} more · d: all"), theme.dim, theme, rest, buffer),
     }
 }
 
@@ -412,7 +442,7 @@ fn curve(app: &App, about: &Preview, area: Rect, buffer: &mut Buffer) {
 }
 
 /// What a run was made of, as far as it is known.
-fn facts(run: &RunRecord, about: &Preview) -> Vec<(&'static str, String)> {
+fn facts(run: &RunRecord, about: &Preview) -> Vec<Fact> {
     let setting = |key: &str| about.config.get(key).map(String::as_str);
     let mut facts = Vec::new();
     let mut add = |key: &'static str, text: String| {
@@ -471,4 +501,74 @@ fn facts(run: &RunRecord, about: &Preview) -> Vec<(&'static str, String)> {
     }
     add("version", about.version.clone());
     facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tui::fixture;
+    use crate::tui::theme::Theme;
+
+    fn names(app: &App) -> Vec<String> {
+        listed(app).into_iter().map(|run| RunDir::at(&run.path).short_name()).collect()
+    }
+
+    #[test]
+    fn runs_are_listed_newest_first_and_filtered_and_sorted() {
+        let mut app = fixture::app(Theme::default());
+        assert_eq!(names(&app)[..3], ["switchlora-s1", "full-s1", "galore-s1"]);
+        app.list.filter = "method:*lora state:!diverged seed=1".into();
+        assert_eq!(names(&app), ["switchlora-s1", "relora-s1", "lora-s1"]);
+        update(&mut app, Action::Sort);
+        assert_eq!(names(&app), ["lora-s1", "relora-s1", "switchlora-s1"], "the other way round");
+        app.list = State { sort: 2, ..State::default() };
+        assert_eq!(names(&app)[0], "lora-s2", "fewest updates first");
+    }
+
+    #[test]
+    fn the_selection_asks_for_what_it_needs_to_show() {
+        let mut app = fixture::app(Theme::default());
+        let effects = update(&mut app, Action::Down);
+        assert_eq!(app.list.selected, Some(fixture::folder("full", 1)));
+        let wanted = ["full", "galore"].map(|method| Effect::Preview(fixture::folder(method, 1)));
+        assert_eq!(effects, wanted);
+        assert!(super::wanted(&mut app).is_empty(), "once");
+    }
+
+    #[test]
+    fn what_acts_on_a_run_asks_first_and_spares_live_ones() {
+        let mut app = fixture::app(Theme::default());
+        for action in [Action::DeleteRun, Action::ResumeRun] {
+            assert!(update(&mut app, action).is_empty());
+            assert_eq!(app.overlay, Overlay::None, "a live run is left alone");
+            assert!(app.notice.take().is_some());
+        }
+        app.list.selected = Some(fixture::folder("switchlora", 2));
+        assert!(update(&mut app, Action::DeleteRun).is_empty());
+        let path = fixture::folder("switchlora", 2);
+        let Overlay::Confirm(words, effects) = &app.overlay else { panic!("no question") };
+        assert!(words.contains("trash") && *effects == [Effect::Trash(path.clone())]);
+        update(&mut app, Action::ResumeRun);
+        let Overlay::Confirm(_, effects) = &app.overlay else { panic!("no question") };
+        assert_eq!(*effects, [Effect::Resume(path.clone())]);
+        update(&mut app, Action::CloneRun);
+        let Overlay::Confirm(_, effects) = &app.overlay else { panic!("no question") };
+        assert_eq!(*effects, [Effect::Clone(path)]);
+    }
+
+    #[test]
+    fn runs_are_opened_pinned_and_taken_out_again() {
+        let mut app = fixture::app(Theme::default());
+        app.list.selected = Some(fixture::folder("lora", 2));
+        let path = fixture::folder("lora", 2);
+        assert_eq!(update(&mut app, Action::Open), [Effect::Open(path.clone())]);
+        assert_eq!(update(&mut app, Action::Pin), [Effect::OpenBeside(path)]);
+        app.list.selected = Some(fixture::folder("galore", 1));
+        update(&mut app, Action::Pin);
+        assert!(app.compare.hidden.contains(&2));
+        update(&mut app, Action::Pin);
+        assert!(app.compare.hidden.is_empty());
+        update(&mut app, Action::Open);
+        assert_eq!((app.active, app.view), (2, ViewId::Train));
+    }
 }

@@ -96,12 +96,22 @@ impl Bins {
             None => (1, newest),
         };
         let last = last.max(first);
-        // 1, 2 or 5 times a power of ten, and whole cells from the first update on, so that cells stand still while
-        // the run grows.
+        // Round widths, and whole cells from the first update on, so that cells stand still while the run grows.
         let mut bins = Self { first, last, width: 1 };
         while bins.count() > usize::from(cells.max(1)) {
-            let digit = bins.width / 10_u64.pow(bins.width.ilog10());
-            bins.width = if digit == 2 { bins.width / 2 * 5 } else { bins.width * 2 };
+            bins.width = match bins.width {
+                width @ 0..6 => width + 1,
+                width => {
+                    let unit = 10_u64.pow(width.ilog10());
+                    match width / unit {
+                        1 if width == unit => unit + unit / 2,
+                        1 => 2 * unit,
+                        2 if width == 2 * unit => 2 * unit + unit / 2,
+                        6 => 8 * unit,
+                        digit => (digit + 1) * unit,
+                    }
+                }
+            };
             bins.first = first - (first - 1) % bins.width;
         }
         bins
@@ -160,6 +170,14 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
     Vec::new()
 }
 
+/// A click on a row selects it.
+pub fn pick(app: &mut App, place: usize) {
+    app.switches.focus = FIELD;
+    if let Some(row) = place.checked_sub(super::ROW) {
+        app.switches.row = row;
+    }
+}
+
 /// Cells that the cursor is moved by as if the field had them: a hundred over what is shown.
 const CURSOR_CELLS: u16 = 100;
 
@@ -208,7 +226,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     }
     if !field.is_empty() {
         hits.panels.push((field, FIELD));
-        cells::draw(app, run, field, buffer);
+        cells::draw(app, run, field, buffer, hits);
     }
     if !about.is_empty() {
         about::draw(app, run, about, buffer);
@@ -270,10 +288,10 @@ mod tests {
             assert_eq!((bins.bin(0), bins.bin(313)), (None, None));
         }
         let widths = [312, 156, 63, 3].map(|cells| Bins::of(&app, &app.runs[0], cells).width);
-        assert_eq!(widths, [1, 2, 5, 200]);
+        assert_eq!(widths, [1, 2, 5, 150]);
         app.axes.window = Some((100.0, 150.0));
         let bins = Bins::of(&app, &app.runs[0], 10);
-        assert!(bins.first <= 100 && bins.last == 150 && bins.width == 10, "{bins:?}");
+        assert!(bins.first <= 100 && bins.last == 150 && bins.width == 6, "{bins:?}");
         app.axes.window = Some((-5.0, -1.0));
         assert!(Bins::of(&app, &app.runs[0], 10).count() >= 1);
     }
@@ -294,6 +312,6 @@ mod tests {
         update(&mut app, Action::PageDown);
         assert_eq!(app.switches.row, 3);
         update(&mut app, Action::Left);
-        assert_eq!(app.axes.cursor, Some(307.0), "312 updates in cells of five");
+        assert_eq!(app.axes.cursor, Some(308.0), "312 updates in cells of four");
     }
 }

@@ -15,7 +15,7 @@ use crate::tui::action::{Action, Effect};
 use crate::tui::app::App;
 use crate::tui::model::{At, Metric, RunModel};
 use crate::tui::plot::axis::AxisRange;
-use crate::tui::plot::pen::Pen;
+use crate::tui::plot::pen::{Pen, width};
 use crate::tui::plot::{Chart, Line, bars};
 
 const MEMORY: usize = 0;
@@ -26,6 +26,8 @@ const PANELS: usize = 4;
 
 /// Below this width panels stand in one column.
 const TWO_COLUMNS: u16 = 76;
+/// Below this width shares stand there in bars alone.
+const WITH_SHARES: u16 = 32;
 /// A panel has at least as many rows.
 const LEAST_ROWS: u16 = 6;
 
@@ -158,7 +160,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
             if app.is_maximised { vec![(app.system.focus, area)] } else { layout(area) };
         for (number, place) in shown {
             hits.panels.push((place, number));
-            panel(app, run, number, place, buffer);
+            panel(app, run, number, place, buffer, hits);
         }
     } else {
         let words = "No run is open: 7 shows the runs of the folder.";
@@ -197,7 +199,14 @@ fn layout(area: Rect) -> Vec<(usize, Rect)> {
     (0..count).map(place).collect()
 }
 
-fn panel(app: &App, run: &RunModel, number: usize, area: Rect, buffer: &mut Buffer) {
+fn panel(
+    app: &App,
+    run: &RunModel,
+    number: usize,
+    area: Rect,
+    buffer: &mut Buffer,
+    hits: &mut Hits,
+) {
     let is_focused = app.system.focus == number;
     match number {
         MEMORY => memory(app, run, is_focused, area, buffer),
@@ -205,9 +214,9 @@ fn panel(app: &App, run: &RunModel, number: usize, area: Rect, buffer: &mut Buff
         SPEED => {
             let metric = Metric::TokensPerSecond;
             let curve = Curve { app, run, place: app.active, metric, is_focused, is_main: false };
-            curve.draw(area, buffer);
+            curve.draw(area, buffer, hits);
         }
-        _ => machine(app, run, is_focused, area, buffer),
+        _ => machine(app, run, is_focused, area, buffer, hits),
     }
 }
 
@@ -215,7 +224,14 @@ fn panel(app: &App, run: &RunModel, number: usize, area: Rect, buffer: &mut Buff
 fn facts(lines: &[(String, Style)], area: Rect, buffer: &mut Buffer) {
     let mut pen = Pen::new(area, buffer);
     for (y, (words, style)) in (0..).zip(lines) {
-        pen.text(0, y, words, *style);
+        // Parts that do not fit go whole.
+        let mut x = 0;
+        for part in words.split_inclusive("   ") {
+            if !pen.whole(x, y, part.trim_end(), *style) {
+                break;
+            }
+            x += width(part);
+        }
     }
 }
 
@@ -232,13 +248,18 @@ fn shares(
     inside: Rect,
     buffer: &mut Buffer,
 ) {
+    let has_room = inside.width >= WITH_SHARES;
     let total: f64 = sizes.iter().map(|size| size.1).filter(|size| size.is_finite()).sum();
     let rows: Vec<bars::Row> = sizes
         .iter()
         .map(|(name, size, words, style)| bars::Row {
             name,
             size: if app.system.is_table { 0.0 } else { *size },
-            value: format!("{words}  {}", percent(*size, total)),
+            value: if has_room {
+                format!("{words}  {}", percent(*size, total))
+            } else {
+                words.clone()
+            },
             style: *style,
         })
         .collect();
@@ -279,7 +300,7 @@ fn memory_words(app: &App, run: &RunModel, memory: &Mem) -> Vec<(String, Style)>
     if let Some(predicted) = memory.predicted_bytes {
         let peak = memory.peak_bytes;
         let off = 100.0 * (predicted as f64 / peak.max(1) as f64 - 1.0);
-        words.push((format!("estimated peak  {}  ({off:+.0} %)", bytes(predicted)), theme.dim));
+        words.push((format!("estimated peak  {}   {off:+.0} %", bytes(predicted)), theme.dim));
     }
     if let Some(rss) = run.machine.last().and_then(|machine| machine.what.rss_bytes) {
         words.push((format!("process memory  {}", bytes(rss)), theme.dim));
@@ -288,7 +309,7 @@ fn memory_words(app: &App, run: &RunModel, memory: &Mem) -> Vec<(String, Style)>
     if told.params > 0 && told.trained_params > 0 {
         let (trained, all) = (told.trained_params as f64, told.params as f64);
         let line = format!(
-            "parameters  {}, trained {} ({})",
+            "parameters  {}   trained {} ({})",
             frame::short(all),
             frame::short(trained),
             percent(trained, all).trim_start()
@@ -349,7 +370,10 @@ fn time(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &mut Bu
         ));
     }
     if let Some(flop) = flop_rate(run) {
-        words.push((format!("estimated {}FLOP/s", frame::short(flop)), theme.dim));
+        let words_of = frame::short(flop);
+        let (number, unit) =
+            words_of.split_at(words_of.trim_end_matches(char::is_alphabetic).len());
+        words.push((format!("estimated {number} {unit}FLOP/s"), theme.dim));
     }
     if sizes.is_empty() && words.len() == 1 {
         frame::say("not measured yet", theme.dim, theme, inside, buffer);
@@ -375,7 +399,14 @@ fn milliseconds(ms: f64) -> String {
     }
 }
 
-fn machine(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &mut Buffer) {
+fn machine(
+    app: &App,
+    run: &RunModel,
+    is_focused: bool,
+    area: Rect,
+    buffer: &mut Buffer,
+    hits: &mut Hits,
+) {
     let theme = &app.theme;
     let gauge = app.system.gauge;
     let clock = &run.steps.clock;
@@ -398,7 +429,9 @@ fn machine(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &mut
     chart.x_is_time = curve::is_time(app.axes.x);
     chart.cursor = app.axes.cursor;
     chart.lines = vec![Line { points: &points, style: theme.series(5), ..Line::default() }];
-    chart.draw(area, buffer);
+    if let Some(plot) = chart.draw(area, buffer) {
+        hits.charts.push((plot, x));
+    }
 }
 
 /// All that is known of the machine now; what is not told is left out.

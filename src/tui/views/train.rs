@@ -206,7 +206,7 @@ fn panel(
         _ => {
             let chart = if number == MAIN { 0 } else { number - SMALL + 1 };
             let metric = app.train.metrics[chart.min(app.train.metrics.len() - 1)];
-            curve_of(app, run, metric, is_focused, number == MAIN).draw(area, buffer);
+            curve_of(app, run, metric, is_focused, number == MAIN).draw(area, buffer, hits);
         }
     }
 }

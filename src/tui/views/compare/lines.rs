@@ -11,6 +11,7 @@ use crate::tui::app::App;
 use crate::tui::model::{Metric, RunModel};
 use crate::tui::plot::axis::grown;
 use crate::tui::plot::{AxisRange, Chart, Line, dots};
+use crate::tui::views::Hits;
 use crate::tui::views::frame::{letter, put, short, value};
 
 /// Raw and smoothed points of a line.
@@ -48,9 +49,9 @@ fn smallest(app: &App, axis: Axis) -> Option<f64> {
 }
 
 /// Draws the chart with the values at the cursor below it.
-pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
+pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
-    let (axis, _) = fair(app);
+    let (axis, scale) = fair(app);
     let (metric, log_x) = (app.compare.metric, app.axes.log_x);
     let (low, high) = extent(app);
     let dots = dots(area.width).max(2);
@@ -105,7 +106,7 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     };
     let y = y.unwrap_or_else(|| AxisRange::new(f64::NAN, f64::NAN, is_log));
     let mut chart = Chart::new(theme, AxisRange::new(low, high, log_x), y);
-    chart.title = title(app, axis, &groups).into();
+    chart.title = super::super::frame::title(&title(app, axis, &groups));
     let base = app.runs.get(app.compare.baseline);
     let name = base.map(|run| format!("baseline: {} {}", letter(app.compare.baseline), run.name()));
     chart.note = name.unwrap_or_default().into();
@@ -136,7 +137,9 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
     }
     let has_line = area.height >= 8;
     let chart_area = if has_line { Rect { height: area.height - 1, ..area } } else { area };
-    chart.draw(chart_area, buffer);
+    if let Some(plot) = chart.draw(chart_area, buffer) {
+        hits.charts.push((plot, AxisRange::new(low / scale, high / scale, log_x)));
+    }
     if has_line {
         value_line(app, axis, Rect { y: area.bottom() - 1, height: 1, ..area }, buffer);
     }

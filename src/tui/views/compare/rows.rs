@@ -179,7 +179,6 @@ fn cells(app: &App, row: &Row) -> Vec<Cell> {
 /// Draws the table.
 pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
-    let _ = hits;
     let (axis, _) = fair(app);
     let rows = sorted(app);
     let mut title = place(app)
@@ -205,7 +204,7 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) 
         sorted: Some((app.compare.sort % Column::COUNT, app.compare.is_descending)),
         theme,
     };
-    table.draw(table_area, buffer);
+    table.draw(table_area, buffer).hits(hits);
     if rows.is_empty() {
         let words = "no open run passes the filter; / changes it, Esc takes it away";
         let below =

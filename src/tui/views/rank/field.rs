@@ -7,14 +7,20 @@ use unicode_width::UnicodeWidthStr;
 use super::measured::{Grid, Measure, matrix_name};
 use super::{FIELD, matrix};
 use crate::tui::app::App;
+use crate::tui::plot::axis::grown;
 use crate::tui::plot::heat::{shade, style};
 use crate::tui::plot::table::fit;
 use crate::tui::views::frame::{frame, put, thousands, value};
+use crate::tui::views::{Hits, ROW};
 
+/// Kinds of layers that the mouse can tell apart.
+pub(super) const MOST_COLUMNS: usize = 64;
 /// Cells of the blocks' names.
 const NAMES: u16 = 6;
 /// Cells of a layer with its number.
 const WIDE: u16 = 6;
+/// Cells of a layer with its number, where there is less room.
+const TIGHT: u16 = 5;
 /// Cells of a layer with its shade alone.
 const NARROW: u16 = 3;
 
@@ -23,17 +29,29 @@ pub(super) fn width(grid: &Grid) -> u16 {
     2 + NAMES + WIDE * grid.columns.len() as u16 + 1
 }
 
-/// The largest value of all measurements, so that shades keep their meaning through time.
+/// A round number above all measurements, so that shades keep their meaning through time.
 fn most(app: &App, measure: Measure) -> f64 {
     let matrix = matrix(app);
     let ranks = app.run().into_iter().flat_map(|run| &run.ranks);
     let values =
         ranks.filter(|rank| rank.what.matrix == matrix).map(|rank| measure.percent(&rank.what));
-    values.filter(|value| value.is_finite()).fold(0.0, f64::max)
+    grown(values.filter(|value| value.is_finite()).fold(0.0, f64::max))
+}
+
+/// The share that a shade is made of: a shade for each quarter that is full.
+fn quarter(percent: f64, most: f64) -> f64 {
+    (percent / most - 0.25).max(0.01)
 }
 
 /// Draws the field.
-pub(super) fn draw(app: &App, grid: &Grid, at: u64, area: Rect, buffer: &mut Buffer) {
+pub(super) fn draw(
+    app: &App,
+    grid: &Grid,
+    at: u64,
+    area: Rect,
+    buffer: &mut Buffer,
+    hits: &mut Hits,
+) {
     let theme = &app.theme;
     let measure = app.rank.measure;
     let matrix_name = matrix_name(matrix(app));
@@ -49,8 +67,10 @@ pub(super) fn draw(app: &App, grid: &Grid, at: u64, area: Rect, buffer: &mut Buf
         return;
     }
     let columns = grid.columns.len() as u16;
-    let cell = if inner.width >= NAMES + WIDE * columns { WIDE } else { NARROW };
-    let seen_columns = ((inner.width - NAMES) / cell).min(columns) as usize;
+    let cells = [WIDE, TIGHT, NARROW];
+    let cell = cells.into_iter().find(|cell| inner.width + 1 >= NAMES + cell * columns);
+    let cell = cell.unwrap_or(NARROW);
+    let seen_columns = ((inner.width + 1 - NAMES) / cell).min(columns) as usize;
     let (row, column) = (
         app.rank.row.min(grid.rows.len().saturating_sub(1)),
         app.rank.column.min(grid.columns.len().saturating_sub(1)),
@@ -78,19 +98,27 @@ pub(super) fn draw(app: &App, grid: &Grid, at: u64, area: Rect, buffer: &mut Buf
         for kind in first_column..first_column + seen_columns {
             let x = inner.x + NAMES + (kind - first_column) as u16 * cell;
             let percent = grid.get(place, kind).map(|rank| measure.percent(&rank.what));
+            if kind < MOST_COLUMNS {
+                hits.panels.push((Rect::new(x, y, cell, 1), ROW + place * MOST_COLUMNS + kind));
+            }
             let is_selected = (place, kind) == (row, column);
             let Some(percent) = percent.filter(|percent| percent.is_finite()) else {
                 let text = format!("{:>room$}", "–");
                 buffer.set_string(x, y, text, if is_selected { theme.selected } else { theme.dim });
                 continue;
             };
-            let sign = shade(theme, percent / most);
+            let sign = shade(theme, quarter(percent, most));
             let of_shade = style(theme, percent / most);
-            if cell == WIDE {
+            if cell > NARROW {
                 let number =
                     if percent < 9.95 { format!("{percent:.1}") } else { format!("{percent:.0}") };
                 buffer.set_string(x, y, sign.to_string(), of_shade);
-                buffer.set_string(x + 1, y, format!("{number:>4}"), theme.text);
+                buffer.set_string(
+                    x + 1,
+                    y,
+                    format!("{number:>width$}", width = room - 1),
+                    theme.text,
+                );
             } else {
                 buffer.set_string(x, y, sign.to_string().repeat(2), of_shade);
             }
@@ -112,17 +140,13 @@ fn scale(app: &App, grid: &Grid, most: f64, area: Rect, buffer: &mut Buffer) {
     let theme = &app.theme;
     let mut x = area.x;
     for share in [0.25, 0.5, 0.75, 1.0] {
-        let text = format!(" {}  ", value(most * share));
+        let text = format!(" {:.0}  ", most * share);
         let width = text.width() as u16 + 1;
         if x + width > area.right() {
             return;
         }
-        buffer.set_string(
-            x,
-            area.y,
-            shade(theme, share - 0.125).to_string(),
-            style(theme, share - 0.125),
-        );
+        let sign = shade(theme, quarter(most * share, most)).to_string();
+        buffer.set_string(x, area.y, sign, style(theme, share));
         buffer.set_string(x + 1, area.y, text, theme.dim);
         x += width;
     }

@@ -11,7 +11,8 @@ use crate::tui::app::App;
 use crate::tui::model::{At, RunModel};
 use crate::tui::plot::axis::grown;
 use crate::tui::plot::{AxisRange, Chart, Line, bars};
-use crate::tui::views::frame::{frame, layer_name, letter, put, short, thousands};
+use crate::tui::views::Hits;
+use crate::tui::views::frame::{frame, layer_name, letter, put, short, thousands, title};
 
 /// Singular values below this part of the largest are not drawn.
 const SMALLEST: f64 = 1e-6;
@@ -66,11 +67,8 @@ pub(super) fn spectrum(
     let y = AxisRange::around(values, true).unwrap_or_else(|| AxisRange::new(1e-3, 1.0, true));
     let x = AxisRange::new(1.0, now.what.full.max(2) as f64, app.axes.log_x);
     let mut chart = Chart::new(theme, x, y);
-    chart.title =
-        format!("spectrum {}  σᵢ/σ₁ of {}", layer_name(&now.what.layer), matrix_name(matrix(app)))
-            .replace('ᵢ', "i")
-            .replace('₁', "1")
-            .into();
+    let name = layer_name(&now.what.layer);
+    chart.title = title(&format!("spectrum {name}  σ/σ1 of {}", matrix_name(matrix(app))));
     let note = match earlier {
         Some(old) => {
             format!("update {} and, dotted, {}", thousands(now.at.step), thousands(old.at.step))
@@ -94,7 +92,7 @@ pub(super) fn spectrum(
 }
 
 /// Draws the rank of the layer under the cursor over time, of all open runs.
-pub(super) fn over_time(app: &App, grid: &Grid, area: Rect, buffer: &mut Buffer) {
+pub(super) fn over_time(app: &App, grid: &Grid, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
     let Some(now) = chosen(app, grid) else {
         frame("rank over time", "", app.rank.focus == TIME, theme, area, buffer);
@@ -117,8 +115,8 @@ pub(super) fn over_time(app: &App, grid: &Grid, area: Rect, buffer: &mut Buffer)
     let y = AxisRange::around(all.iter().flatten().map(|point| point.1).chain([0.0]), false)
         .unwrap_or_else(|| AxisRange::new(0.0, 1.0, false));
     let mut chart = Chart::new(theme, AxisRange::new(low, high, app.axes.log_x), y);
-    chart.title =
-        format!("{} over time {}  x: {}", measure.name(), layer_name(layer), axis.name()).into();
+    let name = layer_name(layer);
+    chart.title = title(&format!("{} over time  {name}  x: {}", measure.name(), axis.name()));
     chart.x_is_time = matches!(axis, Axis::Active | Axis::Wall);
     chart.is_focused = app.rank.focus == TIME;
     chart.cursor = app.axes.cursor;
@@ -133,7 +131,9 @@ pub(super) fn over_time(app: &App, grid: &Grid, area: Rect, buffer: &mut Buffer)
             });
         }
     }
-    chart.draw(area, buffer);
+    if let Some(plot) = chart.draw(area, buffer) {
+        hits.charts.push((plot, AxisRange::new(low, high, app.axes.log_x)));
+    }
 }
 
 /// Draws the mean over the layers of every open run, at the tokens that all of them have been measured at.
@@ -145,13 +145,13 @@ pub(super) fn by_method(app: &App, area: Rect, buffer: &mut Buffer) {
         of_matrix.next().map(|rank| rank.at.tokens)
     };
     let Some(tokens) = app.runs.iter().filter_map(newest).min() else { return };
-    let title = format!(
-        "by method at {} tokens  mean {} of {} over the layers, % of min(m,n)",
+    let words = format!(
+        "by method at {} tokens  mean {} of {} over the layers  % of min(m,n)",
         short(tokens as f64),
         measure.name(),
         matrix_name(matrix)
     );
-    let inner = frame(&title, "", app.rank.focus == METHODS, theme, area, buffer);
+    let inner = frame(&words, "", app.rank.focus == METHODS, theme, area, buffer);
     let mut names = Vec::new();
     for (place, run) in app.runs.iter().enumerate() {
         let until =
@@ -161,14 +161,16 @@ pub(super) fn by_method(app: &App, area: Rect, buffer: &mut Buffer) {
         let Some(mean) = grid.mean(measure) else { continue };
         let name = format!("{} {}", letter(place), run.summary.run.method);
         let limit = grid.ceiling().map(|limit| format!(" (at most {limit:.1})"));
-        names.push((place, name, mean, format!("{mean:.1}{}", limit.unwrap_or_default())));
+        names.push((place, name, mean, limit.unwrap_or_default()));
     }
+    // Numbers stand below one another whether a limit follows or not.
+    let room = names.iter().map(|(.., limit)| limit.len()).max().unwrap_or(0);
     let rows: Vec<bars::Row> = names
         .iter()
-        .map(|(place, name, mean, value)| bars::Row {
+        .map(|(place, name, mean, limit)| bars::Row {
             name,
             size: *mean,
-            value: value.clone(),
+            value: format!("{mean:.1}{limit:<room$}"),
             style: theme.series(*place),
         })
         .collect();

@@ -9,6 +9,7 @@ use crate::tui::app::App;
 use crate::tui::model::RunModel;
 use crate::tui::plot::heat::{Heat, shade, style};
 use crate::tui::views::frame::{frame, layer_name, layer_parts, put, say, thousands};
+use crate::tui::views::{Hits, ROW};
 
 /// What a run does to its layers between updates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +161,7 @@ fn words(run: &RunModel) -> String {
 }
 
 /// Draws the field with its frame.
-pub(super) fn draw(app: &App, run: &RunModel, area: Rect, buffer: &mut Buffer) {
+pub(super) fn draw(app: &App, run: &RunModel, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
     let state = &app.switches;
     let kind = Kind::of(run);
@@ -228,6 +229,7 @@ pub(super) fn draw(app: &App, run: &RunModel, area: Rect, buffer: &mut Buffer) {
     heat.draw(field, buffer);
     for (place, row) in rows.iter().enumerate().skip(first).take(height as usize) {
         let y = top + (place - first) as u16;
+        hits.panels.push((Rect { y, height: 1, ..inner }, ROW + place));
         let mark = if place == selected { "▶" } else { " " };
         let name_style = if place == selected { theme.focus } else { theme.dim };
         let name = format!("{mark}{}", row.name);
