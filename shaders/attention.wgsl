@@ -3,19 +3,27 @@
 // q, o [batch·queries, HEADS·D]; k, v [≥ batch·keys, HEADS/GROUP·D]; lse [batch·HEADS·queries]. Query `i` sees the
 // keys up to `keys - queries + i`. A workgroup takes 32 consecutive queries of a head and goes over tiles of 32
 // keys with an online softmax. Sums in f32. After exponential.wgsl and attention_tiles.wgsl.
+// DOCUMENTS 1: a query sees no key before the begin of its document; documents are (begin, end) of each position.
 
 @group(0) @binding(0) var<storage, read_write> q: array<f32>;
 @group(0) @binding(1) var<storage, read_write> k: array<f32>;
 @group(0) @binding(2) var<storage, read_write> v: array<f32>;
 @group(0) @binding(3) var<storage, read_write> o: array<f32>;
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
+{% if DOCUMENTS %}
+@group(0) @binding(5) var<storage, read_write> documents: array<vec2<i32>>;
+{% endif %}
 
 struct Params { groups: u32, tiles: u32, queries: u32, keys: u32, scale: f32 }
-@group(0) @binding(5) var<storage, read> params: Params;
+@group(0) @binding({{ 6 if DOCUMENTS else 5 }}) var<storage, read> params: Params;
 
 const HIDDEN = -3e38;
 /// A number of each row from each of the 8 invocations that share it.
 var<workgroup> shares: array<f32, 256>;
+{% if DOCUMENTS %}
+/// The first key that a query of this workgroup sees.
+var<workgroup> first_key: u32;
+{% endif %}
 
 @compute @workgroup_size(64)
 fn main(
@@ -38,6 +46,9 @@ fn main(
     let kv_at = (sequence * params.keys * {{ HEADS // GROUP }}u + head / {{ GROUP }}u) * {{ D }}u;
 {% for i in range(4) %}
     let seen_{{ i }} = offset + min(first + down * 4u + {{ i }}u, params.queries - 1u) + 1u;
+{% if DOCUMENTS %}
+    let begin_{{ i }} = u32(documents[sequence * params.queries + min(first + down * 4u + {{ i }}u, params.queries - 1u)].x);
+{% endif %}
     var top_{{ i }} = HIDDEN;
     var sum_{{ i }} = 0.0;
 {% for c in range(CHUNKS) %}
@@ -45,14 +56,20 @@ fn main(
 {% endfor %}
 {% endfor %}
     let seen = offset + min(first + 32u, params.queries);
-    for (var tile = 0u; tile < seen; tile += 32u) {
+{% if DOCUMENTS %}
+    if lane == 0u {
+        first_key = u32(documents[sequence * params.queries + first].x);
+    }
+    let from_key = workgroupUniformLoad(&first_key);
+{% endif %}
+    for (var tile = {{ "from_key" if DOCUMENTS else "0u" }}; tile < seen; tile += 32u) {
 {% for i in range(4) %}
         var s_{{ i }} = vec4(0.0);
 {% endfor %}
 {{ products("s", "q", "q_at", HEADS * D ~ "u", "params.queries", "first", "k", "kv_at", HEADS // GROUP * D ~ "u", "params.keys", "tile") }}
         let key = vec4(tile + across * 4u) + vec4(0u, 1u, 2u, 3u);
 {% for i in range(4) %}
-        s_{{ i }} = select(vec4(HIDDEN), s_{{ i }} * params.scale, key < vec4(seen_{{ i }}));
+        s_{{ i }} = select(vec4(HIDDEN), s_{{ i }} * params.scale, {{ "(key >= vec4(begin_" ~ i ~ ")) & (key < vec4(seen_" ~ i ~ "))" if DOCUMENTS else "key < vec4(seen_" ~ i ~ ")" }});
         shares[across * 32u + down * 4u + {{ i }}u] = max(max(s_{{ i }}.x, s_{{ i }}.y), max(s_{{ i }}.z, s_{{ i }}.w));
 {% endfor %}
         workgroupBarrier();

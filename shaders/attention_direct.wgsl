@@ -6,6 +6,7 @@
 // loads are what costs. The running maximum of the softmax moves once per block. Sums in f32.
 // BROADCAST 1 needs subgroups of 8: neighbours take rows of the same head, and each loads a part of one of the keys
 // of a block, a SHARES-th, for all. KEYS·SHARES is 8.
+// DOCUMENTS 1: a query sees no key before the begin of its document; documents are (begin, end) of each position.
 // After exponential.wgsl.
 {% set value = "vec4<f32>" if VEC == 4 else "f32" %}
 {% set parts = D // VEC %}
@@ -17,9 +18,12 @@
 @group(0) @binding(2) var<storage, read_write> v: array<{{ value }}>;
 @group(0) @binding(3) var<storage, read_write> o: array<{{ value }}>;
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
+{% if DOCUMENTS %}
+@group(0) @binding(5) var<storage, read_write> documents: array<vec2<i32>>;
+{% endif %}
 
 struct Params { items: u32, batch: u32, queries: u32, keys: u32, scale: f32 }
-@group(0) @binding(5) var<storage, read> params: Params;
+@group(0) @binding({{ 6 if DOCUMENTS else 5 }}) var<storage, read> params: Params;
 {% macro dot(a, b, sum) %}{% if VEC == 4 -%}
 fma({{ a }}.x, {{ b }}.x, fma({{ a }}.y, {{ b }}.y, fma({{ a }}.z, {{ b }}.z, fma({{ a }}.w, {{ b }}.w, {{ sum }}))))
 {%- else %}fma({{ a }}, {{ b }}, {{ sum }}){% endif %}{% endmacro %}
@@ -49,6 +53,9 @@ fn main(
     let row_{{ r }} = min(begin + {{ r }}u, params.queries - 1u);
     let q_{{ r }} = ((sequence * params.queries + row_{{ r }}) * {{ HEADS }}u + head) * {{ parts }}u;
     let seen_{{ r }} = offset + row_{{ r }} + 1u;
+{% if DOCUMENTS %}
+    let begin_{{ r }} = u32(documents[sequence * params.queries + row_{{ r }}].x);
+{% endif %}
     var top_{{ r }} = HIDDEN;
     var sum_{{ r }} = 0.0;
 {% for c in range(parts) %}
@@ -58,7 +65,7 @@ fn main(
 {% endfor %}
     let kv = (sequence * params.keys * {{ HEADS // GROUP }}u + head / {{ GROUP }}u) * {{ parts }}u;
     let seen = offset + min(first + {{ 8 * ROWS if BROADCAST else ROWS }}u, params.queries);
-    for (var key = 0u; key < seen; key += {{ KEYS }}u) {
+    for (var key = {{ "u32(documents[sequence * params.queries + first].x)" if DOCUMENTS else "0u" }}; key < seen; key += {{ KEYS }}u) {
 {% if BROADCAST %}
         let at = kv + min(key + lane % {{ KEYS }}u, params.keys - 1u) * {{ HEADS // GROUP * parts }}u
             + lane / {{ KEYS }}u * {{ share }}u;
@@ -85,7 +92,7 @@ fn main(
 {% for r in rows %}
         let before_{{ r }} = top_{{ r }};
 {% for j in block %}
-        s_{{ r }}_{{ j }} = select(HIDDEN, s_{{ r }}_{{ j }}, key + {{ j }}u < seen_{{ r }});
+        s_{{ r }}_{{ j }} = select(HIDDEN, s_{{ r }}_{{ j }}, key + {{ j }}u < seen_{{ r }}{% if DOCUMENTS %} && key + {{ j }}u >= begin_{{ r }}{% endif %});
         top_{{ r }} = max(top_{{ r }}, s_{{ r }}_{{ j }});
 {% endfor %}
         let keep_{{ r }} = exponential(before_{{ r }} - top_{{ r }});

@@ -3,17 +3,22 @@
 //
 // Shapes and statistics as in attention_dq. A workgroup takes 32 consecutive keys of a key head and goes over
 // tiles of 32 queries, head by head. Sums in f32. After exponential.wgsl and attention_tiles.wgsl.
+// DOCUMENTS 1: statistics are (lse, delta, begin, end), and a query sees no key before the begin of its document.
 
 @group(0) @binding(0) var<storage, read_write> d_out: array<f32>;
 @group(0) @binding(1) var<storage, read_write> q: array<f32>;
 @group(0) @binding(2) var<storage, read_write> k: array<f32>;
 @group(0) @binding(3) var<storage, read_write> v: array<f32>;
-@group(0) @binding(4) var<storage, read_write> statistics: array<vec2<f32>>;
+@group(0) @binding(4) var<storage, read_write> statistics: array<{{ "vec4<f32>" if DOCUMENTS else "vec2<f32>" }}>;
 @group(0) @binding(5) var<storage, read_write> dk: array<f32>;
 @group(0) @binding(6) var<storage, read_write> dv: array<f32>;
 
 struct Params { groups: u32, tiles: u32, tokens: u32, scale: f32 }
 @group(0) @binding(7) var<storage, read> params: Params;
+{% if DOCUMENTS %}
+/// Where the queries end that see a key of this workgroup.
+var<workgroup> last_query: u32;
+{% endif %}
 
 @compute @workgroup_size(64)
 fn main(
@@ -40,9 +45,16 @@ fn main(
     var dv_{{ c }}_{{ i }} = vec4(0.0);
 {% endfor %}
 {% endfor %}
+{% if DOCUMENTS %}
+    if lane == 0u {
+        let last = min(first + 31u, params.tokens - 1u);
+        last_query = u32(statistics[sequence * {{ HEADS }}u * params.tokens + last].w);
+    }
+    let end = min(workgroupUniformLoad(&last_query), params.tokens);
+{% endif %}
     for (var head = key_head * {{ GROUP }}u; head < (key_head + 1u) * {{ GROUP }}u; head++) {
         let q_at = (sequence * params.tokens * {{ HEADS }}u + head) * {{ D }}u;
-        for (var tile = first; tile < params.tokens; tile += 32u) {
+        for (var tile = first; tile < {{ "end" if DOCUMENTS else "params.tokens" }}; tile += 32u) {
 {% for i in range(4) %}
             var s_{{ i }} = vec4(0.0);
             var d_{{ i }} = vec4(0.0);
@@ -55,10 +67,13 @@ fn main(
             let statistics_{{ j }} = statistics[at + min(query[{{ j }}], params.tokens - 1u)];
 {% endfor %}
             let lse = vec4(statistics_0.x, statistics_1.x, statistics_2.x, statistics_3.x);
+{% if DOCUMENTS %}
+            let begin = vec4<u32>(vec4(statistics_0.z, statistics_1.z, statistics_2.z, statistics_3.z));
+{% endif %}
             let delta = vec4(statistics_0.y, statistics_1.y, statistics_2.y, statistics_3.y);
 {% for i in range(4) %}
             s_{{ i }} = s_{{ i }} * params.scale - lse;
-            let sees_{{ i }} = (query >= vec4(row_{{ i }})) & (query < vec4(params.tokens));
+            let sees_{{ i }} = (query >= vec4(row_{{ i }})) & (query < vec4(params.tokens)){% if DOCUMENTS %} & (begin <= vec4(row_{{ i }})){% endif %};
             let p_{{ i }} = select(vec4(0.0), vec4(exponential(s_{{ i }}.x), exponential(s_{{ i }}.y), exponential(s_{{ i }}.z), exponential(s_{{ i }}.w)), sees_{{ i }});
             let e_{{ i }} = p_{{ i }} * (d_{{ i }} - delta);
 {% endfor %}

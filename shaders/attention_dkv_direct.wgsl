@@ -5,6 +5,7 @@
 // goes over the queries in blocks of KEYS, head by head. Sums in f32.
 // BROADCAST 1 needs subgroups of 8: neighbours take rows of the same head, and each loads a part of one of the queries
 // of a block, a SHARES-th, for all. KEYS·SHARES is 8.
+// DOCUMENTS 1: statistics are (lse, delta, begin, end), and a query sees no key before the begin of its document.
 // After exponential.wgsl.
 {% set value = "vec4<f32>" if VEC == 4 else "f32" %}
 {% set parts = D // VEC %}
@@ -15,7 +16,7 @@
 @group(0) @binding(1) var<storage, read_write> q: array<{{ value }}>;
 @group(0) @binding(2) var<storage, read_write> k: array<{{ value }}>;
 @group(0) @binding(3) var<storage, read_write> v: array<{{ value }}>;
-@group(0) @binding(4) var<storage, read_write> statistics: array<vec2<f32>>;
+@group(0) @binding(4) var<storage, read_write> statistics: array<{{ "vec4<f32>" if DOCUMENTS else "vec2<f32>" }}>;
 @group(0) @binding(5) var<storage, read_write> dk: array<{{ value }}>;
 @group(0) @binding(6) var<storage, read_write> dv: array<{{ value }}>;
 
@@ -54,10 +55,14 @@ fn main(
     var dv_{{ r }}_{{ c }} = {{ value }}(0.0);
 {% endfor %}
 {% endfor %}
+{% if DOCUMENTS %}
+    let last = min(first + {{ (8 * ROWS if BROADCAST else ROWS) - 1 }}u, params.tokens - 1u);
+    let end = min(u32(statistics[sequence * {{ HEADS }}u * params.tokens + last].w), params.tokens);
+{% endif %}
     for (var head = key_head * {{ GROUP }}u; head < (key_head + 1u) * {{ GROUP }}u; head++) {
         let statistics_at = (sequence * {{ HEADS }}u + head) * params.tokens;
         let queries = (sequence * params.tokens * {{ HEADS }}u + head) * {{ parts }}u;
-        for (var query = first; query < params.tokens; query += {{ KEYS }}u) {
+        for (var query = first; query < {{ "end" if DOCUMENTS else "params.tokens" }}; query += {{ KEYS }}u) {
 {% if BROADCAST %}
             let row_q = min(query + lane % {{ KEYS }}u, params.tokens - 1u);
             let at = queries + row_q * {{ HEADS * parts }}u + lane / {{ KEYS }}u * {{ share }}u;
@@ -92,7 +97,7 @@ fn main(
 {% endfor %}
 {% for j in block %}
 {% for r in rows %}
-            let sees_{{ r }}_{{ j }} = query + {{ j }}u >= row_{{ r }} && query + {{ j }}u < params.tokens;
+            let sees_{{ r }}_{{ j }} = query + {{ j }}u >= row_{{ r }} && query + {{ j }}u < params.tokens{% if DOCUMENTS %} && u32(statistics_{{ j }}.z) <= row_{{ r }}{% endif %};
             let p_{{ r }}_{{ j }} =
                 select(0.0, exponential(s_{{ r }}_{{ j }} - statistics_{{ j }}.x), sees_{{ r }}_{{ j }});
             let e_{{ r }}_{{ j }} = p_{{ r }}_{{ j }} * (d_{{ r }}_{{ j }} - statistics_{{ j }}.y);

@@ -2,17 +2,22 @@
 //
 // Shapes as in attention; statistics are pairs (lse, delta), delta = Σ d_out·out; queries and keys are equally
 // many. A workgroup takes 32 consecutive queries of a head and goes over tiles of 32 keys. Sums in f32.
+// DOCUMENTS 1: statistics are (lse, delta, begin, end), and a query sees no key before the begin of its document.
 // After exponential.wgsl and attention_tiles.wgsl.
 
 @group(0) @binding(0) var<storage, read_write> d_out: array<f32>;
 @group(0) @binding(1) var<storage, read_write> q: array<f32>;
 @group(0) @binding(2) var<storage, read_write> k: array<f32>;
 @group(0) @binding(3) var<storage, read_write> v: array<f32>;
-@group(0) @binding(4) var<storage, read_write> statistics: array<vec2<f32>>;
+@group(0) @binding(4) var<storage, read_write> statistics: array<{{ "vec4<f32>" if DOCUMENTS else "vec2<f32>" }}>;
 @group(0) @binding(5) var<storage, read_write> dq: array<f32>;
 
 struct Params { groups: u32, tiles: u32, tokens: u32, scale: f32 }
 @group(0) @binding(6) var<storage, read> params: Params;
+{% if DOCUMENTS %}
+/// The first key that a query of this workgroup sees.
+var<workgroup> first_key: u32;
+{% endif %}
 
 @compute @workgroup_size(64)
 fn main(
@@ -40,7 +45,13 @@ fn main(
     var dq_{{ c }}_{{ i }} = vec4(0.0);
 {% endfor %}
 {% endfor %}
-    for (var tile = 0u; tile < min(first + 32u, params.tokens); tile += 32u) {
+{% if DOCUMENTS %}
+    if lane == 0u {
+        first_key = u32(statistics[(sequence * {{ HEADS }}u + head) * params.tokens + first].z);
+    }
+    let from_key = workgroupUniformLoad(&first_key);
+{% endif %}
+    for (var tile = {{ "from_key" if DOCUMENTS else "0u" }}; tile < min(first + 32u, params.tokens); tile += 32u) {
 {% for i in range(4) %}
         var s_{{ i }} = vec4(0.0);
         var d_{{ i }} = vec4(0.0);
@@ -51,7 +62,7 @@ fn main(
 {% for i in range(4) %}
         s_{{ i }} = s_{{ i }} * params.scale - statistics_{{ i }}.x;
         let p_{{ i }} = vec4(exponential(s_{{ i }}.x), exponential(s_{{ i }}.y), exponential(s_{{ i }}.z), exponential(s_{{ i }}.w));
-        let e_{{ i }} = select(vec4(0.0), p_{{ i }} * (d_{{ i }} - statistics_{{ i }}.y), key <= vec4(row_{{ i }}));
+        let e_{{ i }} = select(vec4(0.0), p_{{ i }} * (d_{{ i }} - statistics_{{ i }}.y), {{ "(key >= vec4(u32(statistics_" ~ i ~ ".z))) & (key <= vec4(row_" ~ i ~ "))" if DOCUMENTS else "key <= vec4(row_" ~ i ~ ")" }});
 {% endfor %}
 {{ store_weights("e") }}
 {{ weighted("dq", "k", "kv_at", HEADS // GROUP * D ~ "u", "params.tokens", "tile") }}

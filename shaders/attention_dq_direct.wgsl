@@ -6,6 +6,7 @@
 // Sums in f32.
 // BROADCAST 1 needs subgroups of 8: neighbours take rows of the same head, and each loads a part of one of the keys
 // of a block, a SHARES-th, for all. KEYS·SHARES is 8.
+// DOCUMENTS 1: statistics are (lse, delta, begin, end), and a query sees no key before the begin of its document.
 // After exponential.wgsl.
 {% set value = "vec4<f32>" if VEC == 4 else "f32" %}
 {% set parts = D // VEC %}
@@ -16,7 +17,7 @@
 @group(0) @binding(1) var<storage, read_write> q: array<{{ value }}>;
 @group(0) @binding(2) var<storage, read_write> k: array<{{ value }}>;
 @group(0) @binding(3) var<storage, read_write> v: array<{{ value }}>;
-@group(0) @binding(4) var<storage, read_write> statistics: array<vec2<f32>>;
+@group(0) @binding(4) var<storage, read_write> statistics: array<{{ "vec4<f32>" if DOCUMENTS else "vec2<f32>" }}>;
 @group(0) @binding(5) var<storage, read_write> dq: array<{{ value }}>;
 
 struct Params { items: u32, batch: u32, tokens: u32, scale: f32 }
@@ -56,7 +57,7 @@ fn main(
 {% endfor %}
     let kv = (sequence * params.tokens * {{ HEADS // GROUP }}u + head / {{ GROUP }}u) * {{ parts }}u;
     let seen = min(first + {{ 8 * ROWS if BROADCAST else ROWS }}u, params.tokens);
-    for (var key = 0u; key < seen; key += {{ KEYS }}u) {
+    for (var key = {{ "u32(statistics[statistics_at + first].z)" if DOCUMENTS else "0u" }}; key < seen; key += {{ KEYS }}u) {
 {% if BROADCAST %}
         let at = kv + min(key + lane % {{ KEYS }}u, params.tokens - 1u) * {{ HEADS // GROUP * parts }}u
             + lane / {{ KEYS }}u * {{ share }}u;
@@ -87,7 +88,7 @@ fn main(
 {% for r in rows %}
 {% for j in block %}
         let p_{{ r }}_{{ j }} =
-            select(0.0, exponential(s_{{ r }}_{{ j }} - statistics_{{ r }}.x), key + {{ j }}u <= row_{{ r }});
+            select(0.0, exponential(s_{{ r }}_{{ j }} - statistics_{{ r }}.x), key + {{ j }}u <= row_{{ r }}{% if DOCUMENTS %} && key + {{ j }}u >= u32(statistics_{{ r }}.z){% endif %});
         let e_{{ r }}_{{ j }} = p_{{ r }}_{{ j }} * (d_{{ r }}_{{ j }} - statistics_{{ r }}.y);
 {% endfor %}
 {% endfor %}

@@ -1,15 +1,19 @@
 // What the backward passes need of each query and head: statistics = (lse, Σ d_out·out), pairs in the order of
 // lse [batch·HEADS·queries], from d_out and out [batch·queries, HEADS·D]. Pairs, because those passes have no
-// binding left. An invocation to a query and head. Sums in f32.
+// binding left. An invocation to a query and head. Sums in f32. DOCUMENTS 1: with them the begin and the end of the
+// query's document, exact as floats below 2^24.
 {% set value = "vec4<f32>" if VEC == 4 else "f32" %}
 {% set parts = D // VEC %}
 @group(0) @binding(0) var<storage, read_write> d_out: array<{{ value }}>;
 @group(0) @binding(1) var<storage, read_write> out: array<{{ value }}>;
 @group(0) @binding(2) var<storage, read_write> lse: array<f32>;
-@group(0) @binding(3) var<storage, read_write> statistics: array<vec2<f32>>;
+@group(0) @binding(3) var<storage, read_write> statistics: array<{{ "vec4<f32>" if DOCUMENTS else "vec2<f32>" }}>;
+{% if DOCUMENTS %}
+@group(0) @binding(4) var<storage, read_write> documents: array<vec2<i32>>;
+{% endif %}
 
 struct Params { items: u32, queries: u32 }
-@group(0) @binding(4) var<storage, read> params: Params;
+@group(0) @binding({{ 5 if DOCUMENTS else 4 }}) var<storage, read> params: Params;
 
 @compute @workgroup_size({{ WORKGROUP }})
 fn main(
@@ -30,9 +34,11 @@ fn main(
     let row = item / {{ HEADS }}u % params.queries;
     let sequence = item / {{ HEADS }}u / params.queries;
     let at = (sequence * {{ HEADS }}u + head) * params.queries + row;
-{% if VEC == 4 %}
-    statistics[at] = vec2(lse[at], (sum.x + sum.y) + (sum.z + sum.w));
+    let delta = {{ "(sum.x + sum.y) + (sum.z + sum.w)" if VEC == 4 else "sum" }};
+{% if DOCUMENTS %}
+    let document = vec2<f32>(documents[sequence * params.queries + row]);
+    statistics[at] = vec4(lse[at], delta, document.x, document.y);
 {% else %}
-    statistics[at] = vec2(lse[at], sum);
+    statistics[at] = vec2(lse[at], delta);
 {% endif %}
 }

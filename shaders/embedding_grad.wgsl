@@ -1,4 +1,4 @@
-// acc[id] += Σ dx[t] over the positions t of each id, in ascending order. `order` are the positions sorted by
+// acc[id - first] += Σ dx[t] over the positions t of each id, in ascending order. `order` are the positions sorted by
 // id, so equal ids make a run. VEC columns at a place of `order` to an invocation: the one at the first
 // place of a run adds the whole run, the others have nothing to do.
 {% set value = "vec4<f32>" if VEC == 4 else "f32" %}
@@ -8,7 +8,7 @@
 @group(0) @binding(2) var<storage, read_write> ids: array<i32>;
 @group(0) @binding(3) var<storage, read_write> order: array<i32>;
 
-struct Params { vectors: u32, tokens: u32, rows: i32 }
+struct Params { vectors: u32, tokens: u32, rows: i32, first: i32 }
 @group(0) @binding(4) var<storage, read> params: Params;
 
 /// The position at a place of the order, kept inside `dx`.
@@ -29,7 +29,8 @@ fn main(
     let first = i / {{ width }}u;
     let column = i % {{ width }}u;
     let id = ids[position(first)];
-    if id < 0 || id >= params.rows {
+    let row = id - params.first;
+    if row < 0 || row >= params.rows {
         return;
     }
     if first > 0u {
@@ -37,7 +38,7 @@ fn main(
             return;
         }
     }
-    let target_at = u32(id) * {{ width }}u + column;
+    let target_at = u32(row) * {{ width }}u + column;
     var sum = acc[target_at];
     for (var place = first; place < params.tokens; place++) {
         let t = position(place);

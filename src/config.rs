@@ -13,6 +13,7 @@ mod methods;
 mod rank;
 mod ranks;
 pub mod settings;
+mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ pub use methods::{
 };
 pub use rank::RankTable;
 pub use ranks::Ranks;
+pub use targets::Targets;
 
 /// Everything that decides a run. Tables of TOML: `[model] [data] [train] [rank]` and one per method.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -93,8 +95,10 @@ impl RunConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelTable {
-    /// A preset's name or a Hugging Face directory.
+    /// A preset's name, a Hugging Face directory, or the id of a model in the Hugging Face cache.
     pub model: String,
+    /// A PEFT adapter of that directory to go on with.
+    pub adapter: Option<String>,
     /// Overrides of a preset's shape; not allowed with a directory.
     pub hidden_size: Option<usize>,
     /// Width of the MLP.
@@ -113,6 +117,7 @@ impl Default for ModelTable {
     fn default() -> Self {
         Self {
             model: "demo".into(),
+            adapter: None,
             hidden_size: None,
             intermediate_size: None,
             num_hidden_layers: None,
@@ -127,7 +132,7 @@ impl Default for ModelTable {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataTable {
-    /// `builtin`, a text file or a folder of text files.
+    /// `builtin`, a file of text or of rows (`.jsonl`), or a folder of such files.
     pub data: String,
     /// `builtin`, `bytes`, a `tokenizer.json`, or a folder that holds one. Default: the model directory's own,
     /// `builtin` for presets.
@@ -138,6 +143,14 @@ pub struct DataTable {
     pub valid_fraction: f64,
     /// Seed of the data order. Default: `train.seed`.
     pub data_seed: Option<u64>,
+    /// `chatml` or a file with a template of chats. Default: the model's own.
+    pub chat_template: Option<String>,
+    /// Of rows only completions, and what the assistant says, are learned.
+    pub mask_prompt: bool,
+    /// Rows share blocks.
+    pub packing: bool,
+    /// A row that cannot be used stops the run.
+    pub strict: bool,
 }
 
 impl Default for DataTable {
@@ -148,6 +161,10 @@ impl Default for DataTable {
             max_seq_length: None,
             valid_fraction: 0.05,
             data_seed: None,
+            chat_template: None,
+            mask_prompt: true,
+            packing: true,
+            strict: false,
         }
     }
 }
@@ -166,6 +183,8 @@ pub struct TrainTable {
     pub rank_last: Option<usize>,
     /// Numerator of the adapter scale. Default: the method's.
     pub alpha: Option<f64>,
+    /// Linear layers that get an adapter: names with commas between, or `all-linear`. Default: all.
+    pub target_modules: Option<String>,
     /// Updates attempted. Default: the preset's.
     pub iters: Option<u64>,
     /// Stop (with a checkpoint) after this much active time.
@@ -212,8 +231,12 @@ pub struct TrainTable {
     pub eval_every: Option<u64>,
     /// Validation batches per evaluation; 0 means all.
     pub eval_batches: usize,
+    /// Stop after this many evaluations without a lower loss. Default: never.
+    pub early_stop: Option<u64>,
     /// Updates between checkpoints; 0 means only at the end. Default: 4 a run.
     pub checkpoint_every: Option<u64>,
+    /// Whether each best evaluation is followed by a checkpoint. Default: with a model folder or an early stop.
+    pub save_best: Option<bool>,
     /// How many of the newest checkpoints are kept (the best one is kept besides).
     pub keep_checkpoints: usize,
     /// Updates between text samples; 0 means only at the end.
@@ -232,6 +255,7 @@ impl Default for TrainTable {
             rank_first: None,
             rank_last: None,
             alpha: None,
+            target_modules: None,
             iters: None,
             max_minutes: None,
             batch_size: None,
@@ -255,7 +279,9 @@ impl Default for TrainTable {
             steps_per_report: None,
             eval_every: None,
             eval_batches: 8,
+            early_stop: None,
             checkpoint_every: None,
+            save_best: None,
             keep_checkpoints: 2,
             sample_every: 0,
             sample_tokens: 64,

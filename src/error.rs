@@ -84,10 +84,23 @@ pub enum Error {
     },
 }
 
+/// Characters of a message at most: names and values in a file can be as long as the file.
+const LONGEST: usize = 700;
+
+/// A text as it can stand in a message.
+fn bounded(text: impl Into<String>) -> String {
+    let mut text = text.into();
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 impl Error {
     /// A wrong setting: what is wrong and what to do.
     pub fn config(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Config { what: what.into(), remedy: remedy.into() }
+        Self::Config { what: bounded(what), remedy: bounded(remedy) }
     }
 
     /// A file with wrong content.
@@ -96,7 +109,8 @@ impl Error {
         what: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self::File { path: path.as_ref().to_path_buf(), what: what.into(), remedy: remedy.into() }
+        let path = path.as_ref().to_path_buf();
+        Self::File { path, what: bounded(what), remedy: bounded(remedy) }
     }
 
     /// A failed file operation, for `map_err`: `.map_err(Error::io("read", path))`.

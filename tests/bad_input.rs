@@ -194,7 +194,8 @@ fn a_model_that_is_no_model_says_what_is_wrong() {
         "train --model 61M",
         2,
         "error: model 61M: no such preset or folder\n  try: use one of demo, 9M, 20M, 35M, 40M, 60M, 71M, \
-         100M, 130M, 250M, 350M, 1.3B, 3B, 7B, or a Hugging Face directory\n",
+         100M, 130M, 250M, 350M, 1.3B, 3B, 7B, a Hugging Face directory, or the id of a model in the Hugging Face \
+         cache (ORG/NAME)\n",
     );
     fs::create_dir(place.path("folder")).unwrap();
     place.assert_fails(

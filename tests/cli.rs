@@ -81,6 +81,7 @@ fn the_flags_of_the_other_commands_stay_as_they_are() {
         "resume",
         "eval",
         "generate",
+        "export",
         "ls",
         "show",
         "rm",

@@ -8,7 +8,7 @@ use fullrank::config::RunConfig;
 use fullrank::device::Device;
 use fullrank::device::memory::Category;
 use fullrank::formats::tokenizer::Tokenizer;
-use fullrank::model::config::{PAPER_VOCAB, preset};
+use fullrank::model::config::{Family, PAPER_VOCAB, Variant, preset};
 use fullrank::model::{Batch, Model, ModelConfig};
 use fullrank::run::estimate::{Description, Fits, describe, peak_bytes};
 use fullrank::run::plan::{ModelSource, resolve};
@@ -165,29 +165,53 @@ fn measure(config: &RunConfig, shape: &ModelConfig, device: &Device) -> u64 {
     reading.peak.max(peak_ahead)
 }
 
+/// Compares the prediction with the ledger of a few updates, with a change of the shape.
+fn assert_predicted(case: &Case, recompute: bool, change: impl Fn(&mut ModelConfig)) {
+    let mut config = config(case, recompute);
+    let source = ModelSource::find(&config.model.model).unwrap();
+    let tokenizer = source.tokenizer(&config).unwrap();
+    let mut shape = source.model_config(&config, &tokenizer).unwrap();
+    change(&mut shape);
+    resolve(&mut config, &source, &shape).unwrap();
+    // One tiling is enough: what an engine holds does not depend on it.
+    let gpu = devices::gpus().first().cloned();
+    for device in [Some(Device::cpu()), gpu].into_iter().flatten() {
+        let measured = measure(&config, &shape, &device);
+        let predicted = peak_bytes(&config, &shape, device.gpu().is_some()).unwrap().total();
+        let ratio = predicted as f64 / measured as f64;
+        assert!(
+            (0.9..=1.1).contains(&ratio),
+            "{} on {}, recompute {recompute}, {:?}: predicted {predicted}, measured {measured} bytes",
+            case.method,
+            device.name(),
+            shape.variant
+        );
+    }
+}
+
 #[test]
 fn the_ledger_peaks_within_a_tenth_of_the_prediction() {
     for case in &CASES {
         for recompute in [false, true] {
-            let mut config = config(case, recompute);
-            let source = ModelSource::find(&config.model.model).unwrap();
-            let tokenizer = source.tokenizer(&config).unwrap();
-            let shape = source.model_config(&config, &tokenizer).unwrap();
-            resolve(&mut config, &source, &shape).unwrap();
-            // One tiling is enough: what an engine holds does not depend on it.
-            let gpu = devices::gpus().first().cloned();
-            for device in [Some(Device::cpu()), gpu].into_iter().flatten() {
-                let measured = measure(&config, &shape, &device);
-                let predicted =
-                    peak_bytes(&config, &shape, device.gpu().is_some()).unwrap().total();
-                let ratio = predicted as f64 / measured as f64;
-                assert!(
-                    (0.9..=1.1).contains(&ratio),
-                    "{} on {}, recompute {recompute}: predicted {predicted}, measured {measured} bytes",
-                    case.method,
-                    device.name()
-                );
-            }
+            assert_predicted(case, recompute, |_| ());
+        }
+    }
+}
+
+#[test]
+fn biases_and_norms_of_heads_are_in_the_prediction() {
+    let variants = [
+        Variant { family: Family::Llama, attention_bias: true, mlp_bias: true },
+        Variant { family: Family::Qwen3, attention_bias: true, mlp_bias: false },
+    ];
+    for variant in variants {
+        for (method, recompute) in [("full", false), ("full", true), ("lora", false), ("lte", true)]
+        {
+            let case = Case { method, change: |config| config.lte.merge_every = 2 };
+            assert_predicted(&case, recompute, |shape| {
+                shape.variant = variant;
+                shape.head_dim = 48;
+            });
         }
     }
 }

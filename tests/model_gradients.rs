@@ -16,7 +16,7 @@ use fullrank::kernels::loss::IGNORED;
 use fullrank::kernels::{Matrix, Vector};
 use fullrank::methods::factors;
 use fullrank::model::backward::GradientSink;
-use fullrank::model::config::{Rope, RopeKind};
+use fullrank::model::config::{Family, Rope, RopeKind, Variant};
 use fullrank::model::{Batch, Gradients, LinearId, Model, ModelConfig};
 use fullrank::random::stream;
 use oracle::Oracle;
@@ -31,8 +31,17 @@ const AUTODIFF_TOLERANCE: f64 = 2e-5;
 const DIFFERENCE_TOLERANCE: f64 = 1e-5;
 const STEP: f64 = 1e-4;
 
-fn config(is_tied: bool) -> ModelConfig {
+/// Every architecture: plain, with all biases, with some, with norms on heads and without.
+const VARIANTS: [Variant; 4] = [
+    Variant { family: Family::Llama, attention_bias: true, mlp_bias: true },
+    Variant { family: Family::Qwen2, attention_bias: true, mlp_bias: false },
+    Variant { family: Family::Qwen3, attention_bias: false, mlp_bias: false },
+    Variant { family: Family::Qwen3, attention_bias: true, mlp_bias: false },
+];
+
+fn config(is_tied: bool, variant: Variant) -> ModelConfig {
     ModelConfig {
+        variant,
         hidden_size: 20,
         intermediate_size: 29,
         num_hidden_layers: 2,
@@ -53,10 +62,15 @@ fn config(is_tied: bool) -> ModelConfig {
 
 /// Weights large enough that every nonlinearity bends.
 fn model(is_tied: bool) -> Model {
-    let result = Model::build(config(is_tied), &Device::cpu(), |name, shape| {
+    model_of(is_tied, Variant::default())
+}
+
+fn model_of(is_tied: bool, variant: Variant) -> Model {
+    let result = Model::build(config(is_tied, variant), &Device::cpu(), |name, shape| {
         let len = shape.iter().product();
         let noise = stream(SEED, name, "test", 0).normal_vec(len, 0.25);
-        let centre = if shape.len() == 1 { 1.0 } else { 0.0 };
+        let is_gain = shape.len() == 1 && !name.ends_with(".bias");
+        let centre = if is_gain { 1.0 } else { 0.0 };
         Ok::<_, std::convert::Infallible>(noise.into_iter().map(|v| v + centre).collect())
     });
     result.unwrap()
@@ -64,7 +78,10 @@ fn model(is_tied: bool) -> Model {
 
 /// The same with factors on every linear layer, neither of them zero, and frozen dense weights.
 fn model_with_factors(is_tied: bool) -> Model {
-    let mut model = model(is_tied);
+    with_factors(model(is_tied))
+}
+
+fn with_factors(mut model: Model) -> Model {
     for index in 0..model.linears().len() {
         let linear = model.linears()[index].clone();
         let draw = |purpose: &str, len| stream(SEED, &linear.name, purpose, 0).normal_vec(len, 0.3);
@@ -77,7 +94,10 @@ fn model_with_factors(is_tied: bool) -> Model {
 
 /// The same with trained lengths that are not those of the rows.
 fn model_with_magnitudes(is_tied: bool) -> Model {
-    let mut model = model_with_factors(is_tied);
+    with_magnitudes(model_with_factors(is_tied))
+}
+
+fn with_magnitudes(mut model: Model) -> Model {
     for index in 0..model.linears().len() {
         model.add_magnitude(LinearId(index));
         let linear = model.linears()[index].clone();
@@ -258,6 +278,41 @@ fn magnitude_gradients_agree_with_differences_in_f64_at_constant_lengths() {
 }
 
 #[test]
+fn biases_and_norms_of_heads_have_the_gradients_of_autodiff() {
+    let micro_batches = [tokens(0, true), tokens(1, false)];
+    for (is_tied, variant) in VARIANTS.into_iter().enumerate() {
+        let is_tied = is_tied % 2 == 0;
+        assert_agrees_with_autodiff(model_of(is_tied, variant), &micro_batches);
+        let adapted = with_factors(model_of(is_tied, variant));
+        assert_agrees_with_autodiff(adapted, &micro_batches);
+    }
+}
+
+#[test]
+fn biases_and_norms_of_heads_have_the_gradients_of_differences_in_f64() {
+    let [biased, _, _, normed] = VARIANTS;
+    assert_agrees_with_differences(model_of(false, normed), true);
+    let adapted = with_magnitudes(with_factors(model_of(true, biased)));
+    assert_agrees_with_differences(adapted, false);
+}
+
+#[test]
+fn frozen_biases_and_norms_of_heads_have_no_gradient() {
+    for variant in VARIANTS {
+        let mut model = with_factors(model_of(true, variant));
+        let extra = |name: &str| name.ends_with(".bias") || name.contains("_norm.weight");
+        let (_, all) = explicit(&mut model, &[tokens(0, false)], false);
+        assert!(all.keys().any(|name| extra(name)), "{variant:?}");
+        for id in model.non_targets() {
+            model.params.set_trainable(id, false);
+        }
+        let (_, rest) = explicit(&mut model, &[tokens(0, false)], false);
+        assert!(!rest.keys().any(|name| extra(name)), "{variant:?}");
+        assert!(rest.iter().all(|(name, grad)| all[name] == *grad), "{variant:?}");
+    }
+}
+
+#[test]
 fn magnitude_gradients_are_accumulated_over_micro_batches() {
     let mut model = model_with_magnitudes(false);
     let micro_batches = [tokens(0, false), tokens(1, false)];
@@ -276,8 +331,9 @@ fn magnitude_gradients_are_accumulated_over_micro_batches() {
 
 #[test]
 fn recomputed_activations_give_the_same_bits() {
-    for model in [model(true), model_with_factors(false), model_with_magnitudes(true)] {
-        let mut model = model;
+    let variants = VARIANTS.map(|variant| model_of(true, variant));
+    let plain = [model(true), model_with_factors(false), model_with_magnitudes(true)];
+    for mut model in plain.into_iter().chain(variants) {
         let micro_batches = [tokens(0, false), tokens(1, true)];
         let kept: BTreeMap<_, _> = explicit(&mut model, &micro_batches, false).1;
         assert_eq!(kept, explicit(&mut model, &micro_batches, true).1);

@@ -338,3 +338,14 @@ fn without_a_terminal_there_is_no_screen_and_it_is_said() {
     let output = place.run(&line);
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn the_screen_changes_no_bit() {
+    let place = Place::new();
+    let plain = place.train("plain", "--iters 30");
+    let mut tty = Tty::start(&place, &Place::train_line("watched", "--iters 30"));
+    tty.see("FINISHED");
+    tty.press("q");
+    assert_eq!(tty.end(), 0);
+    common::assert_same_run(&plain, &place.find("watched"));
+}

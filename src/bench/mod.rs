@@ -16,7 +16,7 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::kernels::ceiling::Ceilings;
 use crate::model::ModelConfig;
-use crate::model::config::{Rope, RopeKind};
+use crate::model::config::{Rope, RopeKind, Variant};
 use crate::random::stream;
 
 use kernels::KernelRow;
@@ -62,6 +62,7 @@ impl Shape {
     /// The network.
     pub fn model(&self) -> ModelConfig {
         ModelConfig {
+            variant: Variant::default(),
             hidden_size: self.dim,
             intermediate_size: self.ffn,
             num_hidden_layers: self.layers,

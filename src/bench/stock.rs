@@ -37,6 +37,9 @@ struct StockBlock {
     input_norm: RmsNorm,
     q: Linear,
     k: Linear,
+    /// Norms of the heads, where the architecture has them.
+    q_norm: Option<RmsNorm>,
+    k_norm: Option<RmsNorm>,
     v: Linear,
     o: Linear,
     post_norm: RmsNorm,
@@ -117,24 +120,35 @@ impl Source<'_> {
         Param::from_data(self.required(name).transpose().into_data(), self.device)
     }
 
+    /// A row as a vector.
+    fn vector(&self, name: &str) -> Option<Param<Tensor<1>>> {
+        let row = self.matrix(name)?;
+        Some(Param::from_data(row.flatten::<1>(0, 1).into_data(), self.device))
+    }
+
+    fn optional_norm(&self, name: &str) -> Option<RmsNorm> {
+        Some(RmsNorm { gamma: self.vector(name)?, epsilon: self.model.config.rms_norm_eps })
+    }
+
     fn norm(&self, name: &str) -> RmsNorm {
-        let gamma =
-            Param::from_data(self.required(name).flatten::<1>(0, 1).into_data(), self.device);
-        RmsNorm { gamma, epsilon: self.model.config.rms_norm_eps }
+        self.optional_norm(name)
+            .unwrap_or_else(|| unreachable!("the model has no parameter {name}"))
     }
 
     fn linear(&self, name: &str) -> Linear {
+        let bias = self.vector(&format!("{name}.bias"));
         let linear = Linear { weight: self.transposed(&format!("{name}.weight")), bias: None };
-        let Some(ours) = self.model.linears().iter().find(|ours| ours.name == name) else {
-            return linear;
+        let ours = self.model.linears().iter().find(|ours| ours.name == name);
+        let Some(adapter) = ours.and_then(|ours| ours.adapter) else {
+            return Linear { bias, ..linear };
         };
-        let Some(adapter) = ours.adapter else { return linear };
         let adapter = LoraAdapter {
             a: self.transposed(&format!("{name}.lora_A")),
             b: self.transposed(&format!("{name}.lora_B")),
             scale: f64::from(adapter.scale),
         };
-        linear.apply_reparameterization(Attach(Some(adapter)))
+        // The bias comes after: attaching freezes all there is.
+        Linear { bias, ..linear.apply_reparameterization(Attach(Some(adapter))) }
     }
 }
 
@@ -152,6 +166,8 @@ impl StockLlama {
                 input_norm: norm("input_layernorm"),
                 q: linear("self_attn.q_proj"),
                 k: linear("self_attn.k_proj"),
+                q_norm: source.optional_norm(&format!("{path}.self_attn.q_norm.weight")),
+                k_norm: source.optional_norm(&format!("{path}.self_attn.k_norm.weight")),
                 v: linear("self_attn.v_proj"),
                 o: linear("self_attn.o_proj"),
                 post_norm: norm("post_attention_layernorm"),
@@ -218,8 +234,13 @@ impl StockLlama {
             let y = y.unsqueeze_dim::<5>(2).repeat_dim(2, group);
             y.reshape([b, self.heads, t, self.head_dim])
         };
-        let q = self.rotate(by_head(block.q.forward(x.clone()), self.heads));
-        let k = shared(self.rotate(by_head(block.k.forward(x.clone()), self.kv_heads)));
+        let normed = |norm: &Option<RmsNorm>, y: Tensor<4>| match norm {
+            Some(norm) => norm.forward(y),
+            None => y,
+        };
+        let q = normed(&block.q_norm, by_head(block.q.forward(x.clone()), self.heads));
+        let k = normed(&block.k_norm, by_head(block.k.forward(x.clone()), self.kv_heads));
+        let (q, k) = (self.rotate(q), shared(self.rotate(k)));
         let v = shared(by_head(block.v.forward(x), self.kv_heads));
         let scores = q.matmul(k.transpose()) / (self.head_dim as f64).sqrt();
         let scores =
@@ -261,7 +282,12 @@ impl StockLlama {
             }
         }
         for (name, norm) in self.named_norms() {
-            insert_norm(&mut named, format!("{name}.weight"), norm, &grads);
+            insert_vector(&mut named, format!("{name}.weight"), &norm.gamma, &grads);
+        }
+        for (name, linear) in self.named_linears() {
+            if let Some(bias) = &linear.bias {
+                insert_vector(&mut named, format!("{name}.bias"), bias, &grads);
+            }
         }
         (f64::from(host(loss)[0]), named)
     }
@@ -284,15 +310,27 @@ impl StockLlama {
 
     fn named_norms(&self) -> Vec<(String, &RmsNorm)> {
         let blocks = self.blocks.iter().enumerate().flat_map(|(layer, block)| {
-            [("input_layernorm", &block.input_norm), ("post_attention_layernorm", &block.post_norm)]
-                .map(|(module, norm)| (format!("model.layers.{layer}.{module}"), norm))
+            let norms = [
+                ("input_layernorm", Some(&block.input_norm)),
+                ("post_attention_layernorm", Some(&block.post_norm)),
+                ("self_attn.q_norm", block.q_norm.as_ref()),
+                ("self_attn.k_norm", block.k_norm.as_ref()),
+            ];
+            norms.into_iter().filter_map(move |(module, norm)| {
+                Some((format!("model.layers.{layer}.{module}"), norm?))
+            })
         });
         blocks.chain([("model.norm".into(), &self.norm)]).collect()
     }
 }
 
-fn insert_norm(named: &mut NamedGradients, name: String, norm: &RmsNorm, grads: &Gradients) {
-    if let Some(grad) = norm.gamma.base().grad(grads) {
+fn insert_vector(
+    named: &mut NamedGradients,
+    name: String,
+    vector: &Param<Tensor<1>>,
+    grads: &Gradients,
+) {
+    if let Some(grad) = vector.base().grad(grads) {
         named.insert(name, host(grad));
     }
 }

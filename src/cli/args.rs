@@ -8,16 +8,17 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 use clap_complete::Shell;
 
-use super::settings;
+use super::export;
+use super::{settings, source};
 
 mod given;
-
 use crate::bench::{Options, Shape};
 use crate::compare::Wanted;
 use crate::config::settings::{METHODS, Setting};
 use crate::config::{FlagValue, RunConfig, setting_named};
 use crate::error::{Error, Result};
 use crate::report::series::At;
+use crate::run::open::Source;
 use crate::runlog::Action;
 use crate::tui::action::ViewId;
 pub use given::{
@@ -43,14 +44,15 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
             device: matches.get_one::<String>("device").cloned(),
         }),
         "eval" => Request::Eval(EvalArgs {
-            target: text(matches, "target"),
-            out: out(matches),
+            source: source::read(matches),
             data: matches.get_one::<String>("data").cloned(),
+            chat_template: matches.get_one::<String>("chat-template").cloned(),
             batches: count(matches, "batches") as usize,
-            device: matches.get_one::<String>("device").cloned(),
+            max_seq_length: matches.get_one::<u64>("max-seq-length").map(|&len| len as usize),
             json: matches.get_flag("json"),
         }),
         "generate" => Request::Generate(generate_args(matches)?),
+        "export" => Request::Export(export::args(matches)),
         "ls" => Request::Ls { out: out(matches), json: matches.get_flag("json") },
         "show" => Request::Show {
             run: text(matches, "run"),
@@ -143,6 +145,7 @@ fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
         ui: ui(matches),
         ascii: matches.get_flag("ascii"),
         resume_auto: matches.contains_id("resume"),
+        dry_run: matches.get_flag("dry-run"),
     })
 }
 
@@ -290,15 +293,19 @@ fn check_name(name: &str) -> Result<()> {
 
 fn generate_args(matches: &ArgMatches) -> Result<GenerateArgs> {
     let args = GenerateArgs {
-        target: text(matches, "target"),
-        out: out(matches),
+        source: source::read(matches),
         prompt: matches.get_one::<String>("prompt").cloned(),
+        chat: matches.get_flag("chat"),
+        system: matches.get_one::<String>("system").cloned(),
         max_tokens: count(matches, "max-tokens") as usize,
         temperature: matches.get_one::<f64>("temperature").copied().unwrap_or(0.8),
         top_k: count(matches, "top-k") as usize,
         top_p: matches.get_one::<f64>("top-p").copied().unwrap_or(1.0),
+        min_p: matches.get_one::<f64>("min-p").copied().unwrap_or(0.0),
+        repetition_penalty: matches.get_one::<f64>("repetition-penalty").copied().unwrap_or(1.0),
+        ignore_eos: matches.get_flag("ignore-eos"),
+        stats: matches.get_flag("stats"),
         seed: count(matches, "seed"),
-        device: matches.get_one::<String>("device").cloned(),
     };
     if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
         return Err(Error::config(
@@ -310,6 +317,18 @@ fn generate_args(matches: &ArgMatches) -> Result<GenerateArgs> {
         return Err(Error::config(
             format!("--top-p is {}, expected above 0 and at most 1", args.top_p),
             "1 switches it off; 0.95 is a good start",
+        ));
+    }
+    if !(0.0..=1.0).contains(&args.min_p) {
+        return Err(Error::config(
+            format!("--min-p is {}, expected 0 to 1", args.min_p),
+            "0 switches it off; 0.05 is a good start",
+        ));
+    }
+    if !(args.repetition_penalty > 0.0 && args.repetition_penalty.is_finite()) {
+        return Err(Error::config(
+            format!("--repetition-penalty is {}, expected above 0", args.repetition_penalty),
+            "1 switches it off; 1.1 is a good start",
         ));
     }
     Ok(args)
@@ -351,7 +370,7 @@ fn bench_args(matches: &ArgMatches) -> Result<BenchArgs> {
     })
 }
 
-fn text(matches: &ArgMatches, name: &str) -> String {
+pub(super) fn text(matches: &ArgMatches, name: &str) -> String {
     matches.get_one::<String>(name).cloned().unwrap_or_default()
 }
 
@@ -363,7 +382,7 @@ fn device(matches: &ArgMatches) -> String {
     matches.get_one::<String>("device").cloned().unwrap_or_else(|| "auto".into())
 }
 
-fn out(matches: &ArgMatches) -> PathBuf {
+pub(super) fn out(matches: &ArgMatches) -> PathBuf {
     matches.get_one::<PathBuf>("out").cloned().unwrap_or_else(|| "runs".into())
 }
 
@@ -381,6 +400,8 @@ fn ui(matches: &ArgMatches) -> UiMode {
 mod tests {
     use super::*;
     use crate::cli::commands::command;
+    use crate::cli::export::ExportFormat;
+    use crate::run::open::Which;
 
     fn parse(line: &str) -> Request {
         let words = line.split_whitespace().map(Into::into);
@@ -407,8 +428,9 @@ mod tests {
             out: "runs".into(),
             name: None,
             ui: UiMode::Auto,
-            resume_auto: false,
             ascii: false,
+            resume_auto: false,
+            dry_run: false,
         };
         assert_eq!(train(""), expected);
     }
@@ -478,7 +500,20 @@ mod tests {
         let Request::Eval(args) = parse("fullrank eval dir --batches 3 --json") else {
             panic!("not eval");
         };
-        assert_eq!((args.target.as_str(), args.batches, args.json), ("dir", 3, true));
+        assert_eq!((args.source.target.as_str(), args.batches, args.json), ("dir", 3, true));
+
+        let Request::Eval(args) = parse("fullrank eval --model base --adapter tuned") else {
+            panic!("not eval");
+        };
+        assert_eq!(args.source.target, "base");
+        assert_eq!(args.source.adapter, Some("tuned".into()));
+
+        let Request::Export(args) = parse("fullrank export latest --format peft --best --to there")
+        else {
+            panic!("not export");
+        };
+        assert_eq!((args.format, args.source.which), (ExportFormat::Peft, Which::Best));
+        assert_eq!((args.to, args.force), (Some("there".into()), false));
 
         let Request::Generate(args) = parse("fullrank generate latest --top-k 5 --temp 0") else {
             panic!("not generate");

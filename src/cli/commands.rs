@@ -6,7 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 use clap_complete::Shell;
 
-use super::settings;
+use super::{export, settings, source};
 
 mod looking;
 
@@ -27,6 +27,7 @@ Examples:
   fullrank doctor                                   whether they compute right
   fullrank estimate --model 1.3B --methods all      what the methods would need
   fullrank generate latest --prompt \"It was\"        let the model write
+  fullrank export latest --format peft              an adapter for the base it was trained on
 
 Exit codes: 0 finished or stopped with a checkpoint, 1 failure, 2 wrong usage or configuration,
 3 diverged, 4 no usable device or out of its memory, 130 or 143 interrupted with a checkpoint.";
@@ -71,6 +72,7 @@ pub fn command() -> Command {
         .subcommand(resume_command())
         .subcommand(eval_command())
         .subcommand(generate_command())
+        .subcommand(export::command())
         .subcommand(
             Command::new("ls").about("Lists the runs, newest first").args([out_arg(), json_arg()]),
         )
@@ -167,6 +169,16 @@ fn train_command() -> Command {
                 .long_help(
                     "auto: go on with the newest unfinished run of the same settings, or start a new \
                      one if there is none. For jobs that may be killed and started again.",
+                ),
+        )
+        .arg(
+            Arg::new("dry-run")
+                .long("dry-run")
+                .action(ArgAction::SetTrue)
+                .help("Say what would be trained on what, and stop there")
+                .long_help(
+                    "Prints the resolved configuration, the data (rows, tokens, the share that counts in the \
+                     loss) and the memory that the method needs. Trains nothing and makes no run.",
                 ),
         )
         .args(settings::flags())
@@ -297,7 +309,7 @@ fn resume_command() -> Command {
 }
 
 /// `--device` where no configuration is read from flags.
-fn device_arg() -> Arg {
+pub(super) fn device_arg() -> Arg {
     Arg::new("device")
         .long("device")
         .value_name("NAME")
@@ -309,21 +321,28 @@ fn eval_command() -> Command {
         .about("Measures loss and perplexity of a run or a model")
         .long_about(
             "Measures loss and perplexity, weighted by tokens, of a run's newest weights or of a Hugging \
-             Face folder.",
+             Face folder, alone or with a PEFT adapter.",
         )
         .args_override_self(true)
-        .arg(target_arg())
+        .args(source::args())
         .arg(out_arg())
         .arg(
             Arg::new("data")
                 .long("data")
                 .value_name("PATH")
                 .value_hint(ValueHint::AnyPath)
-                .help("Text to measure on [default: the run's validation text]")
+                .help("Text or rows to measure on [default: the run's validation text]")
                 .long_help(
-                    "Text to measure on: a file, a folder or `builtin`. Default: the validation text of \
-                     the run, or the built-in one.",
+                    "Text or rows (.jsonl) to measure on: a file, a folder or `builtin`. Of a folder of rows \
+                     test.jsonl counts, else valid.jsonl. Default: the validation text of the run, or the \
+                     built-in one.",
                 ),
+        )
+        .arg(
+            Arg::new("chat-template")
+                .long("chat-template")
+                .value_name("chatml|FILE")
+                .help("Template that writes chats as text [default: the run's or model's]"),
         )
         .arg(
             Arg::new("batches")
@@ -333,6 +352,13 @@ fn eval_command() -> Command {
                 .default_value("0")
                 .value_parser(value_parser!(u64))
                 .help("Number of batches; 0 means all"),
+        )
+        .arg(
+            Arg::new("max-seq-length")
+                .long("max-seq-length")
+                .value_name("N")
+                .value_parser(value_parser!(u64).range(2..=1 << 24))
+                .help("Tokens per block [default: the run's; 256 for a folder]"),
         )
         .arg(device_arg().help("Device [default: the run's]"))
         .arg(json_arg())
@@ -349,7 +375,7 @@ fn generate_command() -> Command {
     Command::new("generate")
         .about("Writes text with a run or a model")
         .args_override_self(true)
-        .arg(target_arg())
+        .args(source::args())
         .arg(out_arg())
         .arg(
             Arg::new("prompt")
@@ -379,11 +405,49 @@ fn generate_command() -> Command {
         .arg(number("top-p", "P", "1").value_parser(value_parser!(f64)).help(
             "Draw among the most likely tokens that together have this probability; 1 means all",
         ))
+        .arg(number("min-p", "P", "0").value_parser(value_parser!(f64)).help(
+            "Draw among tokens with at least this share of the likeliest one's probability; 0 means all",
+        ))
+        .arg(
+            number("repetition-penalty", "X", "1")
+                .value_parser(value_parser!(f64))
+                .help("Make tokens that are in the text less likely; 1 changes nothing"),
+        )
+        .arg(
+            Arg::new("chat")
+                .long("chat")
+                .action(ArgAction::SetTrue)
+                .help("Answer messages, in the form of the model's own chat template")
+                .long_help(
+                    "Answer messages, in the form of the model's own chat template. Without --prompt, messages are \
+                     read from the terminal, a line each (/reset begins anew, /quit ends), or the whole input is one \
+                     message where it is not a terminal.",
+                ),
+        )
+        .arg(
+            Arg::new("system")
+                .long("system")
+                .value_name("TEXT")
+                .requires("chat")
+                .help("What the chat's system message says [default: the template's own]"),
+        )
         .arg(device_arg().help("Device [default: the run's]"))
         .arg(
             number("seed", "N", "0")
                 .value_parser(value_parser!(u64))
                 .help("Seed of the draws; the same seed writes the same text"),
+        )
+        .arg(
+            Arg::new("ignore-eos")
+                .long("ignore-eos")
+                .action(ArgAction::SetTrue)
+                .help("Go on past the model's end of a text, to measure"),
+        )
+        .arg(
+            Arg::new("stats")
+                .long("stats")
+                .action(ArgAction::SetTrue)
+                .help("Print tokens and seconds to stderr, as a line of JSON"),
         )
 }
 
@@ -406,15 +470,7 @@ fn run_arg() -> Arg {
         .help("Folder of a run, its name in --out, or `latest`")
 }
 
-fn target_arg() -> Arg {
-    Arg::new("target")
-        .value_name("RUN|DIR")
-        .required(true)
-        .value_hint(ValueHint::DirPath)
-        .help("Folder of a run, its name in --out, `latest`, or a Hugging Face folder")
-}
-
-fn out_arg() -> Arg {
+pub(super) fn out_arg() -> Arg {
     Arg::new("out")
         .long("out")
         .value_name("PARENT")

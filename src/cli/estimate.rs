@@ -97,6 +97,12 @@ fn predict(args: &EstimateArgs) -> Result<Page> {
     })
 }
 
+/// What a resolved configuration needs, as a list.
+pub(super) fn of_run(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Result<String> {
+    let answer = Answer { description: describe(config, shape, on_gpu)?, measured: None };
+    Ok(list(&answer))
+}
+
 /// The device, where it has to be looked at: to measure, or to know what `auto` is.
 fn device(args: &EstimateArgs) -> Result<Option<Device>> {
     if args.measure || args.config.train.device == "auto" {

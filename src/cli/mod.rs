@@ -17,8 +17,10 @@ pub mod compare;
 pub mod ctl;
 pub mod devices;
 pub mod doctor;
+mod dry_run;
 pub mod estimate;
 pub mod eval;
+pub mod export;
 pub mod generate;
 pub mod keys;
 pub mod line;
@@ -32,6 +34,7 @@ pub mod rm;
 mod screen;
 pub mod settings;
 pub mod show;
+pub mod source;
 #[cfg(test)]
 mod test_runs;
 pub mod train;
@@ -68,6 +71,9 @@ pub fn run(request: Request) -> Result<()> {
     let stdout = &mut io::stdout();
     match request {
         Request::Train(mut args) => {
+            if args.dry_run {
+                return dry_run::dry_run(args.config, stdout);
+            }
             args.ui = available(args.ui)?;
             train::train(*args)
         }
@@ -81,6 +87,7 @@ pub fn run(request: Request) -> Result<()> {
         }
         Request::Eval(args) => eval::eval(args),
         Request::Generate(args) => generate::generate(args),
+        Request::Export(args) => export::export(args),
         Request::Ls { out, json } => ls::ls(&out, json, stdout),
         Request::Show { run, out, json } => show::show(&out, &run, json, stdout),
         Request::Rm { runs, out } => rm::rm(&out, &runs, stdout),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{print, rm};
+use super::{print, rm, watch};
 use crate::error::{Error, Result};
 use crate::run::commands::Signals;
 use crate::runlog::{Body, Event, RunDir, Tail};
@@ -41,7 +41,18 @@ pub(super) struct Stage {
 impl Stage {
     /// Opens the run that this process trains.
     pub fn own(&self, dir: &RunDir) -> Result<LiveSink> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner).push(dir.clone());
+        let is_first = {
+            let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+            runs.push(dir.clone());
+            runs.len() == 1
+        };
+        if is_first && let Some(out) = dir.path().parent().map(Path::to_path_buf) {
+            let feed = Arc::clone(&self.feed);
+            // The browser of the other runs; without it there is only this one to look at.
+            let _ = thread::Builder::new()
+                .name("browser".into())
+                .spawn(move || watch::browse(&feed, &out));
+        }
         self.feed.own(dir)
     }
 
@@ -121,9 +132,8 @@ pub(super) fn show<R: Send>(
             None => return Err(Error::run("the screen was not started", "use --ui line")),
         };
         match &ended {
-            Ended::Quit | Ended::Signal(_) => {}
+            Ended::Quit | Ended::Signal(_) | Ended::HungUp => {}
             Ended::Detached => print::notice("the run goes on; Ctrl-C stops it with a checkpoint"),
-            Ended::HungUp => {}
             Ended::Failed(what) => {
                 print::notice(&format!("the screen failed and the run goes on: {what}"));
             }

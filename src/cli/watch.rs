@@ -1,20 +1,21 @@
 //! `fullrank watch`: the full screen on runs that other processes train or that are over, one frame of it, or a
 //! picture.
 
+use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::args::WatchArgs;
 use super::screen::{self, Hands};
 use super::text;
 use crate::error::{Error, Result};
-use crate::runlog::summary::RunState;
+use crate::runlog::summary::{RunRecord, RunState};
 use crate::runlog::{CompareDir, RunDir, find, find_comparison, list};
-use crate::tui::action::ViewId;
+use crate::tui::action::{Effect, ViewId};
 use crate::tui::app::{App, Msg};
+use crate::tui::model::Preview;
 use crate::tui::page;
 use crate::tui::saved::Saved;
 use crate::tui::source;
@@ -23,6 +24,8 @@ use crate::tui::theme::{Depth, depth};
 
 /// How often the folder of the runs is read for the browser.
 const BROWSE_EVERY: Duration = Duration::from_secs(3);
+/// How many times as long as it took to read a live run's log it is left alone.
+const REST: u32 = 300;
 
 /// Looks at runs.
 ///
@@ -109,30 +112,43 @@ fn members(dir: &CompareDir) -> Result<Vec<RunDir>> {
     Ok(dir.plan()?.members.iter().map(|member| dir.member(&member.name)).collect())
 }
 
-/// Reads the folder of the runs again and again, for the browser, for the life of the process. Runs whose log is
-/// as it was are not read again.
-fn browse(feed: &Arc<Feed>, out: &Path) {
-    let mut known = std::collections::HashMap::new();
+/// Reads the folder of the runs again and again, for the browser, for the life of the process.
+pub(super) fn browse(feed: &Feed, out: &Path) {
+    let mut known = Known::new();
     loop {
         feed.tell(Msg::Runs(records(out, &mut known)));
         thread::sleep(BROWSE_EVERY);
     }
 }
 
-type Known = std::collections::HashMap<PathBuf, (u64, bool, crate::runlog::summary::RunRecord)>;
+/// What was read of a run, when its log had how many bytes and its lock was held, and when it may be read again.
+struct Read {
+    bytes: u64,
+    is_locked: bool,
+    record: RunRecord,
+    again: Instant,
+}
 
-fn records(out: &Path, known: &mut Known) -> Vec<crate::runlog::summary::RunRecord> {
+type Known = HashMap<PathBuf, Read>;
+
+/// The runs of a folder. One whose log is as it was is not read again, and a live one not often: reading must not
+/// take more than a trace of the time in which the run trains.
+fn records(out: &Path, known: &mut Known) -> Vec<RunRecord> {
     let runs = list(out).unwrap_or_default();
     let record = |run: &RunDir| {
         let bytes = std::fs::metadata(run.events()).map_or(0, |log| log.len());
         let is_locked = run.is_locked().unwrap_or(false);
-        if let Some((old_bytes, was_locked, record)) = known.get(run.path())
-            && (*old_bytes, *was_locked) == (bytes, is_locked)
+        if let Some(read) = known.get(run.path())
+            && read.is_locked == is_locked
+            && (read.bytes == bytes || is_locked && Instant::now() < read.again)
         {
-            return Some(record.clone());
+            return Some(read.record.clone());
         }
+        let start = Instant::now();
         let record = RunState::of(run).ok()?.record();
-        known.insert(run.path().to_path_buf(), (bytes, is_locked, record.clone()));
+        let again = Instant::now() + (start.elapsed() * REST).max(BROWSE_EVERY);
+        let read = Read { bytes, is_locked, record: record.clone(), again };
+        known.insert(run.path().to_path_buf(), read);
         Some(record)
     };
     runs.iter().filter_map(record).collect()
@@ -154,7 +170,14 @@ fn once(args: &WatchArgs, runs: &[RunDir], view: ViewId, stdout: &mut dyn Write)
         app.runs.push(source::load(run)?.model);
     }
     app.view = view;
-    app.browser = records(&args.out, &mut Known::new());
+    let shown = app.update(Msg::Runs(records(&args.out, &mut Known::new())));
+    for effect in shown {
+        if let Effect::Preview(path) = effect
+            && let Ok(preview) = Preview::read(&RunDir::at(&path))
+        {
+            app.update(Msg::Preview(path, Box::new(preview)));
+        }
+    }
     // The time of the newest event, so that the same files give the same picture.
     let newest = app.runs.iter().filter_map(|run| run.summary.updated).max().unwrap_or(0);
     app.update(Msg::Tick(newest));

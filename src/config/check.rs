@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::load::nearest;
 use super::settings;
-use super::{DataTable, ModelTable, RunConfig, TrainTable, methods, rank, ranks};
+use super::{DataTable, ModelTable, RunConfig, TrainTable, methods, rank, ranks, targets};
 use crate::error::{Error, Result};
 
 /// More threads than this are a slip of the finger; each one costs memory.
@@ -29,6 +29,8 @@ impl RunConfig {
         check_optimizer(&self.train)?;
         check_output(&self.train)?;
         check_restarts(&self.train)?;
+        targets::check(&self.train)?;
+        check_adapter(self)?;
         rank::check(self)?;
         methods::check(self)?;
         check_warm_start(self)?;
@@ -38,6 +40,9 @@ impl RunConfig {
 
 fn check_model(model: &ModelTable) -> Result<()> {
     not_empty("model.model", &model.model)?;
+    if let Some(adapter) = &model.adapter {
+        not_empty("model.adapter", adapter)?;
+    }
     for (key, value, most) in [
         ("model.hidden_size", model.hidden_size, LARGEST_SIZE),
         ("model.intermediate_size", model.intermediate_size, LARGEST_SIZE),
@@ -57,6 +62,9 @@ fn check_data(data: &DataTable) -> Result<()> {
         not_empty("data.tokenizer", tokenizer)?;
     }
     // One token to see and one to predict.
+    if let Some(template) = &data.chat_template {
+        not_empty("data.chat_template", template)?;
+    }
     at_least_if_set("data.max_seq_length", data.max_seq_length, 2)?;
     at_most("data.max_seq_length", data.max_seq_length.unwrap_or(2), LARGEST_SIZE)?;
     let share = data.valid_fraction;
@@ -121,7 +129,37 @@ fn check_optimizer(train: &TrainTable) -> Result<()> {
     }
 }
 
+/// A given adapter fixes what it is.
+fn check_adapter(config: &RunConfig) -> Result<()> {
+    const METHODS: [&str; 4] = ["lora", "lora-plus", "rslora", "dora"];
+    let Some(adapter) = &config.model.adapter else { return Ok(()) };
+    let train = &config.train;
+    if !METHODS.contains(&train.method.as_str()) {
+        return Err(Error::config(
+            format!(
+                "train.method is {}, which cannot go on with the adapter {adapter}",
+                train.method
+            ),
+            "give --method lora, lora-plus, rslora or dora, whichever the adapter is",
+        ));
+    }
+    if config.is_plain_lora() && (config.lora.init != "standard" || config.lora.base != "dense") {
+        return Err(Error::config(
+            "lora.init and lora.base do not go with an adapter, which has its start",
+            "leave them out",
+        ));
+    }
+    if train.rank_first.is_some() || train.rank_last.is_some() {
+        return Err(Error::config(
+            "train.rank_first and train.rank_last do not go with an adapter, which has its ranks",
+            "leave them out",
+        ));
+    }
+    Ok(())
+}
+
 fn check_output(train: &TrainTable) -> Result<()> {
+    at_least_if_set("train.early_stop", train.early_stop, 1)?;
     at_least_if_set("train.steps_per_report", train.steps_per_report, 1)?;
     at_least_if_set("train.eval_every", train.eval_every, 1)?;
     at_least("train.keep_checkpoints", train.keep_checkpoints, 1)

@@ -12,6 +12,7 @@ use super::{FlagValue, RunConfig};
 fn filled() -> RunConfig {
     let mut config = RunConfig::default();
     let model = &mut config.model;
+    model.adapter = Some("tuned".into());
     model.hidden_size = Some(64);
     model.intermediate_size = Some(172);
     model.num_hidden_layers = Some(2);
@@ -22,11 +23,13 @@ fn filled() -> RunConfig {
     data.tokenizer = Some("bytes".into());
     data.max_seq_length = Some(128);
     data.data_seed = Some(3);
+    data.chat_template = Some("chatml".into());
     let train = &mut config.train;
     train.rank = Some(16);
     train.rank_first = Some(8);
     train.rank_last = Some(16);
     train.alpha = Some(1.0);
+    train.target_modules = Some("q_proj,v_proj".into());
     train.iters = Some(1000);
     train.max_minutes = Some(2.5);
     train.memory_budget = Some(2.0);
@@ -38,7 +41,9 @@ fn filled() -> RunConfig {
     train.eval_every = Some(100);
     train.train_non_targets = Some(true);
     train.max_grad_norm = Some(1.0);
+    train.early_stop = Some(3);
     train.checkpoint_every = Some(250);
+    train.save_best = Some(true);
     let relora = &mut config.relora;
     relora.warm_start = Some(200);
     relora.cycle = Some(200);

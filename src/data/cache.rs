@@ -70,28 +70,48 @@ impl TokenCache {
     ///
     /// Errors: those of reading the documents; never those of the cache.
     pub fn tokens(&self, documents: &[Document], tokenizer: &Tokenizer) -> Result<CachedTokens> {
-        let hashes = documents.iter().map(hash_document).collect::<Result<Vec<_>>>()?;
+        let hashes = hash_documents(documents)?;
         let bytes = documents.iter().map(Document::bytes).sum();
-        let text_hash = match hashes.as_slice() {
-            [only] => *only,
-            several => {
-                let mut hasher = blake3::Hasher::new();
-                for hash in several {
-                    hasher.update(hash.as_bytes());
-                }
-                hasher.finalize()
-            }
-        };
-        let texts = Texts { documents, hashes: &hashes, tokenizer };
-        let tokens = match &self.folder {
-            None => texts.in_memory()?,
-            Some(folder) => {
-                let path = folder.join(format!("{}.bin", key(&text_hash, tokenizer)));
-                texts.in_cache(folder, &path)?
-            }
-        };
-        Ok(CachedTokens { tokens, bytes, hash: text_hash.to_hex().to_string() })
+        let mut texts = Texts { documents, hashes: &hashes.each, tokenizer };
+        let tokens = self.store(&key(&hashes.all, tokenizer), &mut texts)?;
+        Ok(CachedTokens { tokens, bytes, hash: hashes.all.to_hex().to_string() })
     }
+
+    /// The ids of a source, kept under a key that stands for all that decides them.
+    pub(super) fn store(&self, key: &str, source: &mut dyn Source) -> Result<Tokens> {
+        match &self.folder {
+            None => in_memory(source),
+            Some(folder) => in_cache(source, folder, &folder.join(format!("{key}.bin"))),
+        }
+    }
+
+    /// Where the tokens are kept, unless they stay in memory.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+}
+
+/// Hashes of some documents.
+pub(super) struct Hashes {
+    /// One for each.
+    pub each: Vec<blake3::Hash>,
+    /// That of the only one; of several, blake3 over their hashes in order.
+    pub all: blake3::Hash,
+}
+
+pub(super) fn hash_documents(documents: &[Document]) -> Result<Hashes> {
+    let each = documents.iter().map(hash_document).collect::<Result<Vec<_>>>()?;
+    let all = match each.as_slice() {
+        [only] => *only,
+        several => {
+            let mut hasher = blake3::Hasher::new();
+            for hash in several {
+                hasher.update(hash.as_bytes());
+            }
+            hasher.finalize()
+        }
+    };
+    Ok(Hashes { each, all })
 }
 
 /// The name of a cache file: everything that decides its content.
@@ -113,7 +133,7 @@ fn hash_document(document: &Document) -> Result<blake3::Hash> {
 }
 
 /// Why tokens could not be made: the texts are wrong, or the cache's file cannot be written.
-enum BuildError {
+pub(super) enum BuildError {
     Text(Error),
     Cache(Error),
 }
@@ -124,6 +144,82 @@ impl From<Error> for BuildError {
     }
 }
 
+/// What takes ids as they are made.
+pub(super) type Sink<'a> = dyn FnMut(&[u32]) -> Result<(), BuildError> + 'a;
+
+/// What can be turned into ids.
+pub(super) trait Source {
+    /// Bytes of a stored id.
+    fn width(&self) -> usize;
+    /// Bytes that are read.
+    fn bytes(&self) -> u64;
+    /// Makes the ids from the beginning, in order.
+    fn tokenize(&mut self, sink: &mut Sink<'_>) -> Result<(), BuildError>;
+}
+
+fn in_memory(source: &mut dyn Source) -> Result<Tokens> {
+    let mut bytes = Vec::new();
+    let width = source.width();
+    let made = source.tokenize(&mut |ids| {
+        append_ids(&mut bytes, ids, width);
+        Ok(())
+    });
+    match made {
+        Ok(()) => Ok(Tokens::from_bytes(bytes, width)),
+        Err(BuildError::Text(error) | BuildError::Cache(error)) => Err(error),
+    }
+}
+
+/// Opens the cache's file, or writes it; falls back to memory.
+fn in_cache(source: &mut dyn Source, folder: &Path, path: &Path) -> Result<Tokens> {
+    match open_intact(path, source.width()) {
+        Ok(Some(tokens)) => return Ok(tokens),
+        Ok(None) => {}
+        Err(reason) => {
+            tracing::warn!("token cache {}: {reason}; writing it again", path.display());
+        }
+    }
+    match write(source, folder, path) {
+        Ok(tokens) => Ok(tokens),
+        Err(BuildError::Text(error)) => Err(error),
+        Err(BuildError::Cache(error)) => {
+            tracing::warn!("tokens stay in memory, as the cache cannot be used: {error}");
+            in_memory(source)
+        }
+    }
+}
+
+/// Writes the cache's file and opens it.
+fn write(source: &mut dyn Source, folder: &Path, path: &Path) -> Result<Tokens, BuildError> {
+    let failed = |e| BuildError::Cache(Error::io("write", path)(e));
+    let (bytes, width) = (source.bytes(), source.width());
+    tracing::info!("encoding {bytes} bytes of text once; the tokens are kept for later runs");
+    fs::create_dir_all(folder).map_err(failed)?;
+    let mut file = AtomicFile::create(path).map_err(BuildError::Cache)?;
+    file.file().write_all(&[0; HEADER_BYTES]).map_err(failed)?;
+
+    let mut hasher = blake3::Hasher::new();
+    let mut count = 0_u64;
+    let mut bytes = Vec::new();
+    source.tokenize(&mut |ids| {
+        bytes.clear();
+        append_ids(&mut bytes, ids, width);
+        hasher.update(&bytes);
+        count += ids.len() as u64;
+        file.file().write_all(&bytes).map_err(failed)
+    })?;
+
+    let header = header(width, count, &hasher.finalize());
+    file.file().seek(SeekFrom::Start(0)).map_err(failed)?;
+    file.file().write_all(&header).map_err(failed)?;
+    file.commit().map_err(BuildError::Cache)?;
+    if let Ok(Some(tokens)) = open_intact(path, width) {
+        Ok(tokens)
+    } else {
+        Err(failed(io::Error::other("the file is not what was just written")))
+    }
+}
+
 /// The documents that are to become tokens.
 struct Texts<'a> {
     documents: &'a [Document],
@@ -131,79 +227,18 @@ struct Texts<'a> {
     tokenizer: &'a Tokenizer,
 }
 
-impl Texts<'_> {
+impl Source for Texts<'_> {
     fn width(&self) -> usize {
         id_bytes(self.tokenizer.vocab_size())
     }
 
-    fn in_memory(&self) -> Result<Tokens> {
-        let mut bytes = Vec::new();
-        let made = self.tokenize(&mut |ids| {
-            append_ids(&mut bytes, ids, self.width());
-            Ok(())
-        });
-        match made {
-            Ok(()) => Ok(Tokens::from_bytes(bytes, self.width())),
-            Err(BuildError::Text(error) | BuildError::Cache(error)) => Err(error),
-        }
-    }
-
-    /// Opens the cache's file, or writes it; falls back to memory.
-    fn in_cache(&self, folder: &Path, path: &Path) -> Result<Tokens> {
-        match open_intact(path, self.width()) {
-            Ok(Some(tokens)) => return Ok(tokens),
-            Ok(None) => {}
-            Err(reason) => {
-                tracing::warn!("token cache {}: {reason}; writing it again", path.display());
-            }
-        }
-        match self.write(folder, path) {
-            Ok(tokens) => Ok(tokens),
-            Err(BuildError::Text(error)) => Err(error),
-            Err(BuildError::Cache(error)) => {
-                tracing::warn!("tokens stay in memory, as the cache cannot be used: {error}");
-                self.in_memory()
-            }
-        }
-    }
-
-    /// Writes the cache's file and opens it.
-    fn write(&self, folder: &Path, path: &Path) -> Result<Tokens, BuildError> {
-        let failed = |e| BuildError::Cache(Error::io("write", path)(e));
-        let bytes: u64 = self.documents.iter().map(Document::bytes).sum();
-        tracing::info!("encoding {bytes} bytes of text once; the tokens are kept for later runs");
-        fs::create_dir_all(folder).map_err(failed)?;
-        let mut file = AtomicFile::create(path).map_err(BuildError::Cache)?;
-        file.file().write_all(&[0; HEADER_BYTES]).map_err(failed)?;
-
-        let mut hasher = blake3::Hasher::new();
-        let mut count = 0_u64;
-        let mut bytes = Vec::new();
-        self.tokenize(&mut |ids| {
-            bytes.clear();
-            append_ids(&mut bytes, ids, self.width());
-            hasher.update(&bytes);
-            count += ids.len() as u64;
-            file.file().write_all(&bytes).map_err(failed)
-        })?;
-
-        let header = header(self.width(), count, &hasher.finalize());
-        file.file().seek(SeekFrom::Start(0)).map_err(failed)?;
-        file.file().write_all(&header).map_err(failed)?;
-        file.commit().map_err(BuildError::Cache)?;
-        if let Ok(Some(tokens)) = open_intact(path, self.width()) {
-            Ok(tokens)
-        } else {
-            Err(failed(io::Error::other("the file is not what was just written")))
-        }
+    fn bytes(&self) -> u64 {
+        self.documents.iter().map(Document::bytes).sum()
     }
 
     /// Encodes all documents in order, each followed by the end-of-text token; threads share the
     /// pieces of a document, and the ids come in the order of the text.
-    fn tokenize(
-        &self,
-        sink: &mut dyn FnMut(&[u32]) -> Result<(), BuildError>,
-    ) -> Result<(), BuildError> {
+    fn tokenize(&mut self, sink: &mut Sink<'_>) -> Result<(), BuildError> {
         for (document, hash) in self.documents.iter().zip(self.hashes) {
             let mut hasher = blake3::Hasher::new();
             let reader = HashingReader { reader: document.open()?, hasher: &mut hasher };
@@ -227,11 +262,7 @@ impl Texts<'_> {
                 }
             }
             if hasher.finalize() != *hash {
-                return Err(BuildError::Text(Error::file(
-                    document.path(),
-                    "changed while it was being read",
-                    "start again when nothing writes to the file",
-                )));
+                return Err(BuildError::Text(changed(document)));
             }
             sink(&[self.tokenizer.eos()])?;
         }
@@ -239,10 +270,19 @@ impl Texts<'_> {
     }
 }
 
+/// A document is not the one that the key was made of.
+pub(super) fn changed(document: &Document) -> Error {
+    Error::file(
+        document.path(),
+        "changed while it was being read",
+        "start again when nothing writes to the file",
+    )
+}
+
 /// Hashes what passes through, to see that the text is still the one that the key was made of.
-struct HashingReader<'a, R> {
-    reader: R,
-    hasher: &'a mut blake3::Hasher,
+pub(super) struct HashingReader<'a, R> {
+    pub reader: R,
+    pub hasher: &'a mut blake3::Hasher,
 }
 
 impl<R: Read> Read for HashingReader<'_, R> {

@@ -1,4 +1,4 @@
-//! The data of a run, ready to be loaded: tokens to train on, tokens to validate, and the facts.
+//! The data of a run, ready to be loaded: blocks to train on, blocks to validate, and the facts.
 
 use std::path::Path;
 
@@ -6,10 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::{CachedTokens, TokenCache};
 use super::loader::{Loader, ValidationBlocks, count_blocks};
+use super::packed::Blocks;
 use super::text::{Corpus, Document, Validation};
 use super::tokens::Tokens;
 use crate::error::{Error, Result};
 use crate::formats::tokenizer::Tokenizer;
+
+mod from_rows;
+
+pub use from_rows::{RowFacts, RowOptions, row_blocks};
 
 /// Ids that are counted at a time.
 const COUNTED_AT_A_TIME: usize = 1 << 16;
@@ -17,14 +22,16 @@ const COUNTED_AT_A_TIME: usize = 1 << 16;
 /// The tokens of a run and what they were made of.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// The tokens to train on; at least one block.
-    pub train: Tokens,
-    /// The tokens to validate; at least one block, and none of `train`.
-    pub valid: Tokens,
+    /// What is trained on; at least one block.
+    pub train: Blocks,
+    /// What validates; at least one block, and nothing of `train`.
+    pub valid: Blocks,
     /// Tokens of a block.
     pub seq_len: usize,
     /// What `facts.json` says of the data.
     pub facts: DataFacts,
+    /// What a user should know of the data before training begins.
+    pub notes: Vec<String>,
 }
 
 /// What a run records of its data, so that another can be compared with it.
@@ -59,6 +66,9 @@ pub struct SplitFacts {
     pub tokens: usize,
     /// Full blocks that they fill.
     pub blocks: usize,
+    /// Of row data: what became of the rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<RowFacts>,
 }
 
 impl Dataset {
@@ -82,6 +92,7 @@ impl Dataset {
             blake3: made.hash.clone(),
             tokens: used.len(),
             blocks: count_blocks(used.len(), seq_len),
+            rows: None,
         };
 
         let made = cache.tokens(&corpus.train, tokenizer)?;
@@ -109,17 +120,19 @@ impl Dataset {
             held_out_share,
             valid_unigram_perplexity: unigram_perplexity(&valid)?,
         };
-        Ok(Self { train, valid, seq_len, facts })
+        let blocks = |tokens| Blocks::Text { tokens, seq_len };
+        let (train, valid) = (blocks(train), blocks(valid));
+        Ok(Self { train, valid, seq_len, facts, notes: Vec::new() })
     }
 
     /// Training batches from the start of the first epoch.
     pub fn loader(&self, data_seed: u64) -> Result<Loader> {
-        Loader::new(self.train.clone(), self.seq_len, data_seed)
+        Loader::over(self.train.clone(), data_seed)
     }
 
     /// The validation blocks.
     pub fn validation(&self) -> Result<ValidationBlocks> {
-        ValidationBlocks::new(self.valid.clone(), self.seq_len)
+        ValidationBlocks::over(self.valid.clone())
     }
 }
 
@@ -158,6 +171,16 @@ fn hold_out(source: &Path, all: &Tokens, share: f64, seq_len: usize) -> Result<(
     Ok((all.part(0..cut), all.part(cut..all.len())))
 }
 
+impl Blocks {
+    /// [`unigram_perplexity`] of what counts in these blocks.
+    pub fn unigram_perplexity(&self) -> Result<f64> {
+        match self {
+            Self::Text { tokens, .. } => unigram_perplexity(tokens),
+            Self::Rows(rows) => Ok(perplexity_of(&rows.target_counts()?)),
+        }
+    }
+}
+
 /// The perplexity of a text under the frequencies of its own tokens: `exp(−Σ p ln p)`.
 ///
 /// A model below this has learned more of the text than how often each token occurs.
@@ -175,10 +198,15 @@ pub fn unigram_perplexity(tokens: &Tokens) -> Result<f64> {
             counts[id] += 1;
         }
     }
-    let total = tokens.len() as f64;
+    Ok(perplexity_of(&counts))
+}
+
+/// The perplexity of these frequencies.
+fn perplexity_of(counts: &[u64]) -> f64 {
+    let total = counts.iter().sum::<u64>() as f64;
     let shares = counts.iter().filter(|count| **count > 0).map(|count| *count as f64 / total);
     let entropy: f64 = shares.map(|share| -share * share.ln()).sum();
-    Ok(entropy.exp())
+    entropy.exp()
 }
 
 #[cfg(test)]
@@ -193,7 +221,7 @@ mod tests {
         let data = Dataset::prepare(&corpus, &tokenizer, 128, &TokenCache::in_memory()).unwrap();
         assert_eq!(data.facts.train.documents, 5);
         assert_eq!(data.facts.train.bytes, 3_558_175);
-        assert_eq!(data.facts.valid.tokens, data.valid.len());
+        assert_eq!(data.facts.valid.tokens, data.valid.tokens());
         assert!(data.facts.train.tokens > 800_000, "{}", data.facts.train.tokens);
         let perplexity = data.facts.valid_unigram_perplexity;
         assert!((200.0..900.0).contains(&perplexity), "{perplexity}");

@@ -5,17 +5,27 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::packed::Blocks;
 use super::tokens::Tokens;
 use crate::error::{Error, Result};
 use crate::random;
+
+/// A target that does not count, as the loss knows it.
+pub const IGNORED: i32 = -100;
 
 /// Token ids of some blocks, row by row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// The ids that go in, `[batch, seq_len]`.
     pub inputs: Vec<i32>,
-    /// The id that follows each of them, `[batch, seq_len]`.
+    /// The id that follows each of them, `[batch, seq_len]`, or [`IGNORED`].
     pub targets: Vec<i32>,
+    /// Of row data: whether a target belongs to a completion, `[batch, seq_len]`, whether or not others count.
+    pub completions: Vec<bool>,
+    /// Of row data: where the document of each position begins and ends in its row, `[batch, seq_len, 2]`.
+    pub documents: Vec<i32>,
+    /// Some row has more than one document.
+    pub is_packed: bool,
     /// Rows.
     pub batch: usize,
     /// Tokens of a row.
@@ -23,18 +33,37 @@ pub struct Batch {
 }
 
 impl Batch {
-    fn with_capacity(batch: usize, seq_len: usize) -> Self {
+    pub(super) fn with_capacity(batch: usize, seq_len: usize) -> Self {
         let ids = || Vec::with_capacity(batch * seq_len);
-        Self { inputs: ids(), targets: ids(), batch: 0, seq_len }
+        let (completions, documents) = (Vec::new(), Vec::new());
+        Self {
+            inputs: ids(),
+            targets: ids(),
+            completions,
+            documents,
+            is_packed: false,
+            batch: 0,
+            seq_len,
+        }
     }
 
-    /// Adds block `block` of `tokens` as a row.
-    fn push(&mut self, tokens: &Tokens, block: usize) -> Result<()> {
-        let first = block * self.seq_len;
-        tokens.read(first, self.seq_len, &mut self.inputs)?;
-        tokens.read(first + 1, self.seq_len, &mut self.targets)?;
-        self.batch += 1;
-        Ok(())
+    /// Adds block `block` as a row.
+    fn push(&mut self, blocks: &Blocks, block: usize) -> Result<()> {
+        match blocks {
+            Blocks::Rows(rows) => rows.push(self, block),
+            Blocks::Text { tokens, .. } => {
+                let first = block * self.seq_len;
+                tokens.read(first, self.seq_len, &mut self.inputs)?;
+                tokens.read(first + 1, self.seq_len, &mut self.targets)?;
+                self.batch += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// Where documents begin and end, if a row has more than one.
+    pub fn bounds(&self) -> Option<&[i32]> {
+        self.is_packed.then_some(self.documents.as_slice())
     }
 }
 
@@ -57,8 +86,7 @@ pub struct Position {
 /// Training batches, endless: a new order of the blocks in every epoch.
 #[derive(Debug, Clone)]
 pub struct Loader {
-    tokens: Tokens,
-    seq_len: usize,
+    source: Blocks,
     seed: u64,
     position: Position,
     /// The blocks of this epoch in their order.
@@ -66,28 +94,33 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// A loader at the start of the first epoch. `seed` is the data seed of the run.
+    /// A loader of text at the start of the first epoch. `seed` is the data seed of the run.
     ///
     /// Errors: [`Error::Config`] if the tokens do not fill one block, or fill too many.
     pub fn new(tokens: Tokens, seq_len: usize, seed: u64) -> Result<Self> {
-        let blocks = checked_blocks(&tokens, seq_len)?;
+        Self::over(Blocks::Text { tokens, seq_len }, seed)
+    }
+
+    /// A loader of blocks, as [`Loader::new`].
+    pub fn over(source: Blocks, seed: u64) -> Result<Self> {
+        let blocks = checked_blocks(&source)?;
         let position = Position { epoch: 0, index: 0, blocks: u64::from(blocks) };
         let order = epoch_order(seed, 0, blocks);
-        Ok(Self { tokens, seq_len, seed, position, order })
+        Ok(Self { source, seed, position, order })
     }
 
     /// The next `batch` blocks. A batch may reach from one epoch into the next.
     ///
     /// Errors: [`Error::Io`] if the token cache cannot be read any more.
     pub fn next_batch(&mut self, batch: usize) -> Result<Batch> {
-        let mut rows = Batch::with_capacity(batch, self.seq_len);
+        let mut rows = Batch::with_capacity(batch, self.source.seq_len());
         while rows.batch < batch {
             if self.position.index == self.position.blocks {
                 self.position.epoch += 1;
                 self.position.index = 0;
                 self.order = epoch_order(self.seed, self.position.epoch, self.order.len() as u32);
             }
-            rows.push(&self.tokens, self.order[self.position.index as usize] as usize)?;
+            rows.push(&self.source, self.order[self.position.index as usize] as usize)?;
             self.position.index += 1;
         }
         Ok(rows)
@@ -133,8 +166,7 @@ fn epoch_order(seed: u64, epoch: u64, blocks: u32) -> Vec<u32> {
 /// Validation blocks: always the same, from the start of the text.
 #[derive(Debug, Clone)]
 pub struct ValidationBlocks {
-    tokens: Tokens,
-    seq_len: usize,
+    source: Blocks,
     blocks: usize,
 }
 
@@ -143,8 +175,13 @@ impl ValidationBlocks {
     ///
     /// Errors: [`Error::Config`] if the tokens do not fill one block, or fill too many.
     pub fn new(tokens: Tokens, seq_len: usize) -> Result<Self> {
-        let blocks = checked_blocks(&tokens, seq_len)? as usize;
-        Ok(Self { tokens, seq_len, blocks })
+        Self::over(Blocks::Text { tokens, seq_len })
+    }
+
+    /// All blocks, as [`ValidationBlocks::new`].
+    pub fn over(source: Blocks) -> Result<Self> {
+        let blocks = checked_blocks(&source)? as usize;
+        Ok(Self { source, blocks })
     }
 
     /// At most the first `blocks` blocks, at least one.
@@ -163,9 +200,9 @@ impl ValidationBlocks {
     pub fn batches(&self, batch: usize) -> impl Iterator<Item = Result<Batch>> + '_ {
         assert!(batch > 0, "a batch has rows");
         (0..self.blocks).step_by(batch).map(move |first| {
-            let mut rows = Batch::with_capacity(batch, self.seq_len);
+            let mut rows = Batch::with_capacity(batch, self.source.seq_len());
             for block in first..(first + batch).min(self.blocks) {
-                rows.push(&self.tokens, block)?;
+                rows.push(&self.source, block)?;
             }
             Ok(rows)
         })
@@ -173,13 +210,21 @@ impl ValidationBlocks {
 }
 
 /// The number of full blocks, at least one.
-fn checked_blocks(tokens: &Tokens, seq_len: usize) -> Result<u32> {
+fn checked_blocks(source: &Blocks) -> Result<u32> {
+    let seq_len = source.seq_len();
     if seq_len == 0 {
         return Err(Error::config("max-seq-length is 0", "give at least 1"));
     }
-    let blocks = count_blocks(tokens.len(), seq_len);
+    let blocks = source.count();
     if blocks == 0 {
-        return Err(too_short(tokens.len(), seq_len));
+        return Err(match source {
+            Blocks::Text { tokens, .. } => too_short(tokens.len(), seq_len),
+            Blocks::Rows(_) => Error::config(
+                "the data have no row with anything to learn from",
+                "give rows with a completion that begins within --max-seq-length tokens, or \
+                 --mask-prompt false",
+            ),
+        });
     }
     u32::try_from(blocks).map_err(|_| {
         Error::config(

@@ -9,6 +9,9 @@
 //! In a folder, all `.txt` and `.md` files below it are documents, sorted by path; hidden files and
 //! folders, and links to folders, are passed over. If `train.txt` is in it, that file alone is
 //! trained on; `test.txt` never is.
+//!
+//! A `.jsonl` file holds rows instead of a text, and so does a folder with `train.jsonl` or without any
+//! text: there `train.jsonl`, `valid.jsonl` and `test.jsonl` are what they say.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -27,7 +30,29 @@ const NOVELS: [(&str, &str); 5] = [
 const HELD_OUT: (&str, &str) =
     ("persuasion.txt", include_str!("../../assets/corpus/persuasion.txt"));
 
-const EXTENSIONS: [&str; 2] = ["txt", "md"];
+/// What the documents hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Running text.
+    Text,
+    /// A JSON object a line.
+    Rows,
+}
+
+impl Format {
+    fn extensions(self) -> &'static [&'static str] {
+        match self {
+            Self::Text => &["txt", "md"],
+            Self::Rows => &["jsonl"],
+        }
+    }
+}
+
+/// Whether a path ends in one of some extensions.
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|found| extensions.iter().any(|e| found.eq_ignore_ascii_case(e)))
+}
 
 /// One text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,10 +115,14 @@ pub enum Validation {
 pub struct Corpus {
     /// What the user calls it: `builtin` or the path.
     pub source: String,
+    /// What its documents hold.
+    pub format: Format,
     /// The texts that are trained on, in order.
     pub train: Vec<Document>,
     /// The text that validates.
     pub validation: Validation,
+    /// Rows that are kept for a test after all training, if there are any.
+    pub test: Option<Document>,
 }
 
 impl Corpus {
@@ -102,8 +131,10 @@ impl Corpus {
         let document = |(name, text)| Document::Builtin { name, text };
         Self {
             source: "builtin".to_owned(),
+            format: Format::Text,
             train: NOVELS.map(document).to_vec(),
             validation: Validation::Documents(vec![document(HELD_OUT)]),
+            test: None,
         }
     }
 
@@ -118,7 +149,7 @@ impl Corpus {
         Self::from_path(Path::new(source), valid_fraction)
     }
 
-    /// The corpus of a text file or a folder of text files.
+    /// The corpus of a file of text or rows, or of a folder of such files.
     ///
     /// Errors: [`Error::File`] or [`Error::Io`] for what is missing, empty or no text.
     pub fn from_path(path: &Path, valid_fraction: f64) -> Result<Self> {
@@ -129,11 +160,11 @@ impl Corpus {
             ));
         }
         let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
-        let (train, valid) = if metadata.is_dir() {
+        let Folder { format, train, valid, test } = if metadata.is_dir() {
             folder_documents(path)?
         } else if metadata.is_file() {
             let document = Document::File { path: path.to_path_buf(), bytes: metadata.len() };
-            (vec![document], None)
+            Folder { format: file_format(path)?, train: vec![document], valid: None, test: None }
         } else {
             return Err(Error::file(
                 path,
@@ -146,7 +177,7 @@ impl Corpus {
             None => Validation::ShareAtEnd(valid_fraction),
         };
         let train = keep_texts(path, train)?;
-        Ok(Self { source: path.display().to_string(), train, validation })
+        Ok(Self { source: path.display().to_string(), format, train, validation, test })
     }
 }
 
@@ -168,16 +199,52 @@ fn keep_texts(path: &Path, documents: Vec<Document>) -> Result<Vec<Document>> {
     Ok(kept)
 }
 
-/// The documents of a folder: those to train on, and the one that validates.
-fn folder_documents(folder: &Path) -> Result<(Vec<Document>, Option<Document>)> {
-    let mut found = Vec::new();
-    collect(folder, &mut found)?;
+/// What a single file holds, by its name.
+fn file_format(path: &Path) -> Result<Format> {
+    if has_extension(path, Format::Rows.extensions()) {
+        return Ok(Format::Rows);
+    }
+    if has_extension(path, &["json"]) {
+        return Err(Error::file(
+            path,
+            "is a JSON document, not rows or text",
+            "write one object a line into a .jsonl file, for example with \
+             `jq -c '.[]' data.json > data.jsonl`",
+        ));
+    }
+    Ok(Format::Text)
+}
+
+/// The documents of a folder.
+struct Folder {
+    format: Format,
+    /// Those to train on.
+    train: Vec<Document>,
+    /// The one that validates.
+    valid: Option<Document>,
+    /// The one that nothing sees before the end.
+    test: Option<Document>,
+}
+
+fn folder_documents(folder: &Path) -> Result<Folder> {
+    let mut texts = Vec::new();
+    collect(folder, Format::Text, &mut texts)?;
+    let format = if texts.is_empty() || folder.join("train.jsonl").is_file() {
+        Format::Rows
+    } else {
+        Format::Text
+    };
+    let mut found = texts;
+    if format == Format::Rows {
+        found.clear();
+        collect(folder, format, &mut found)?;
+    }
     // By components, so that the order is the same wherever the folder lies and on every system.
     found.sort_by(|a, b| a.path().components().cmp(b.path().components()));
     if found.is_empty() {
         return Err(Error::file(
             folder,
-            "has no .txt or .md file in it (hidden files do not count)",
+            "has no .txt, .md or .jsonl file in it (hidden files do not count)",
             "put text files into the folder, or name one file",
         ));
     }
@@ -186,7 +253,8 @@ fn folder_documents(folder: &Path) -> Result<(Vec<Document>, Option<Document>)> 
         document.path().parent() == Some(folder)
             && document.path().file_stem().is_some_and(|found| found == stem)
     };
-    let valid = found.iter().find(|document| is_named(document, "valid")).cloned();
+    let named = |stem: &str| found.iter().find(|document| is_named(document, stem)).cloned();
+    let (valid, test) = (named("valid"), named("test"));
     found.retain(|document| !is_named(document, "valid") && !is_named(document, "test"));
     if let Some(train) = found.iter().find(|document| is_named(document, "train")).cloned() {
         found = vec![train];
@@ -195,14 +263,15 @@ fn folder_documents(folder: &Path) -> Result<(Vec<Document>, Option<Document>)> 
         return Err(Error::file(
             folder,
             "has text to validate or test and none to train on",
-            "add train.txt, or other .txt or .md files",
+            "add train.txt or train.jsonl, or other .txt, .md or .jsonl files",
         ));
     }
-    Ok((found, valid))
+    let test = test.filter(|document| format == Format::Rows && document.bytes() > 0);
+    Ok(Folder { format, train: found, valid, test })
 }
 
-/// Adds the text files below a folder, in no particular order.
-fn collect(folder: &Path, found: &mut Vec<Document>) -> Result<()> {
+/// Adds the files of a format below a folder, in no particular order.
+fn collect(folder: &Path, format: Format, found: &mut Vec<Document>) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let entry = entry.map_err(Error::io("read", folder))?;
         let path = entry.path();
@@ -211,12 +280,10 @@ fn collect(folder: &Path, found: &mut Vec<Document>) -> Result<()> {
         }
         // The type without following links: a link to a folder could lead round in a circle.
         if entry.file_type().map_err(Error::io("read", &path))?.is_dir() {
-            collect(&path, found)?;
+            collect(&path, format, found)?;
             continue;
         }
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        if !extension.is_some_and(|found| EXTENSIONS.iter().any(|e| found.eq_ignore_ascii_case(e)))
-        {
+        if !has_extension(&path, format.extensions()) {
             continue;
         }
         let metadata = fs::metadata(&path).map_err(Error::io("read", &path))?;
@@ -306,5 +373,29 @@ mod tests {
         let folder = folder_with(&["a.txt"]);
         std::os::unix::fs::symlink(folder.path(), folder.path().join("again")).unwrap();
         assert_eq!(Corpus::from_path(folder.path(), 0.1).unwrap().train.len(), 1);
+    }
+
+    #[test]
+    fn a_folder_of_rows_has_its_files_by_name() {
+        let folder = folder_with(&["train.jsonl", "valid.jsonl", "test.jsonl", "notes.md"]);
+        let corpus = Corpus::from_path(folder.path(), 0.1).unwrap();
+        assert_eq!(corpus.format, Format::Rows);
+        assert_eq!(names(&corpus.train, folder.path()), ["train.jsonl"]);
+        assert_eq!(corpus.test.unwrap().path(), folder.path().join("test.jsonl"));
+        let Validation::Documents(valid) = corpus.validation else { panic!("documents") };
+        assert_eq!(names(&valid, folder.path()), ["valid.jsonl"]);
+
+        let folder = folder_with(&["a.jsonl", "sub/b.jsonl"]);
+        let corpus = Corpus::from_path(folder.path(), 0.1).unwrap();
+        assert_eq!(names(&corpus.train, folder.path()), ["a.jsonl", "sub/b.jsonl"]);
+        let folder = folder_with(&["a.jsonl", "a.txt"]);
+        assert_eq!(Corpus::from_path(folder.path(), 0.1).unwrap().format, Format::Text);
+    }
+
+    #[test]
+    fn a_json_document_is_not_taken_for_text() {
+        let folder = folder_with(&["a.json"]);
+        let error = Corpus::from_path(&folder.path().join("a.json"), 0.1).unwrap_err();
+        assert!(error.to_string().ends_with("is a JSON document, not rows or text"), "{error}");
     }
 }

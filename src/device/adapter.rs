@@ -226,7 +226,8 @@ impl Adapter {
             Kind::Software => format!("{} ({}, software)", self.name, self.api),
             _ => format!("{} ({})", self.name, self.api),
         };
-        Ok(Device { tensor: id.into(), ledger: Ledger::with_faults(faults), name, gpu: Some(gpu) })
+        let ledger = Ledger::with_faults(faults);
+        Ok(Device { tensor: id.into(), ledger, name, gpu: Some(gpu), binding_limit: None })
     }
 }
 

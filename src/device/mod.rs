@@ -25,13 +25,15 @@ pub struct Device {
     ledger: Arc<Ledger>,
     name: String,
     gpu: Option<Arc<Gpu>>,
+    /// The limit that a test sets in the place of the device's own.
+    binding_limit: Option<u64>,
 }
 
 impl Device {
     /// The CPU backend. Uses the rayon pool that the caller runs in.
     pub fn cpu() -> Self {
         let tensor = burn::tensor::Device::flex();
-        Self { tensor, ledger: Ledger::new(), name: "cpu".into(), gpu: None }
+        Self { tensor, ledger: Ledger::new(), name: "cpu".into(), gpu: None, binding_limit: None }
     }
 
     /// Opens what `choice` names: `auto` (a discrete GPU, an integrated one, or the CPU backend), `gpu`,
@@ -94,6 +96,18 @@ impl Device {
     /// The GPU, unless this is the CPU backend.
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         self.gpu.as_ref()
+    }
+
+    /// Bytes of one array at most; none on the CPU backend. Tables of rows are cut into parts below it.
+    pub fn binding_limit(&self) -> Option<u64> {
+        self.binding_limit.or(self.gpu.as_ref().map(|gpu| gpu.max_binding))
+    }
+
+    /// The same device with a lower limit. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_binding_limit(&self, bytes: u64) -> Self {
+        Self { binding_limit: Some(bytes), ..self.clone() }
     }
 
     /// Errors if something went wrong on the device since it was opened.

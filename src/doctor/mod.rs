@@ -5,6 +5,7 @@
 //! sampled, 64 rows or columns of each, so that the whole takes less than a minute.
 
 mod attention;
+mod bias;
 mod ends;
 mod magnitude;
 mod probe;
@@ -62,7 +63,7 @@ type Check = (&'static str, fn(&mut Probe<'_>));
 
 /// Every check, short ones and those that others rest on first. The name of one that checks a single
 /// operation is the operation's.
-const CHECKS: [Check; 42] = [
+const CHECKS: [Check; 44] = [
     ("zero", updates::zero),
     ("fill", updates::fill),
     ("copy", updates::copy),
@@ -100,6 +101,8 @@ const CHECKS: [Check; 42] = [
     ("limit_growth", scaling::limit_growth),
     ("scatter_add", sparse::scatter_add),
     ("gather", sparse::gather),
+    ("add_bias", bias::add_bias),
+    ("bias_grad", bias::bias_grad),
     ("scale_columns", magnitude::scale_columns),
     ("magnitude_grad", magnitude::magnitude_grad),
     ("magnitude_factor", magnitude::magnitude_factor),

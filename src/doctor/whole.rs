@@ -10,7 +10,7 @@ use crate::kernels::embedding::embedding;
 use crate::kernels::ops::with_default_bodies;
 use crate::kernels::{Matrix, Vector};
 use crate::model::backward::GradientSink;
-use crate::model::config::{Rope, RopeKind};
+use crate::model::config::{Rope, RopeKind, Variant};
 use crate::model::{Batch, Gradients, Model, ModelConfig};
 
 use super::probe::{Operand, Probe, ids};
@@ -25,6 +25,7 @@ const MOST_BYTES: u64 = 4 << 30;
 
 fn config() -> ModelConfig {
     ModelConfig {
+        variant: Variant::default(),
         hidden_size: 256,
         intermediate_size: 683,
         num_hidden_layers: 12,

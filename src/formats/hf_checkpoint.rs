@@ -12,8 +12,8 @@ use super::json::{Fields, read_object};
 use super::safetensors::{Dtype, HostTensor, SafetensorsFile};
 use crate::error::{Error, Result};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// The open weight files of one checkpoint folder.
 #[derive(Debug)]

@@ -3,6 +3,8 @@
 //! Everything that would change the network's arithmetic is either understood or refused by name;
 //! a field that is silently ignored would give a model that runs and is wrong.
 
+mod family;
+
 use std::path::Path;
 
 use serde::Serialize;
@@ -12,19 +14,24 @@ use super::atomic::write_atomically;
 use super::json::{Fields, read_object};
 use crate::error::{Error, Result};
 
+pub use self::family::{Family, Variant};
+
 /// No size of a model comes near this; products of two of them still fit in 64 bits.
 const MAX_SIZE: usize = 1 << 24;
 const MAX_LAYERS: usize = 10_000;
+/// A cosine and a sine for each position and each pair of a head: 512 MiB, a context of a million with heads of 128.
+const MAX_ANGLES: usize = 1 << 27;
 
 /// Defaults of transformers for fields that old files leave out.
 const DEFAULT_RMS_NORM_EPS: f64 = 1e-6;
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
-const DEFAULT_MAX_POSITION_EMBEDDINGS: usize = 2048;
 const DEFAULT_INITIALIZER_RANGE: f64 = 0.02;
 
 /// The shape of a LLaMA-family network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HfConfig {
+    /// The architecture, with its biases and norms.
+    pub variant: Variant,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Inner width of the feed-forward part.
@@ -102,16 +109,22 @@ impl HfConfig {
     /// Reads and checks the object of a `config.json`; `path` is for messages.
     pub fn from_object(path: &Path, object: &Map<String, Value>) -> Result<Self> {
         let fields = Fields::new(path, object);
-        refuse_unsupported(&fields)?;
+        let variant = Variant::read(&fields)?;
 
         let hidden_size = fields.required_count("hidden_size", MAX_SIZE)?;
         let num_attention_heads = fields.required_count("num_attention_heads", MAX_SIZE)?;
-        let num_key_value_heads =
-            fields.count("num_key_value_heads", MAX_SIZE)?.unwrap_or(num_attention_heads);
+        let num_key_value_heads = match fields.count("num_key_value_heads", MAX_SIZE)? {
+            Some(heads) => heads,
+            None if variant.family.needs_kv_heads() => {
+                return Err(fields.missing("num_key_value_heads"));
+            }
+            None => num_attention_heads,
+        };
         let wrong = |what: String| {
             Error::file(path, what, "use the config.json that belongs to the checkpoint")
         };
-        let head_dim = match fields.count("head_dim", MAX_SIZE)? {
+        let head_dim = fields.count("head_dim", MAX_SIZE)?;
+        let head_dim = match head_dim.or(variant.family.default_head_dim()) {
             Some(head_dim) => head_dim,
             None if hidden_size.is_multiple_of(num_attention_heads) => {
                 hidden_size / num_attention_heads
@@ -138,8 +151,17 @@ impl HfConfig {
         let vocab_size = fields.required_count("vocab_size", MAX_SIZE)?;
         let max_position_embeddings = fields
             .count("max_position_embeddings", MAX_SIZE)?
-            .unwrap_or(DEFAULT_MAX_POSITION_EMBEDDINGS);
+            .unwrap_or_else(|| variant.family.default_context());
+        if max_position_embeddings.saturating_mul(head_dim) > MAX_ANGLES {
+            return Err(wrong(format!(
+                "max_position_embeddings {max_position_embeddings} with head_dim {head_dim} would need tables of rotary \
+                 angles of {} MiB, at most {} MiB are made",
+                (max_position_embeddings.saturating_mul(head_dim)) >> 18,
+                MAX_ANGLES >> 18
+            )));
+        }
         let config = Self {
+            variant,
             hidden_size,
             intermediate_size: fields.required_count("intermediate_size", MAX_SIZE)?,
             num_hidden_layers: fields.required_count("num_hidden_layers", MAX_LAYERS)?,
@@ -171,9 +193,8 @@ impl HfConfig {
     ///
     /// `dtype` is the type of the weights beside it: `float32`, `bfloat16`.
     pub fn to_json(&self, dtype: &str) -> Value {
-        json!({
-            "architectures": ["LlamaForCausalLM"],
-            "attention_bias": false,
+        let mut config = json!({
+            "architectures": [self.variant.family.class()],
             "attention_dropout": 0.0,
             "bos_token_id": self.bos_token_id,
             "dtype": dtype,
@@ -184,13 +205,11 @@ impl HfConfig {
             "initializer_range": self.initializer_range,
             "intermediate_size": self.intermediate_size,
             "max_position_embeddings": self.max_position_embeddings,
-            "mlp_bias": false,
-            "model_type": "llama",
+            "model_type": self.variant.family.model_type(),
             "num_attention_heads": self.num_attention_heads,
             "num_hidden_layers": self.num_hidden_layers,
             "num_key_value_heads": self.num_key_value_heads,
             "pad_token_id": self.pad_token_id,
-            "pretraining_tp": 1,
             "rms_norm_eps": self.rms_norm_eps,
             "rope_scaling": self.rope.kind.to_json(),
             "rope_theta": self.rope.theta,
@@ -198,7 +217,11 @@ impl HfConfig {
             "torch_dtype": dtype,
             "use_cache": true,
             "vocab_size": self.vocab_size,
-        })
+        });
+        if let Value::Object(config) = &mut config {
+            config.extend(self.variant.fields(self.num_hidden_layers));
+        }
+        config
     }
 
     /// Writes `config.json` and `generation_config.json` into a folder.
@@ -251,34 +274,6 @@ impl RopeKind {
             }),
         }
     }
-}
-
-/// Refuses what would need other arithmetic than this program has.
-fn refuse_unsupported(fields: &Fields) -> Result<()> {
-    const REMEDY: &str =
-        "use a model_type \"llama\" checkpoint without biases, quantisation or extras";
-    match fields.text("model_type")? {
-        Some("llama") => {}
-        Some(other) => {
-            let what = format!("model_type \"{other}\" is not supported; supported: \"llama\"");
-            return Err(fields.unsupported(what, REMEDY));
-        }
-        None => return Err(fields.missing("model_type")),
-    }
-    if let Some(activation) = fields.text("hidden_act")?.filter(|name| *name != "silu") {
-        let what = format!("hidden_act \"{activation}\" is not supported; supported: \"silu\"");
-        return Err(fields.unsupported(what, REMEDY));
-    }
-    for name in ["attention_bias", "mlp_bias"] {
-        if fields.flag(name)? {
-            return Err(fields.unsupported(format!("{name} true is not supported"), REMEDY));
-        }
-    }
-    if fields.get("quantization_config").is_some() {
-        let what = "quantization_config: quantised weights are not supported".to_owned();
-        return Err(fields.unsupported(what, "use the unquantised checkpoint (f32, f16, bf16)"));
-    }
-    Ok(())
 }
 
 /// Reads the rotary settings in either form.
@@ -393,6 +388,40 @@ mod tests {
     }
 
     #[test]
+    fn every_family_is_read_with_its_biases_and_norms_and_written_back() {
+        const LAYERS: [&str; 3] = ["self_attn.k_proj", "self_attn.o_proj", "mlp.up_proj"];
+        let cases = [
+            (json!({"model_type": "llama"}), [false; 3], false, 16),
+            (json!({"attention_bias": true, "mlp_bias": true}), [true; 3], false, 16),
+            (json!({"model_type": "mistral", "sliding_window": null}), [false; 3], false, 16),
+            (
+                json!({"model_type": "mistral", "max_position_embeddings": 4096}),
+                [false; 3],
+                false,
+                16,
+            ),
+            (json!({"model_type": "qwen2"}), [true, false, false], false, 16),
+            (json!({"model_type": "qwen3"}), [false; 3], true, 128),
+            (
+                json!({"model_type": "qwen3", "attention_bias": true, "head_dim": 8}),
+                [true, true, false],
+                true,
+                8,
+            ),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        for (mut change, biases, has_head_norms, head_dim) in cases {
+            change["num_key_value_heads"] = json!(2);
+            let config = parse(change).unwrap();
+            assert_eq!(LAYERS.map(|layer| config.variant.has_bias(layer)), biases, "{config:?}");
+            assert_eq!(config.variant.has_head_norms(), has_head_norms);
+            assert_eq!(config.head_dim, head_dim);
+            config.write(folder.path(), "float32").unwrap();
+            assert_eq!(HfConfig::read(folder.path().join("config.json")).unwrap(), config);
+        }
+    }
+
+    #[test]
     fn what_is_written_is_read_back() {
         let kinds = [
             RopeKind::Default,
@@ -420,10 +449,24 @@ mod tests {
     #[test]
     fn a_refusal_names_the_field_and_what_is_supported() {
         let cases = [
-            (json!({"model_type": "qwen2"}), "model_type \"qwen2\""),
+            (json!({"model_type": "gemma"}), "model_type \"gemma\""),
             (json!({"hidden_act": "gelu"}), "hidden_act \"gelu\""),
-            (json!({"attention_bias": true}), "attention_bias"),
-            (json!({"mlp_bias": true}), "mlp_bias"),
+            (json!({"attention_bias": 1}), "attention_bias is 1"),
+            (json!({"mlp_bias": "yes"}), "mlp_bias is \"yes\""),
+            (
+                json!({"model_type": "mistral", "num_key_value_heads": 4, "max_position_embeddings": 8192}),
+                "sliding_window of 4096",
+            ),
+            (json!({"model_type": "qwen2"}), "num_key_value_heads is missing"),
+            (
+                json!({"model_type": "qwen3", "num_key_value_heads": 4, "use_sliding_window": true, "sliding_window": 512, "max_window_layers": 1}),
+                "sliding_window of 512",
+            ),
+            (
+                json!({"layer_types": ["full_attention", "chunked_attention"]}),
+                "layer_types has \"chunked_attention\"",
+            ),
+            (json!({"dual_chunk_attention_config": {}}), "dual_chunk_attention_config"),
             (json!({"rope_scaling": {"rope_type": "yarn", "factor": 2}}), "\"yarn\""),
             (json!({"quantization_config": {}}), "quantization_config"),
             (json!({"hidden_size": 0}), "hidden_size is 0"),

@@ -63,6 +63,11 @@ impl<'a> Fields<'a> {
         self.object.get(name).filter(|value| !value.is_null())
     }
 
+    /// Whether the field is there, be it as `null`.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.object.contains_key(name)
+    }
+
     /// The object in a field, whose own fields are called `prefix` + name in messages.
     pub(crate) fn object(&self, name: &str, prefix: &'a str) -> Result<Option<Fields<'a>>> {
         match self.get(name) {

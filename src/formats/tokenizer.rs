@@ -3,11 +3,13 @@
 //! The file's bytes are kept as they came, so that a run can hand on exactly the tokenizer that it
 //! used, and its hash says which one that was.
 
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::atomic::write_atomically;
+use super::chat::{self, ChatTemplate};
 use super::json::{Fields, read_bytes, read_object};
 use crate::error::{Error, Result};
 
@@ -15,6 +17,19 @@ const FILE: &str = "tokenizer.json";
 const CONFIG_FILE: &str = "tokenizer_config.json";
 const BUILTIN_NAME: &str = "built-in tokenizer";
 const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// Files that belong to a tokenizer and are handed on with it: special tokens, the chat template, the forms of older
+/// tokenizers, and what ends a text in chats.
+const COMPANIONS: [&str; 8] = [
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+];
 
 /// As in `hf_config`: an embedding of more rows is no model, and ids stay far from 31 bits.
 const MAX_VOCAB_SIZE: usize = 1 << 24;
@@ -35,6 +50,8 @@ pub struct Tokenizer {
     json: Vec<u8>,
     /// `tokenizer_config.json` as it was read, where there is one.
     config: Option<Vec<u8>>,
+    /// What lay beside it, by name, as it was read.
+    companions: Vec<(&'static str, Vec<u8>)>,
     vocab_size: usize,
     bos: Option<u32>,
     eos: u32,
@@ -68,11 +85,19 @@ impl Tokenizer {
         } else {
             None
         };
-        Self::new(
+        let tokenizer = Self::new(
             &path,
             read_bytes(&path)?,
             config.map(|(bytes, object)| (config_path.as_path(), bytes, object)),
-        )
+        )?;
+        let mut companions = Vec::new();
+        for name in COMPANIONS {
+            let path = path.with_file_name(name);
+            if path.is_file() {
+                companions.push((name, read_bytes(&path)?));
+            }
+        }
+        Ok(Self { companions, ..tokenizer })
     }
 
     /// The tokenizer in the binary: byte-level BPE of 4,096 entries, made for the built-in texts.
@@ -84,6 +109,17 @@ impl Tokenizer {
     /// One token a byte: id 0 ends a text, byte b has the id b + 1; 257 entries.
     pub fn bytes() -> Result<Self> {
         Self::new(Path::new("byte tokenizer"), byte_level_json().to_string().into_bytes(), None)
+    }
+
+    /// A tokenizer from the contents of both files, which another file holds in another form; `path` is that
+    /// file, for messages.
+    pub(super) fn from_parts(
+        path: &Path,
+        json: Vec<u8>,
+        config: Map<String, Value>,
+    ) -> Result<Self> {
+        let bytes = format!("{:#}\n", Value::Object(config.clone())).into_bytes();
+        Self::new(path, json, Some((path, bytes, config)))
     }
 
     fn new(
@@ -127,20 +163,40 @@ impl Tokenizer {
         })?;
         let hash = blake3::hash(&json).to_hex().to_string();
         let config = config.map(|(_, bytes, _)| bytes);
-        Ok(Self { inner: Box::new(inner), json, config, vocab_size, bos, eos, hash })
+        let companions = Vec::new();
+        Ok(Self { inner: Box::new(inner), json, config, companions, vocab_size, bos, eos, hash })
     }
 
     /// The ids of a text; special tokens written in it are recognised, none is added.
     ///
     /// Errors: [`Error::Config`] for a text that the vocabulary cannot express.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        match self.inner.encode_fast(text, false) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(e) => Err(Error::config(
-                format!("the tokenizer cannot express the text: {e}"),
-                "use a byte-level tokenizer, for example the built-in one",
-            )),
-        }
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| cannot_express(&e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a text, each with the bytes of the text that it stands for; none of them for a special token
+    /// that is added because the tokenizer's own rules say so (a begin of text, mostly), which `with_special` asks for.
+    ///
+    /// Errors: as [`Tokenizer::encode`].
+    pub fn encode_with_places(
+        &self,
+        text: &str,
+        with_special: bool,
+    ) -> Result<Vec<(u32, Range<usize>)>> {
+        let encoding = self.inner.encode(text, with_special).map_err(|e| cannot_express(&e))?;
+        let places = encoding.get_offsets().iter().map(|(begin, end)| *begin..*end);
+        Ok(encoding.get_ids().iter().copied().zip(places).collect())
+    }
+
+    /// The id of a token, where the vocabulary has it.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The name of a token, where there is one of this id.
+    pub fn name_of(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     /// The text of ids, special tokens included; bytes that are not UTF-8 become U+FFFD.
@@ -175,18 +231,73 @@ impl Tokenizer {
         self.eos
     }
 
+    /// Whether the tokenizer's own rule puts the beginning token before a text. [`Tokenizer::encode`] does not.
+    pub fn adds_bos(&self) -> bool {
+        let ruled = self.inner.encode_fast("", true).ok();
+        self.bos.is_some() && ruled.and_then(|e| e.get_ids().first().copied()) == self.bos
+    }
+
+    /// The chat template that came with the tokenizer: in `chat_template.jinja` beside it, or in its configuration.
+    ///
+    /// Errors: [`Error::File`] or [`Error::Config`] for a template that cannot be read.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
+        let config = self.config_object();
+        let fields = Fields::new(Path::new(CONFIG_FILE), &config);
+        let source = match self.companion("chat_template.jinja") {
+            Some(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            None => chat::configured(fields)?,
+        };
+        let Some(source) = source else { return Ok(None) };
+        let token = |key| chat::token_text(&fields, key);
+        let (bos, eos) = (token("bos_token")?, token("eos_token")?);
+        ChatTemplate::new(&source, bos.as_deref(), eos.as_deref()).map(Some)
+    }
+
+    /// The ids that end a text besides [`Tokenizer::eos`], as a `generation_config.json` beside the tokenizer says.
+    ///
+    /// Errors: [`Error::File`] for a file that is not what it should be.
+    pub fn generation_ends(&self) -> Result<Vec<u32>> {
+        let path = Path::new("generation_config.json");
+        let Some(bytes) = self.companion("generation_config.json") else { return Ok(Vec::new()) };
+        let object: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| {
+            Error::file(path, format!("is not a JSON object: {error}"), "download it again")
+        })?;
+        Fields::new(path, &object).ids("eos_token_id")
+    }
+
+    /// The bytes of `tokenizer.json`.
+    pub(super) fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// The object of `tokenizer_config.json`; empty where there is none.
+    pub(super) fn config_object(&self) -> Map<String, Value> {
+        let bytes = self.config.as_deref().unwrap_or_default();
+        serde_json::from_slice(bytes).unwrap_or_default()
+    }
+
     /// blake3 of `tokenizer.json`, in hexadecimal.
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// Writes `tokenizer.json` (the bytes that were read) and `tokenizer_config.json` into a
-    /// folder.
+    /// A file that lay beside `tokenizer.json`, such as `chat_template.jinja` or `generation_config.json`.
+    pub fn companion(&self, name: &str) -> Option<&[u8]> {
+        let found = self.companions.iter().find(|(own, _)| *own == name);
+        found.map(|(_, bytes)| bytes.as_slice())
+    }
+
+    /// Writes `tokenizer.json` (the bytes that were read), `tokenizer_config.json` and what lay beside them into a
+    /// folder. A `generation_config.json` takes the place of one that is there.
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
         write_atomically(folder.join(FILE), &self.json)?;
         let config = self.config.clone().unwrap_or_else(|| self.config_json());
-        write_atomically(folder.join(CONFIG_FILE), &config)
+        write_atomically(folder.join(CONFIG_FILE), &config)?;
+        for (name, bytes) in &self.companions {
+            write_atomically(folder.join(name), bytes)?;
+        }
+        Ok(())
     }
 
     /// A `tokenizer_config.json` for a tokenizer that came without one.
@@ -271,6 +382,13 @@ fn special_token(
             "use the tokenizer.json and tokenizer_config.json of the same model",
         )),
     }
+}
+
+fn cannot_express(e: &tokenizers::Error) -> Error {
+    Error::config(
+        format!("the tokenizer cannot express the text: {e}"),
+        "use a byte-level tokenizer, for example the built-in one",
+    )
 }
 
 fn cannot_decode(e: &tokenizers::Error) -> Error {

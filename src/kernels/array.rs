@@ -79,6 +79,19 @@ impl<const D: usize> Array<D> {
         Self::new(Tensor::from_dispatch(tensor), device.ledger(), category)
     }
 
+    /// Zeros of the shape and on the device of this array.
+    #[must_use]
+    pub fn zeros_like(&self, category: Category) -> Self {
+        let (shape, device) = (self.shape(), self.held.get().device());
+        let tensor = if device == burn::tensor::Device::flex() {
+            Tensor::from_data(TensorData::new(pool::zeroed(self.len()), shape), &device)
+        } else {
+            let tensor = Tensor::<D>::empty(shape, &device).into_dispatch();
+            Tensor::from_dispatch(<Dispatch as TrainOps>::zero(tensor))
+        };
+        Self::new(tensor, self.ticket.ledger(), category)
+    }
+
     /// The same value everywhere.
     pub fn filled(value: f32, shape: [usize; D], device: &Device, category: Category) -> Self {
         if device.gpu().is_none() {
@@ -143,6 +156,14 @@ impl<const D: usize> Array<D> {
         }
         let tensor = <Dispatch as TrainOps>::copy(self.tensor().into_dispatch());
         Self::new(Tensor::from_dispatch(tensor), device.ledger(), category)
+    }
+
+    /// The same elements in rows of another length. Panics if they are not as many.
+    #[must_use]
+    pub fn reshaped<const E: usize>(self, shape: [usize; E]) -> Array<E> {
+        assert_eq!(self.len(), shape.iter().product::<usize>(), "elements fill {shape:?}");
+        let Self { held, ticket } = self;
+        Array { held: Held(Some(held.take().reshape(shape))), ticket }
     }
 
     pub(super) fn new(tensor: Tensor<D>, ledger: &Arc<Ledger>, category: Category) -> Self {

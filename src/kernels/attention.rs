@@ -4,19 +4,26 @@
 //! against all keys it sees are one small product, so keys above the diagonal cost nothing beyond
 //! their block. Only the log of each softmax sum is kept; the backward pass recomputes probabilities
 //! from it. Source of the scheme: FlashAttention-2, arXiv:2307.08691.
+//!
+//! Several documents may share a sequence. Each position then comes with the begin and the end of its document,
+//! and a query sees no key before that begin; blocks of keys that no query of a block sees are passed over.
 
-use burn::backend::{Backend, Dispatch};
+use std::ops::Range;
+
+use burn::backend::{Backend, Dispatch, FloatDType, Scalar};
 use burn::tensor::{Shape, Tensor};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::fallback::{Float, add, constant, div, mul, reshape, scaled, slice, slice_assign, sub};
+use super::fallback::{
+    Float, Int, add, constant, div, mul, reshape, scaled, slice, slice_assign, sub,
+};
 use super::flex;
 use super::gemm::{self, View, ViewMut, Write};
 use super::math::{exp, exp_and_sum, max, sum2, vectorised};
-use super::ops::TrainOps;
+use super::ops::{MaybeIndices, TrainOps};
 use super::pool::{self, Scratch};
-use super::{Matrix, Vector};
+use super::{Indices, Matrix, Vector};
 
 /// Query rows of a block.
 const BLOCK: usize = 64;
@@ -64,6 +71,18 @@ impl AttentionShape {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
+    /// Keys that query `row` sees.
+    fn seen(&self, documents: Option<Bounds<'_>>, row: usize) -> Range<usize> {
+        documents.map_or(0, |documents| documents.begin(row))..self.visible(row)
+    }
+
+    fn assert_documents(&self, documents: Option<&Indices>) {
+        if let Some(documents) = documents {
+            assert_eq!(self.queries, self.keys, "documents of {self:?} have no cache");
+            assert_eq!(documents.len(), self.batch * self.queries * 2, "bounds of {self:?}");
+        }
+    }
+
     fn assert_fits(&self, q: [usize; 2], k: [usize; 2], v: [usize; 2]) {
         assert!(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "heads of {self:?}");
         assert!(self.queries <= self.keys, "every query sees a key in {self:?}");
@@ -79,15 +98,47 @@ impl AttentionShape {
     }
 }
 
+/// Where the documents of one sequence begin and end, a pair for each position.
+#[derive(Clone, Copy)]
+struct Bounds<'a>(&'a [[i32; 2]]);
+
+impl<'a> Bounds<'a> {
+    /// Those of a sequence.
+    fn of(documents: Option<&'a [i32]>, sequence: usize, rows: usize) -> Option<Self> {
+        let pairs = documents?.as_chunks::<2>().0;
+        Some(Self(&pairs[sequence * rows..(sequence + 1) * rows]))
+    }
+
+    /// Where the document of a position begins.
+    fn begin(self, row: usize) -> usize {
+        self.0[row][0] as usize
+    }
+}
+
 /// `o = softmax(q·kᵀ/√D, causal)·v`. `q [batch·queries, heads·D]`, `k`, `v [≥ batch·keys, kv_heads·D]`
 /// → `(o [batch·queries, heads·D], lse [batch·heads·queries])`, `lse` the log of the softmax' sum.
 /// (`k`, `v` may have more rows than `batch·keys` only when `batch = 1`: a cache with room left.)
 pub fn attention(q: &Matrix, k: &Matrix, v: &Matrix, shape: AttentionShape) -> (Matrix, Vector) {
+    attention_within(q, k, v, None, shape)
+}
+
+/// [`attention`] inside documents. `documents [batch·queries·2]` holds, for each position, where in its sequence its
+/// document begins and where it ends (after the last position); positions of a document follow each other. With
+/// documents, queries and keys are equally many. `None`: each sequence is one document.
+pub fn attention_within(
+    q: &Matrix,
+    k: &Matrix,
+    v: &Matrix,
+    documents: Option<&Indices>,
+    shape: AttentionShape,
+) -> (Matrix, Vector) {
     shape.assert_fits(q.shape(), k.shape(), v.shape());
+    shape.assert_documents(documents);
     let (o, lse) = <Dispatch as TrainOps>::attention(
         q.tensor().into_dispatch(),
         k.tensor().into_dispatch(),
         v.tensor().into_dispatch(),
+        MaybeIndices::new(documents.map(|documents| documents.tensor().into_dispatch())),
         shape,
     );
     (q.like(Tensor::from_dispatch(o)), q.like(Tensor::from_dispatch(lse)))
@@ -103,7 +154,22 @@ pub fn attention_backward(
     lse: &Vector,
     shape: AttentionShape,
 ) -> (Matrix, Matrix, Matrix) {
+    attention_backward_within(d_out, q, k, v, out, lse, None, shape)
+}
+
+/// Gradients of [`attention_within`].
+pub fn attention_backward_within(
+    d_out: &Matrix,
+    q: &Matrix,
+    k: &Matrix,
+    v: &Matrix,
+    out: &Matrix,
+    lse: &Vector,
+    documents: Option<&Indices>,
+    shape: AttentionShape,
+) -> (Matrix, Matrix, Matrix) {
     shape.assert_fits(q.shape(), k.shape(), v.shape());
+    shape.assert_documents(documents);
     assert_eq!(shape.queries, shape.keys, "the backward pass has no cache");
     assert_eq!(k.shape()[0], shape.batch * shape.keys, "the backward pass has no cache");
     assert_eq!(d_out.shape(), q.shape(), "output gradient");
@@ -116,6 +182,7 @@ pub fn attention_backward(
         v.tensor().into_dispatch(),
         out.tensor().into_dispatch(),
         lse.tensor().into_dispatch(),
+        MaybeIndices::new(documents.map(|documents| documents.tensor().into_dispatch())),
         shape,
     );
     (
@@ -155,9 +222,11 @@ pub(super) fn flex_attention(
     q: &FlexTensor,
     k: &FlexTensor,
     v: &FlexTensor,
+    documents: Option<&FlexTensor>,
     shape: AttentionShape,
 ) -> (FlexTensor, FlexTensor) {
     let s = shape;
+    let documents = documents.map(flex::indices);
     let mut out = pool::buffer(s.batch * s.queries * s.width());
     let mut lse = pool::buffer(s.batch * s.heads * s.queries);
     let q = gemm::view(flex::values(q), s.width());
@@ -173,7 +242,8 @@ pub(super) fn flex_attention(
             let q = q.submatrix(sequence * s.queries, column, s.queries, s.head_dim);
             let k = k.submatrix(sequence * s.keys, kv_column, s.keys, s.head_dim);
             let v = v.submatrix(sequence * s.keys, kv_column, s.keys, s.head_dim);
-            forward_head(out, lse, q, k, v, &mut scores.0, s);
+            let documents = Bounds::of(documents, sequence, s.queries);
+            forward_head(out, lse, q, k, v, &mut scores.0, documents, s);
         },
     );
     (flex::matrix(out, [s.batch * s.queries, s.width()]), flex::vector(lse))
@@ -186,12 +256,14 @@ fn forward_head(
     k: View<'_>,
     v: View<'_>,
     scores: &mut [f32],
+    documents: Option<Bounds<'_>>,
     s: AttentionShape,
 ) {
     for (first, rows) in blocks(s.queries) {
-        let seen = s.visible(first + rows - 1);
+        let begin = s.seen(documents, first).start;
+        let seen = s.visible(first + rows - 1) - begin;
         let scores = &mut scores[..rows * seen];
-        let (q, k) = (q.subrows(first, rows), k.subrows(0, seen));
+        let (q, k) = (q.subrows(first, rows), k.subrows(begin, seen));
         let target = gemm::view_mut(scores, seen);
         gemm::multiply(target, Write::Replace, s.score_scale(), q, k.transpose());
         let lse = &mut lse[first..first + rows];
@@ -199,19 +271,23 @@ fn forward_head(
             #[inline(always)]
             || {
                 for (i, (row, lse)) in scores.chunks_exact_mut(seen).zip(lse).enumerate() {
-                    *lse = softmax(row, s.visible(first + i));
+                    let keys = s.seen(documents, first + i);
+                    *lse = softmax(row, keys.start - begin..keys.end - begin);
                 }
             },
         );
         let out = out.as_mut().subrows_mut(first, rows);
-        gemm::multiply(out, Write::Replace, 1.0, gemm::view(scores, seen), v.subrows(0, seen));
+        let v = v.subrows(begin, seen);
+        gemm::multiply(out, Write::Replace, 1.0, gemm::view(scores, seen), v);
     }
 }
 
-/// Softmax of the first `visible` scores, the others become 0; returns the log of the sum.
+/// Softmax of the `visible` scores, the others become 0; returns the log of the sum.
 #[inline(always)]
-fn softmax(row: &mut [f32], visible: usize) -> f32 {
-    let (row, hidden) = row.split_at_mut(visible);
+fn softmax(row: &mut [f32], visible: Range<usize>) -> f32 {
+    let (row, hidden) = row.split_at_mut(visible.end);
+    let (before, row) = row.split_at_mut(visible.start);
+    before.fill(0.0);
     let largest = max(row);
     let sum = exp_and_sum(row, largest);
     let share = 1.0 / sum;
@@ -229,9 +305,11 @@ pub(super) fn flex_attention_backward(
     v: &FlexTensor,
     out: &FlexTensor,
     lse: &FlexTensor,
+    documents: Option<&FlexTensor>,
     shape: AttentionShape,
 ) -> (FlexTensor, FlexTensor, FlexTensor) {
     let s = shape;
+    let documents = documents.map(flex::indices);
     let tokens = s.batch * s.queries;
     let mut dq = pool::buffer(tokens * s.width());
     let mut dk = pool::zeroed(tokens * s.kv_width());
@@ -269,6 +347,7 @@ pub(super) fn flex_attention_backward(
                     &lse[at..at + s.queries],
                     &delta.0[at..at + s.queries],
                     scratch,
+                    Bounds::of(documents, sequence, s.queries),
                     s,
                 );
             }
@@ -308,13 +387,15 @@ fn backward_head(
     lse: &[f32],
     delta: &[f32],
     scratch: &mut (Scratch, Scratch),
+    documents: Option<Bounds<'_>>,
     s: AttentionShape,
 ) {
     for (first, rows) in blocks(s.queries) {
-        let seen = s.visible(first + rows - 1);
+        let begin = s.seen(documents, first).start;
+        let seen = s.visible(first + rows - 1) - begin;
         let (p, ds) = (&mut scratch.0.0[..rows * seen], &mut scratch.1.0[..rows * seen]);
         let (q, d_out) = (q.subrows(first, rows), d_out.subrows(first, rows));
-        let (k, v) = (k.subrows(0, seen), v.subrows(0, seen));
+        let (k, v) = (k.subrows(begin, seen), v.subrows(begin, seen));
         let target = gemm::view_mut(p, seen);
         gemm::multiply(target, Write::Replace, s.score_scale(), q, k.transpose());
         gemm::multiply(gemm::view_mut(ds, seen), Write::Replace, 1.0, d_out, v.transpose());
@@ -324,12 +405,15 @@ fn backward_head(
                 let rows = p.chunks_exact_mut(seen).zip(ds.chunks_exact_mut(seen)).enumerate();
                 for (i, (p, ds)) in rows {
                     let query = first + i;
-                    softmax_backward(p, ds, s.visible(query), lse[query], delta[query]);
+                    let keys = s.seen(documents, query);
+                    let keys = keys.start - begin..keys.end - begin;
+                    softmax_backward(p, ds, keys, lse[query], delta[query]);
                 }
             },
         );
         let (p, ds) = (gemm::view(p, seen), gemm::view(ds, seen));
-        let (dk, dv) = (dk.as_mut().subrows_mut(0, seen), dv.as_mut().subrows_mut(0, seen));
+        let dk = dk.as_mut().subrows_mut(begin, seen);
+        let dv = dv.as_mut().subrows_mut(begin, seen);
         let dq = dq.as_mut().subrows_mut(first, rows);
         gemm::multiply(dv, Write::Add, 1.0, p.transpose(), d_out);
         gemm::multiply(dk, Write::Add, s.score_scale(), ds.transpose(), q);
@@ -339,9 +423,13 @@ fn backward_head(
 
 /// Turns scores into probabilities, and probability gradients into score gradients.
 #[inline(always)]
-fn softmax_backward(p: &mut [f32], ds: &mut [f32], visible: usize, lse: f32, delta: f32) {
-    let (p, hidden) = p.split_at_mut(visible);
-    let (ds, hidden_ds) = ds.split_at_mut(visible);
+fn softmax_backward(p: &mut [f32], ds: &mut [f32], visible: Range<usize>, lse: f32, delta: f32) {
+    let (p, hidden) = p.split_at_mut(visible.end);
+    let (ds, hidden_ds) = ds.split_at_mut(visible.end);
+    let (before, p) = p.split_at_mut(visible.start);
+    let (before_ds, ds) = ds.split_at_mut(visible.start);
+    before.fill(0.0);
+    before_ds.fill(0.0);
     for (p, ds) in p.iter_mut().zip(ds) {
         *p = exp(*p - lse);
         *ds = *p * (*ds - delta);
@@ -386,25 +474,47 @@ fn sum_heads<B: Backend>(x: Float<B>, s: AttentionShape) -> Float<B> {
 }
 
 /// Masked scores `[batch, heads, queries, keys]` of split queries and repeated keys.
-fn default_scores<B: Backend>(q: Float<B>, k: Float<B>, s: AttentionShape) -> Float<B> {
+fn default_scores<B: Backend>(
+    q: Float<B>,
+    k: Float<B>,
+    documents: Option<Int<B>>,
+    s: AttentionShape,
+) -> Float<B> {
     let mask = (0..s.queries).flat_map(|row| {
         (0..s.keys).map(move |key| if key < s.visible(row) { 0.0 } else { HIDDEN })
     });
     let mask = constant::<B, 4>(mask.collect(), [1, 1, s.queries, s.keys], &q);
     let scores = scaled::<B>(B::float_matmul(q, B::float_swap_dims(k, 2, 3)), s.score_scale());
-    add::<B>(scores, mask)
+    let scores = add::<B>(scores, mask);
+    match documents {
+        None => scores,
+        Some(documents) => add::<B>(scores, default_document_mask::<B>(documents, s)),
+    }
+}
+
+/// [`HIDDEN`] for every key before the begin of a query's document, `[batch, 1, queries, keys]`.
+fn default_document_mask<B: Backend>(documents: Int<B>, s: AttentionShape) -> Float<B> {
+    let pairs = B::int_into_float(documents, FloatDType::F32);
+    let pairs = reshape::<B, 4>(pairs, [s.batch, 1, s.queries, 2]);
+    let begins = slice::<B, 4>(pairs, [0..s.batch, 0..1, 0..s.queries, 0..1]);
+    let keys = (0..s.keys).map(|key| key as f32).collect();
+    let keys = constant::<B, 4>(keys, [1, 1, 1, s.keys], &begins);
+    // 1 or more where the key comes before the begin, else 0 or less.
+    let before = B::float_clamp(sub::<B>(begins, keys), Scalar::from(0.0), Scalar::from(1.0));
+    scaled::<B>(before, HIDDEN)
 }
 
 pub(super) fn default_attention<B: Backend>(
     q: Float<B>,
     k: Float<B>,
     v: Float<B>,
+    documents: Option<Int<B>>,
     s: AttentionShape,
 ) -> (Float<B>, Float<B>) {
     let q = split_heads::<B>(q, s.batch, s.queries, s.heads);
     let k = repeat_heads::<B>(split_heads::<B>(k, s.batch, s.keys, s.kv_heads), s);
     let v = repeat_heads::<B>(split_heads::<B>(v, s.batch, s.keys, s.kv_heads), s);
-    let scores = default_scores::<B>(q, k, s);
+    let scores = default_scores::<B>(q, k, documents, s);
     let largest = B::float_max_dim(scores.clone(), 3);
     let weights = B::float_exp(sub::<B>(scores, largest.clone()));
     let sum = B::float_sum_dim(weights.clone(), 3);
@@ -423,6 +533,7 @@ pub(super) fn default_attention_backward<B: Backend>(
     v: Float<B>,
     out: Float<B>,
     lse: Float<B>,
+    documents: Option<Int<B>>,
     s: AttentionShape,
 ) -> (Float<B>, Float<B>, Float<B>) {
     let d_out = split_heads::<B>(d_out, s.batch, s.queries, s.heads);
@@ -432,7 +543,7 @@ pub(super) fn default_attention_backward<B: Backend>(
     let v = repeat_heads::<B>(split_heads::<B>(v, s.batch, s.keys, s.kv_heads), s);
     let lse = reshape::<B, 4>(lse, [s.batch, s.heads, s.queries, 1]);
 
-    let scores = default_scores::<B>(q.clone(), k.clone(), s);
+    let scores = default_scores::<B>(q.clone(), k.clone(), documents, s);
     let p = B::float_exp(sub::<B>(scores, lse));
     let delta = B::float_sum_dim(mul::<B>(d_out.clone(), out), 3);
     let dp = B::float_matmul(d_out.clone(), B::float_swap_dims(v, 2, 3));

@@ -6,13 +6,13 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 
 use super::attention::{self, AttentionShape};
 use super::matmul::{self, Layout};
-use super::ops::{DEFAULT_BODIES, MaybeTensor, TrainOps};
+use super::ops::{DEFAULT_BODIES, MaybeIndices, MaybeTensor, TrainOps};
 use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
 use super::spikes::{self, SpikeRule};
 use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, flex, lora, loss, magnitude, norm, sparse, swiglu};
+use super::{bias, clip, embedding, flex, lora, loss, magnitude, norm, parts, sparse, swiglu};
 
 impl TrainOps for Flex {
     fn recycle(x: FloatTensor<Self>) -> bool {
@@ -154,12 +154,14 @@ impl TrainOps for Flex {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        documents: MaybeIndices<Self>,
         shape: AttentionShape,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let documents = documents.into_option();
         if DEFAULT_BODIES.get() {
-            return attention::default_attention::<Self>(q, k, v, shape);
+            return attention::default_attention::<Self>(q, k, v, documents, shape);
         }
-        attention::flex_attention(&q, &k, &v, shape)
+        attention::flex_attention(&q, &k, &v, documents.as_ref(), shape)
     }
 
     fn attention_backward(
@@ -169,12 +171,16 @@ impl TrainOps for Flex {
         v: FloatTensor<Self>,
         out: FloatTensor<Self>,
         lse: FloatTensor<Self>,
+        documents: MaybeIndices<Self>,
         shape: AttentionShape,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let documents = documents.into_option();
         if DEFAULT_BODIES.get() {
-            return attention::default_attention_backward::<Self>(d_out, q, k, v, out, lse, shape);
+            let default = attention::default_attention_backward::<Self>;
+            return default(d_out, q, k, v, out, lse, documents, shape);
         }
-        attention::flex_attention_backward(&d_out, &q, &k, &v, &out, &lse, shape)
+        let documents = documents.as_ref();
+        attention::flex_attention_backward(&d_out, &q, &k, &v, &out, &lse, documents, shape)
     }
 
     fn copy_rows(
@@ -218,11 +224,12 @@ impl TrainOps for Flex {
         dx: FloatTensor<Self>,
         ids: IntTensor<Self>,
         order: IntTensor<Self>,
+        first: usize,
     ) -> FloatTensor<Self> {
         if DEFAULT_BODIES.get() {
-            return embedding::default_embedding_grad::<Self>(acc, dx, ids);
+            return parts::default_embedding_grad::<Self>(acc, dx, ids, first);
         }
-        embedding::flex_embedding_grad(acc, &dx, &ids, &order)
+        embedding::flex_embedding_grad(acc, &dx, &ids, &order, first)
     }
 
     fn cross_entropy(
@@ -458,6 +465,67 @@ impl TrainOps for Flex {
             return magnitude::default_magnitude_grad::<Self>(acc, dy, z, length);
         }
         magnitude::flex_magnitude_grad(acc, &dy, &z, &length)
+    }
+
+    fn add_bias(y: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return bias::default_add_bias::<Self>(y, bias);
+        }
+        bias::flex_add_bias(y, &bias)
+    }
+
+    fn bias_grad(acc: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return bias::default_bias_grad::<Self>(acc, dy);
+        }
+        bias::flex_bias_grad(acc, &dy)
+    }
+
+    fn embedding_rows(
+        out: FloatTensor<Self>,
+        ids: IntTensor<Self>,
+        table: FloatTensor<Self>,
+        first: usize,
+    ) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return parts::default_embedding_rows::<Self>(out, ids, table, first);
+        }
+        parts::flex_embedding_rows(out, &ids, &table, first)
+    }
+
+    fn put_columns(
+        wide: FloatTensor<Self>,
+        narrow: FloatTensor<Self>,
+        at: usize,
+    ) -> FloatTensor<Self> {
+        if DEFAULT_BODIES.get() {
+            return parts::default_put_columns::<Self>(wide, narrow, at);
+        }
+        parts::flex_put_columns(wide, &narrow, at)
+    }
+
+    // Also in place of the default body, which may give a view of the wide matrix.
+    fn take_columns(wide: FloatTensor<Self>, at: usize, width: usize) -> FloatTensor<Self> {
+        parts::flex_take_columns(&wide, at, width)
+    }
+
+    fn logit_losses(
+        losses: FloatTensor<Self>,
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        first: usize,
+        wants_grad: bool,
+        grad_scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let scale = wants_grad.then_some(grad_scale);
+        if DEFAULT_BODIES.get() {
+            return loss::default_logit_losses::<Self>(losses, logits, targets, first, scale);
+        }
+        loss::flex_logit_losses(losses, logits, &targets, first, scale)
+    }
+
+    fn add_losses(acc: FloatTensor<Self>, losses: FloatTensor<Self>) -> FloatTensor<Self> {
+        loss::flex_add_losses(acc, &losses)
     }
 
     fn clip_factor(sum_squares: FloatTensor<Self>, max_norm: f64) -> FloatTensor<Self> {

@@ -4,7 +4,7 @@
 //! no two tasks write the same row and the order of the sum is fixed.
 
 use burn::backend::{Backend, Dispatch};
-use burn::tensor::{IndexingUpdateOp, Tensor};
+use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
@@ -24,6 +24,17 @@ pub fn embedding(ids: &Indices, table: &Matrix) -> Matrix {
 /// Adds the table's gradient to `acc [V, C]` in place: row `id` gets the sum of `dx` over its positions, in
 /// ascending order of position. `order` are the positions sorted by (id, position), made on the host.
 pub fn embedding_grad(acc: Matrix, dx: &Matrix, ids: &Indices, order: &Indices) -> Matrix {
+    embedding_part_grad(acc, 0, dx, ids, order)
+}
+
+/// The same for a part of a table, `acc` its rows from `first` on: what belongs to other rows is left out.
+pub fn embedding_part_grad(
+    acc: Matrix,
+    first: usize,
+    dx: &Matrix,
+    ids: &Indices,
+    order: &Indices,
+) -> Matrix {
     assert_eq!(acc.shape()[1], dx.shape()[1], "width of an embedding gradient");
     assert_eq!(ids.len(), dx.shape()[0], "one id for each row");
     assert_eq!(ids.len(), order.len(), "the order holds every position once");
@@ -33,6 +44,7 @@ pub fn embedding_grad(acc: Matrix, dx: &Matrix, ids: &Indices, order: &Indices) 
             dx.tensor().into_dispatch(),
             ids.tensor().into_dispatch(),
             order.tensor().into_dispatch(),
+            first,
         ))
     })
 }
@@ -56,8 +68,9 @@ pub(super) fn flex_embedding_grad(
     dx: &FlexTensor,
     ids: &FlexTensor,
     order: &FlexTensor,
+    first: usize,
 ) -> FlexTensor {
-    let width = flex::sizes(dx)[1];
+    let [rows, width] = flex::sizes(&acc);
     let (dx, ids, order) = (flex::values(dx), flex::indices(ids), flex::indices(order));
     let id_at = |&position: &i32| ids[position as usize];
     let mut tasks: Vec<(&mut [f32], &[i32])> = Vec::new();
@@ -65,7 +78,7 @@ pub(super) fn flex_embedding_grad(
     let mut passed = 0;
     for run in order.chunk_by(|a, b| id_at(a) == id_at(b)) {
         let Some(id) = run.first().map(id_at) else { continue };
-        let id = id as usize;
+        let Some(id) = (id as usize).checked_sub(first).filter(|id| *id < rows) else { continue };
         assert!(id >= passed, "order is sorted by id");
         let (_, from_here) = rest.split_at_mut((id - passed) * width);
         let (row, after) = from_here.split_at_mut(width);
@@ -90,12 +103,4 @@ pub(super) fn flex_embedding_grad(
 
 pub(super) fn default_embedding<B: Backend>(ids: Int<B>, table: Float<B>) -> Float<B> {
     B::float_select(table, 0, ids)
-}
-
-pub(super) fn default_embedding_grad<B: Backend>(
-    acc: Float<B>,
-    dx: Float<B>,
-    ids: Int<B>,
-) -> Float<B> {
-    B::float_select_assign(acc, 0, ids, dx, IndexingUpdateOp::Add)
 }

@@ -10,6 +10,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use super::math::{sum2, vectorised};
 use super::matmul::Layout;
 
 /// A view of a row-major matrix.
@@ -23,6 +24,8 @@ const TILE_ROWS: usize = 128;
 const TILE_COLUMNS: usize = 128;
 /// Columns of an output tile where the rows alone give enough tiles.
 const WIDE_TILE_COLUMNS: usize = 1024;
+/// Weights of one task of a product with a single row: 128 KiB, so that waking a thread costs little beside it.
+const ROW_TASK: usize = 32 * 1024;
 /// So many row tiles are enough work for all threads.
 const MANY_ROW_TILES: usize = 8;
 
@@ -71,7 +74,16 @@ pub(super) fn multiply(c: ViewMut<'_>, write: Write, scale: f32, a: View<'_>, b:
 }
 
 /// The same on all threads, tile by tile.
-pub(super) fn multiply_tiled(c: ViewMut<'_>, write: Write, scale: f32, a: View<'_>, b: View<'_>) {
+pub(super) fn multiply_tiled(
+    mut c: ViewMut<'_>,
+    write: Write,
+    scale: f32,
+    a: View<'_>,
+    b: View<'_>,
+) {
+    if multiply_row(c.as_mut(), write, scale, a, b) {
+        return;
+    }
     let tile_columns =
         if c.nrows() >= MANY_ROW_TILES * TILE_ROWS { WIDE_TILE_COLUMNS } else { TILE_COLUMNS };
     let tiles = tiles(c, TILE_ROWS, tile_columns);
@@ -80,6 +92,38 @@ pub(super) fn multiply_tiled(c: ViewMut<'_>, write: Write, scale: f32, a: View<'
         let b = b.subcols(column, tile.ncols());
         multiply(tile, write, scale, a, b);
     });
+}
+
+/// The product of one row with a matrix whose columns are contiguous: a weight `[out, in]` on one token. Says whether it
+/// is such a product.
+///
+/// Nothing is used twice here, so the weight's way from memory is all that counts: each is read once, in its order, by
+/// whichever thread is free. A dot product has the order of `sum2`, on any number of threads.
+fn multiply_row(c: ViewMut<'_>, write: Write, scale: f32, a: View<'_>, b: View<'_>) -> bool {
+    if a.nrows() != 1 || c.nrows() != 1 || b.nrows() == 0 || b.row_stride() != 1 {
+        return false;
+    }
+    let x = a.row(0).transpose().try_as_col_major();
+    let y = c.row_mut(0).transpose_mut().try_as_col_major_mut();
+    let (Some(x), Some(y)) = (x, y) else { return false };
+    let (x, y) = (x.as_slice(), y.as_slice_mut());
+    let columns = (ROW_TASK / x.len()).max(1);
+    y.par_chunks_mut(columns).enumerate().for_each(|(task, y)| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for (j, y) in y.iter_mut().enumerate() {
+                    let column = b.col(task * columns + j).try_as_col_major();
+                    let dot = column.map_or(0.0, |w| sum2(x, w.as_slice(), |x, w| x * w));
+                    *y = match write {
+                        Write::Replace => scale * dot,
+                        Write::Add => *y + scale * dot,
+                    };
+                }
+            },
+        );
+    });
+    true
 }
 
 /// Cuts a matrix into tiles, each with its first row and column.
@@ -106,4 +150,38 @@ pub(super) fn tiles(
         row += height;
     }
     tiles
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_row_gives_what_many_rows_give() {
+        for (inner, columns) in [(1, 1), (7, 3), (16, 40), (65, 1000), (40_000, 3)] {
+            let value = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0;
+            let x: Vec<f32> = (0..inner).map(value).collect();
+            let w: Vec<f32> = (0..inner * columns).map(|i| value(i + 5)).collect();
+            for (write, scale) in [(Write::Replace, 1.0), (Write::Add, -0.5)] {
+                let mut row = vec![2.0; columns];
+                let mut wanted = vec![2.0; columns];
+                let (a, b) = operands(Layout::Nt, view(&x, inner), view(&w, inner));
+                assert!(multiply_row(view_mut(&mut row, columns), write, scale, a, b));
+                multiply(view_mut(&mut wanted, columns), write, scale, a, b);
+                let size = (inner as f32).sqrt();
+                for (a, b) in row.iter().zip(&wanted) {
+                    assert!((a - b).abs() <= 1e-6 * size, "{inner} {columns}: {a} {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_products_are_left_to_the_tiles() {
+        let (x, w, mut y) = ([1.0; 6], [1.0; 6], [0.0; 4]);
+        let (a, b) = operands(Layout::Nt, view(&x, 3), view(&w, 3));
+        assert!(!multiply_row(view_mut(&mut y, 2), Write::Replace, 1.0, a, b));
+        let (a, b) = operands(Layout::Nn, view(&x[..3], 3), view(&w, 2));
+        assert!(!multiply_row(view_mut(&mut y[..2], 2), Write::Replace, 1.0, a, b));
+    }
 }

@@ -6,13 +6,15 @@
 use std::sync::Arc;
 
 use burn::backend::{Backend, BoolDType, Dispatch, FloatDType, Scalar};
-use burn::tensor::{IndexingUpdateOp, Shape, Tensor};
+use burn::tensor::{IndexingUpdateOp, Shape, Slice, Tensor};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use crate::device::memory::Ticket;
 
-use super::fallback::{Float, Int, add, dims, mul, reshape, scaled, shifted, sub, zeros};
+use super::fallback::{
+    Float, Int, add, dims, mul, reshape, scaled, shifted, slice_assign, sub, zeros,
+};
 use super::flex::{self, rows_per_task};
 use super::gemm::{self, View, Write};
 use super::math::{exp_and_sum, max, vectorised};
@@ -255,6 +257,45 @@ pub(super) fn flex_token_losses(
     flex::vector(losses.into_iter().map(|loss| loss as f32).collect())
 }
 
+pub(super) fn flex_logit_losses(
+    mut losses: FlexTensor,
+    mut logits: FlexTensor,
+    targets: &FlexTensor,
+    first: usize,
+    grad_scale: Option<f32>,
+) -> (FlexTensor, FlexTensor) {
+    let [count, vocabulary] = flex::sizes(&logits);
+    let targets = &flex::indices(targets)[first..first + count];
+    let rows = rows_per_task(vocabulary);
+    let of_rows = &mut flex::values_mut(&mut losses)[first..first + count];
+    let tasks = flex::values_mut(&mut logits).par_chunks_mut(rows * vocabulary);
+    let tasks = tasks.zip(of_rows.par_chunks_mut(rows)).zip(targets.par_chunks(rows));
+    tasks.for_each(|((logits, losses), targets)| {
+        vectorised(
+            #[inline(always)]
+            || {
+                let rows = logits.chunks_exact_mut(vocabulary).zip(losses).zip(targets);
+                for ((row, loss), &target) in rows {
+                    *loss = match grad_scale {
+                        Some(scale) => loss_row(row, target, scale) as f32,
+                        None if target == IGNORED => 0.0,
+                        None => softmax_loss(row, target as usize).1 as f32,
+                    };
+                }
+            },
+        );
+    });
+    (losses, logits)
+}
+
+pub(super) fn flex_add_losses(mut acc: FlexTensor, losses: &FlexTensor) -> FlexTensor {
+    let sum: f64 = flex::values(losses).iter().map(|&loss| f64::from(loss)).sum();
+    for acc in flex::values_mut(&mut acc) {
+        *acc = (f64::from(*acc) + sum) as f32;
+    }
+    acc
+}
+
 /// Per-token losses `[T, 1]`, probabilities `[T, V]`, targets `[T, 1]` with 0 for ignored ones, and 1
 /// or 0 for each token `[T, 1]`: counts or not.
 fn default_softmax_loss<B: Backend>(
@@ -262,8 +303,15 @@ fn default_softmax_loss<B: Backend>(
     head: Float<B>,
     targets: Int<B>,
 ) -> (Float<B>, Float<B>, Int<B>, Float<B>) {
-    let [tokens, _] = dims::<B, 2>(&hidden);
-    let logits = default_matmul::<B>(1.0, Layout::Nt, hidden, head);
+    default_softmax_of::<B>(default_matmul::<B>(1.0, Layout::Nt, hidden, head), targets)
+}
+
+/// The same from the logits `[T, V]`.
+fn default_softmax_of<B: Backend>(
+    logits: Float<B>,
+    targets: Int<B>,
+) -> (Float<B>, Float<B>, Int<B>, Float<B>) {
+    let [tokens, _] = dims::<B, 2>(&logits);
     let targets = B::int_reshape(targets, Shape::from([tokens, 1]));
     let ignored = B::int_equal_elem(targets.clone(), Scalar::from(IGNORED), BoolDType::Native);
     let targets = B::int_mask_fill(targets, ignored.clone(), Scalar::from(0));
@@ -311,4 +359,23 @@ pub(super) fn default_token_losses<B: Backend>(
     let [tokens, _] = dims::<B, 2>(&hidden);
     let (losses, ..) = default_softmax_loss::<B>(hidden, head, targets);
     reshape::<B, 1>(losses, [tokens])
+}
+
+pub(super) fn default_logit_losses<B: Backend>(
+    losses: Float<B>,
+    logits: Float<B>,
+    targets: Int<B>,
+    first: usize,
+    grad_scale: Option<f32>,
+) -> (Float<B>, Float<B>) {
+    let [count, vocabulary] = dims::<B, 2>(&logits);
+    let targets = B::int_slice(targets, &[Slice::from(first..first + count)]);
+    let (found, probabilities, targets, counts) = default_softmax_of::<B>(logits.clone(), targets);
+    let found = reshape::<B, 1>(found, [count]);
+    let losses = slice_assign::<B, 1>(losses, [first..first + count], found);
+    let Some(scale) = grad_scale else { return (losses, logits) };
+    let weight = scaled::<B>(counts, scale);
+    let none = zeros::<B, 2>([count, vocabulary], &logits);
+    let hits = B::float_scatter(1, none, targets, weight.clone(), IndexingUpdateOp::Add);
+    (losses, sub::<B>(mul::<B>(probabilities, weight), hits))
 }

@@ -10,6 +10,7 @@
 
 pub mod array;
 pub mod attention;
+pub mod bias;
 pub mod ceiling;
 mod clip;
 mod cpu;
@@ -27,6 +28,7 @@ mod math;
 pub mod matmul;
 pub mod norm;
 pub mod ops;
+pub mod parts;
 #[doc(hidden)]
 pub mod pool;
 #[doc(hidden)]

@@ -16,7 +16,7 @@ use super::scaling::{self, Along};
 use super::spikes::{self, SpikeRule};
 use super::switch::{self, Switch};
 use super::update::{self, AdamW, Axis};
-use super::{clip, embedding, lora, loss, magnitude, norm, sparse, swiglu};
+use super::{bias, clip, embedding, lora, loss, magnitude, norm, parts, sparse, swiglu};
 
 thread_local! {
     pub(super) static DEFAULT_BODIES: Cell<bool> = const { Cell::new(false) };
@@ -53,6 +53,30 @@ impl<B: Backend> MaybeTensor<B> {
 
     /// Back to an option.
     pub fn into_option(self) -> Option<FloatTensor<B>> {
+        match self {
+            Self::Given(tensor) => Some(tensor),
+            Self::Absent => None,
+        }
+    }
+}
+
+/// Indices that may be missing.
+#[derive(ExtensionType)]
+pub enum MaybeIndices<B: Backend> {
+    /// They are there.
+    Given(IntTensor<B>),
+    /// They are missing.
+    Absent,
+}
+
+impl<B: Backend> MaybeIndices<B> {
+    /// From the option that callers have.
+    pub fn new(option: Option<IntTensor<B>>) -> Self {
+        option.map_or(Self::Absent, Self::Given)
+    }
+
+    /// Back to an option.
+    pub fn into_option(self) -> Option<IntTensor<B>> {
         match self {
             Self::Given(tensor) => Some(tensor),
             Self::Absent => None,
@@ -188,9 +212,10 @@ pub trait TrainOps: Backend {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
+        #[extension_type] documents: MaybeIndices<Self>,
         shape: AttentionShape,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        attention::default_attention::<Self>(q, k, v, shape)
+        attention::default_attention::<Self>(q, k, v, documents.into_option(), shape)
     }
 
     /// `(dq, dk, dv)`.
@@ -201,9 +226,11 @@ pub trait TrainOps: Backend {
         v: FloatTensor<Self>,
         out: FloatTensor<Self>,
         lse: FloatTensor<Self>,
+        #[extension_type] documents: MaybeIndices<Self>,
         shape: AttentionShape,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        attention::default_attention_backward::<Self>(d_out, q, k, v, out, lse, shape)
+        let documents = documents.into_option();
+        attention::default_attention_backward::<Self>(d_out, q, k, v, out, lse, documents, shape)
     }
 
     /// Copies `rows` into `cache` in place.
@@ -234,15 +261,59 @@ pub trait TrainOps: Backend {
         embedding::default_embedding::<Self>(ids, table)
     }
 
-    /// Adds rows of `dx` to `acc` in place; `order` sorts positions by id.
+    /// Adds rows of `dx` to `acc` in place, whose rows are those of the ids from `first` on; `order` sorts positions by id.
     fn embedding_grad(
         acc: FloatTensor<Self>,
         dx: FloatTensor<Self>,
         ids: IntTensor<Self>,
         order: IntTensor<Self>,
+        first: usize,
     ) -> FloatTensor<Self> {
         let _ = order;
-        embedding::default_embedding_grad::<Self>(acc, dx, ids)
+        parts::default_embedding_grad::<Self>(acc, dx, ids, first)
+    }
+
+    /// Adds rows of a part of a table to `out` in place: of the ids from `first` on that it has.
+    fn embedding_rows(
+        out: FloatTensor<Self>,
+        ids: IntTensor<Self>,
+        table: FloatTensor<Self>,
+        first: usize,
+    ) -> FloatTensor<Self> {
+        parts::default_embedding_rows::<Self>(out, ids, table, first)
+    }
+
+    /// Writes `narrow` to the columns of `wide` from `at` on, in place.
+    fn put_columns(
+        wide: FloatTensor<Self>,
+        narrow: FloatTensor<Self>,
+        at: usize,
+    ) -> FloatTensor<Self> {
+        parts::default_put_columns::<Self>(wide, narrow, at)
+    }
+
+    /// The `width` columns from `at` on.
+    fn take_columns(wide: FloatTensor<Self>, at: usize, width: usize) -> FloatTensor<Self> {
+        parts::default_take_columns::<Self>(wide, at, width)
+    }
+
+    /// `(losses, logits)`, both in place: the losses from `first` on of these rows of logits, which become `grad_scale`
+    /// times their gradient if that is wanted.
+    fn logit_losses(
+        losses: FloatTensor<Self>,
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        first: usize,
+        wants_grad: bool,
+        grad_scale: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let scale = wants_grad.then_some(grad_scale);
+        loss::default_logit_losses::<Self>(losses, logits, targets, first, scale)
+    }
+
+    /// `acc += Σ losses` in place.
+    fn add_losses(acc: FloatTensor<Self>, losses: FloatTensor<Self>) -> FloatTensor<Self> {
+        super::fallback::add::<Self>(acc, Self::float_sum_dim(losses, 0))
     }
 
     /// `(loss_acc, d_hidden, d_head)`; `loss_acc` and `d_head` in place.
@@ -426,6 +497,16 @@ pub trait TrainOps: Backend {
         length: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         magnitude::default_magnitude_grad::<Self>(acc, dy, z, length)
+    }
+
+    /// `y += bias` on every row; `y` in place.
+    fn add_bias(y: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+        bias::default_add_bias::<Self>(y, bias)
+    }
+
+    /// `acc += Σ dy` by column, in place.
+    fn bias_grad(acc: FloatTensor<Self>, dy: FloatTensor<Self>) -> FloatTensor<Self> {
+        bias::default_bias_grad::<Self>(acc, dy)
     }
 
     /// The factor that brings a gradient to `max_norm`.

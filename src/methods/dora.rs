@@ -5,20 +5,25 @@
 //! change with the factors only, so they are computed once after an update; the network itself has the formula
 //! (`model::magnitude`), as evaluation and generation need it too.
 
-use crate::config::{Ranks, RunConfig};
+use std::path::PathBuf;
+
+use crate::config::{Ranks, RunConfig, Targets};
 use crate::error::Result;
 use crate::model::config::TargetLayer;
-use crate::model::{Linear, LinearId, Model};
+use crate::model::{Adapter, Linear, LinearId, Model};
 
 use super::factors::{self, FactorInit};
-use super::footprint::Footprint;
-use super::{Context, Export, Method, MethodState, StateReader, resolved};
+use super::footprint::{self, Footprint};
+use super::{Context, Export, Method, MethodState, PlainAdapter, StateReader, given, resolved};
 
 /// DoRA on all target layers.
 #[derive(Debug)]
 pub struct Dora {
     ranks: Ranks,
     alpha: f64,
+    targets: Targets,
+    /// The adapter to go on with.
+    given: Option<PathBuf>,
 }
 
 impl Dora {
@@ -27,20 +32,22 @@ impl Dora {
         Ok(Self {
             ranks: resolved(config.train.ranks(), "train.rank")?,
             alpha: resolved(config.train.alpha, "train.alpha")?,
+            targets: config.train.targets(),
+            given: config.model.adapter.as_ref().map(PathBuf::from),
         })
     }
 
     fn attach(
         &self,
         model: &mut Model,
-        place: usize,
+        id: LinearId,
         rank: usize,
         pair: (Vec<f32>, Vec<f32>),
     ) -> (Linear, f64) {
         let scale = (self.alpha / rank as f64) as f32;
-        let (_, change) = factors::attach(model, LinearId(place), rank, scale, pair, false);
-        model.add_magnitude(LinearId(place));
-        (model.linears()[place].clone(), change)
+        let (_, change) = factors::attach(model, id, rank, scale, pair, false);
+        model.add_magnitude(id);
+        (model.linears()[id.0].clone(), change)
     }
 }
 
@@ -50,25 +57,31 @@ impl Method for Dora {
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        for (place, linear) in cx.model.linears().to_vec().iter().enumerate() {
-            let rank = factors::layer_rank(linear, self.ranks, cx.events);
-            let pair = factors::draw(linear, rank, FactorInit::Standard, cx.seed);
-            let (linear, change) = self.attach(cx.model, place, rank, pair);
+        if let Some(folder) = &self.given {
+            return given::prepare(cx, folder);
+        }
+        for (id, linear) in factors::targets(cx.model, &self.targets) {
+            let rank = factors::layer_rank(&linear, self.ranks, cx.events);
+            let pair = factors::draw(&linear, rank, FactorInit::Standard, cx.seed);
+            let (linear, change) = self.attach(cx.model, id, rank, pair);
             if let Some(adapter) = linear.adapter {
                 cx.events.push(factors::init_event(&cx.model.params, &linear, adapter, change));
             }
         }
-        factors::freeze_targets(cx.model);
+        factors::freeze_adapted(cx.model);
         cx.model.refresh_magnitudes();
         Ok(())
     }
 
-    fn restore(&mut self, cx: &mut Context<'_>, _state: &dyn StateReader) -> Result<()> {
-        for (place, linear) in cx.model.linears().to_vec().iter().enumerate() {
-            let rank = factors::restored_rank(linear, self.ranks);
-            self.attach(cx.model, place, rank, factors::blank(linear, rank));
+    fn restore(&mut self, cx: &mut Context<'_>, state: &dyn StateReader) -> Result<()> {
+        if self.given.is_some() {
+            return given::restore(cx, state, true);
         }
-        factors::freeze_targets(cx.model);
+        for (id, linear) in factors::targets(cx.model, &self.targets) {
+            let rank = factors::restored_rank(&linear, self.ranks);
+            self.attach(cx.model, id, rank, factors::blank(&linear, rank));
+        }
+        factors::freeze_adapted(cx.model);
         Ok(())
     }
 
@@ -76,8 +89,8 @@ impl Method for Dora {
         cx.model.refresh_magnitudes();
     }
 
-    fn state(&self, _cx: &Context<'_>) -> MethodState {
-        MethodState::default()
+    fn state(&self, cx: &Context<'_>) -> MethodState {
+        if self.given.is_some() { given::state(cx.model) } else { MethodState::default() }
     }
 
     fn after_update(&mut self, cx: &mut Context<'_>) -> Result<()> {
@@ -85,15 +98,28 @@ impl Method for Dora {
         Ok(())
     }
 
-    /// A plain adapter has no lengths.
-    fn export(&self, _model: &Model) -> Export {
-        Export::Merged
+    fn export(&self, model: &Model) -> Export {
+        Export::of_frozen_base(model)
+    }
+
+    /// The pair with its trained lengths.
+    fn plain_adapter(&self, model: &Model, id: LinearId) -> Option<PlainAdapter> {
+        let linear = &model.linears()[id.0];
+        let Adapter { a, b, scale, .. } = linear.adapter?;
+        let magnitude = linear.magnitude.as_ref()?.id;
+        let rank = model.params.value(a).shape()[0];
+        let [a, b, magnitude] = [a, b, magnitude].map(|id| model.params.value(id).to_host());
+        let magnitude = Some(magnitude);
+        Some(PlainAdapter { a, b, rank, scale, is_rank_stabilised: false, magnitude })
     }
 }
 
 /// A pair of factors and the trained lengths; beside these the lengths of the weight's rows, of the whole rows, and
 /// the factors from them.
 pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    if !footprint::is_target(config, layer) {
+        return Footprint::untargeted(layer, config);
+    }
     let adapter = Footprint::adapter(layer, config);
     let lengths = layer.rows as u128;
     let trained = adapter.trained + lengths;

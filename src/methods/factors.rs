@@ -1,7 +1,7 @@
 //! Low-rank factors on the target layers: their initialisations and how they are attached. Shared by
 //! all adapter methods.
 
-use crate::config::Ranks;
+use crate::config::{Ranks, Targets};
 use crate::device::memory::Category;
 use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul_add};
@@ -173,6 +173,22 @@ pub fn attach(
 
 fn largest_difference(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
+}
+
+/// Freezes the dense weights of the layers that have an adapter; the others go with embedding, head and norms.
+pub fn freeze_adapted(model: &mut Model) {
+    let adapted = model.linears().iter().filter(|linear| linear.adapter.is_some());
+    let weights: Vec<_> = adapted.filter_map(|linear| linear.weight).collect();
+    for id in weights {
+        model.params.set_trainable(id, false);
+    }
+}
+
+/// The layers among `model`'s that get an adapter, with their ids.
+pub fn targets(model: &Model, targets: &Targets) -> Vec<(LinearId, Linear)> {
+    let layers = model.linears().iter().enumerate();
+    let chosen = layers.filter(|(_, linear)| targets.contains(&linear.name));
+    chosen.map(|(index, linear)| (LinearId(index), linear.clone())).collect()
 }
 
 /// Freezes the dense weights of all target layers; everything else stays as it is.

@@ -63,6 +63,15 @@ impl Footprint {
         }
     }
 
+    /// A layer that gets no adapter: it goes with embedding, head and norms.
+    pub fn untargeted(layer: &TargetLayer, config: &RunConfig) -> Self {
+        if config.train.train_non_targets.unwrap_or(true) {
+            Self::dense(layer)
+        } else {
+            Self { weight: layer.len(), ..Self::default() }
+        }
+    }
+
     /// With a copy of the first factors, for an adapter of the weight that the run began with.
     #[must_use]
     pub fn with_start(self) -> Self {
@@ -77,6 +86,11 @@ pub fn rank(config: &RunConfig, layer: &TargetLayer) -> usize {
         .ranks()
         .map_or(0, |ranks| ranks.at(layer.block, layer.blocks))
         .min(layer.max_rank())
+}
+
+/// Whether a configuration gives the layer an adapter.
+pub fn is_target(config: &RunConfig, layer: &TargetLayer) -> bool {
+    config.train.targets().contains(&layer.name())
 }
 
 /// The footprint of a layer in one part of a run.

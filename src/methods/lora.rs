@@ -7,7 +7,9 @@
 //! Two relatives differ in one number each: rsLoRA (arXiv:2312.03732) has the scale `alpha/√r`, LoRA+
 //! (arXiv:2402.12354) a learning rate of `B` that is a multiple of that of `A`.
 
-use crate::config::{Ranks, RunConfig};
+use std::path::PathBuf;
+
+use crate::config::{Ranks, RunConfig, Targets};
 use crate::error::{Error, Result};
 use crate::kernels::Vector;
 use crate::linalg::spectrum::Product;
@@ -15,9 +17,10 @@ use crate::model::config::TargetLayer;
 use crate::model::{Adapter, Gradients, Linear, LinearId, Model};
 
 use super::factors::{self, FactorInit, restored_rank};
-use super::footprint::Footprint;
+use super::footprint::{self, Footprint};
 use super::{
-    Context, Export, Method, MethodState, PlainAdapter, StateReader, adamw_all, effective, resolved,
+    Context, Export, Method, MethodState, PlainAdapter, StateReader, adamw_all, effective, given,
+    resolved,
 };
 
 /// LoRA on all target layers.
@@ -32,6 +35,9 @@ pub struct Lora {
     alpha: f64,
     init: FactorInit,
     has_base: bool,
+    targets: Targets,
+    /// The adapter to go on with.
+    given: Option<PathBuf>,
 }
 
 impl Lora {
@@ -56,6 +62,8 @@ impl Lora {
             alpha: resolved(config.train.alpha, "train.alpha")?,
             init,
             has_base: config.lora.base != "none",
+            targets: config.train.targets(),
+            given: config.model.adapter.as_ref().map(PathBuf::from),
         })
     }
 
@@ -82,14 +90,12 @@ impl Lora {
         values: impl Fn(&Linear, usize) -> (Vec<f32>, Vec<f32>),
         fresh: bool,
     ) {
-        for index in 0..cx.model.linears().len() {
-            let linear = cx.model.linears()[index].clone();
+        for (id, linear) in factors::targets(cx.model, &self.targets) {
             let rank = if fresh {
                 factors::layer_rank(&linear, self.ranks, cx.events)
             } else {
                 factors::restored_rank(&linear, self.ranks)
             };
-            let id = LinearId(index);
             if !self.has_base {
                 cx.model.drop_weight(id);
             }
@@ -101,7 +107,7 @@ impl Lora {
                 cx.events.push(factors::init_event(&cx.model.params, &linear, adapter, change));
             }
         }
-        factors::freeze_targets(cx.model);
+        factors::freeze_adapted(cx.model);
     }
 }
 
@@ -111,18 +117,24 @@ impl Method for Lora {
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
+        if let Some(folder) = &self.given {
+            return given::prepare(cx, folder);
+        }
         let (init, seed) = (self.init, cx.seed);
         self.attach(cx, |linear, rank| factors::draw(linear, rank, init, seed), true);
         Ok(())
     }
 
-    fn restore(&mut self, cx: &mut Context<'_>, _state: &dyn StateReader) -> Result<()> {
+    fn restore(&mut self, cx: &mut Context<'_>, state: &dyn StateReader) -> Result<()> {
+        if self.given.is_some() {
+            return given::restore(cx, state, false);
+        }
         self.attach(cx, factors::blank, false);
         Ok(())
     }
 
-    fn state(&self, _cx: &Context<'_>) -> MethodState {
-        MethodState::default()
+    fn state(&self, cx: &Context<'_>) -> MethodState {
+        if self.given.is_some() { given::state(cx.model) } else { MethodState::default() }
     }
 
     /// Without dense weight the layer starts as the product of its first factors.
@@ -145,7 +157,11 @@ impl Method for Lora {
     }
 
     /// The rank of `B·A`, and of the first `B·A` where that is not zero.
-    fn rank_ceiling(&self, _model: &Model, linear: &Linear, _t: u64) -> usize {
+    fn rank_ceiling(&self, model: &Model, linear: &Linear, _t: u64) -> usize {
+        if self.given.is_some() {
+            let rank = linear.adapter.map(|adapter| model.params.value(adapter.a).shape()[0]);
+            return rank.unwrap_or(0).min(linear.max_rank());
+        }
         let pairs = if self.is_compensated() { 2 } else { 1 };
         (pairs * restored_rank(linear, self.ranks)).min(linear.max_rank())
     }
@@ -182,12 +198,16 @@ impl Method for Lora {
         let Adapter { a, b, scale, .. } = model.linears()[id.0].adapter?;
         let rank = model.params.value(a).shape()[0];
         let [a, b] = [a, b].map(|id| model.params.value(id).to_host());
-        Some(PlainAdapter { a, b, rank, scale })
+        let is_rank_stabilised = self.is_rank_stabilised;
+        Some(PlainAdapter { a, b, rank, scale, is_rank_stabilised, magnitude: None })
     }
 }
 
 /// What a layer needs: the frozen weight, unless there is none, and a trained pair.
 pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    if !footprint::is_target(config, layer) {
+        return Footprint::untargeted(layer, config);
+    }
     let adapter = Footprint::adapter(layer, config);
     if config.lora.base == "none" { Footprint { weight: 0, ..adapter } } else { adapter }
 }

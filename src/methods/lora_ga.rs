@@ -9,7 +9,7 @@
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::config::{Ranks, RunConfig};
+use crate::config::{Ranks, RunConfig, Targets};
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
@@ -46,6 +46,7 @@ pub struct LoraGa {
     /// Mean gradients between `look_ahead` and `prepare`, by layer.
     gradients: Vec<Vec<f32>>,
     starts: Starts,
+    targets: Targets,
 }
 
 /// What a layer's decomposed gradient says.
@@ -80,6 +81,7 @@ impl LoraGa {
             clips_product: table.norm_clip,
             gradients: Vec::new(),
             starts: Starts::default(),
+            targets: config.train.targets(),
         })
     }
 
@@ -107,13 +109,13 @@ impl LoraGa {
     }
 
     /// Decomposes every layer's gradient, layers in parallel; each gradient is freed when it is done.
-    fn decompose(&mut self, model: &Model, seed: u64) -> Result<Vec<Decomposed>> {
+    fn decompose(&mut self, linears: &[(LinearId, Linear)], seed: u64) -> Result<Vec<Decomposed>> {
         let gradients = std::mem::take(&mut self.gradients);
         let ranks: Vec<usize> =
-            model.linears().iter().map(|linear| self.layer_rank(linear)).collect::<Result<_>>()?;
-        let layers = gradients.into_par_iter().zip(model.linears()).zip(ranks);
+            linears.iter().map(|(_, linear)| self.layer_rank(linear)).collect::<Result<_>>()?;
+        let layers = gradients.into_par_iter().zip(linears).zip(ranks);
         layers
-            .map(|((gradient, linear), rank)| {
+            .map(|((gradient, (_, linear)), rank)| {
                 let wide: Vec<f64> = gradient.iter().map(|&value| f64::from(value)).collect();
                 drop(gradient);
                 let shape = [linear.rows, linear.cols];
@@ -194,19 +196,21 @@ impl Method for LoraGa {
     }
 
     fn look_ahead(&mut self, cx: &mut Context<'_>, next_batch: &mut NextBatch<'_>) -> Result<()> {
-        self.gradients = gradient::estimate(cx.model, self.batches, self.recompute, next_batch)?;
+        let (targets, batches) = (&self.targets, self.batches);
+        self.gradients =
+            gradient::estimate(cx.model, targets, batches, self.recompute, next_batch)?;
         Ok(())
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        let layers = cx.model.linears().to_vec();
+        let layers = factors::targets(cx.model, &self.targets);
         if self.gradients.len() != layers.len() {
             return Err(Error::run(
                 "lora-ga has no gradient to start from",
                 "prepare it with batches of the run (Engine::prepare)",
             ));
         }
-        let decomposed = self.decompose(cx.model, cx.seed)?;
+        let decomposed = self.decompose(&layers, cx.seed)?;
         let mean = |of: &dyn Fn(&Decomposed) -> f64| {
             decomposed.iter().map(of).sum::<f64>() / decomposed.len().max(1) as f64
         };
@@ -217,7 +221,7 @@ impl Method for LoraGa {
             100.0 * mean(&|layer| layer.energy)
         );
         cx.events.push(Phase { name: "gradient-estimate".into(), detail }.into());
-        for (index, (linear, layer)) in layers.iter().zip(decomposed).enumerate() {
+        for ((id, linear), layer) in layers.iter().zip(decomposed) {
             let rank = self.layer_rank(linear)?;
             let wanted = self.wanted(linear);
             if rank < wanted {
@@ -226,28 +230,28 @@ impl Method for LoraGa {
             let [a, b] = self.start(cx.model, linear, &layer.svd, rank, cx.seed)?;
             let pair = (a.clone(), b.clone());
             let (adapter, change) =
-                factors::attach(cx.model, LinearId(index), rank, self.scale(rank), pair, true);
+                factors::attach(cx.model, *id, rank, self.scale(rank), pair, true);
             let mut event = factors::init_event(&cx.model.params, linear, adapter, change);
             if let Body::Init(init) = &mut event {
                 init.grad_norm = Some(layer.grad_norm);
                 init.energy = Some(layer.energy);
             }
             cx.events.push(event);
-            self.starts.push([a, b], rank, cx.model.device());
+            self.starts.keep(*id, [a, b], rank, cx.model.device());
         }
-        factors::freeze_targets(cx.model);
+        factors::freeze_adapted(cx.model);
         Ok(())
     }
 
     fn restore(&mut self, cx: &mut Context<'_>, state: &dyn StateReader) -> Result<()> {
-        for (index, linear) in cx.model.linears().to_vec().iter().enumerate() {
-            let rank = self.layer_rank(linear)?;
+        for (id, linear) in factors::targets(cx.model, &self.targets) {
+            let rank = self.layer_rank(&linear)?;
             let device = cx.model.device().clone();
-            self.starts.restore(state, linear, rank, &device)?;
-            let blank = factors::blank(linear, rank);
-            factors::attach(cx.model, LinearId(index), rank, self.scale(rank), blank, false);
+            self.starts.restore(state, id, &linear, rank, &device)?;
+            let blank = factors::blank(&linear, rank);
+            factors::attach(cx.model, id, rank, self.scale(rank), blank, false);
         }
-        factors::freeze_targets(cx.model);
+        factors::freeze_adapted(cx.model);
         Ok(())
     }
 
@@ -280,13 +284,19 @@ fn clamped(linear: &Linear, wanted: usize, rank: usize) -> Body {
 }
 
 /// Its look at the gradient before the run: the network alone, each gradient freed as soon as it is complete.
-pub fn estimate_footprint(_config: &RunConfig, layer: &TargetLayer) -> Footprint {
+pub fn estimate_footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
     let weight = layer.len();
+    if !footprint::is_target(config, layer) {
+        return Footprint { weight, ..Footprint::default() };
+    }
     Footprint { weight, trained: weight, is_consumed: true, ..Footprint::default() }
 }
 
 /// Factors of at most half the full rank, with a copy of where they started.
 pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    if !footprint::is_target(config, layer) {
+        return Footprint::untargeted(layer, config);
+    }
     let rank = footprint::rank(config, layer).min(layer.max_rank() / 2);
     Footprint::pair(layer, rank).with_start()
 }

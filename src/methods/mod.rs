@@ -20,6 +20,7 @@ pub mod fira;
 pub mod footprint;
 pub mod full;
 pub mod galore;
+pub mod given;
 pub mod inrank;
 pub mod lora;
 pub mod lora_ga;
@@ -155,6 +156,10 @@ pub struct PlainAdapter {
     pub rank: usize,
     /// `s`.
     pub scale: f32,
+    /// Whether `s` is `alpha/√r` by the method's rule; else it is `alpha/r`.
+    pub is_rank_stabilised: bool,
+    /// Trained lengths of the rows `[m]`, where the layer has them.
+    pub magnitude: Option<Vec<f32>>,
 }
 
 /// Learning-rate index of an update within a schedule that a method may restart.

@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::config::{Ranks, RunConfig};
+use crate::config::{Ranks, RunConfig, Targets};
 use crate::error::{Error, Result};
 use crate::linalg::svd::Svd;
 use crate::model::config::TargetLayer;
@@ -15,7 +15,7 @@ use crate::model::{Linear, LinearId, Model};
 use crate::runlog::{Body, Phase};
 
 use super::factors::{self, columns};
-use super::footprint::Footprint;
+use super::footprint::{self, Footprint};
 use super::singular::{self, Decomposition};
 use super::starts::Starts;
 use super::{Context, Export, Method, MethodState, PlainAdapter, StateReader, resolved};
@@ -27,6 +27,7 @@ pub struct Pissa {
     alpha: f64,
     decomposition: Decomposition,
     starts: Starts,
+    targets: Targets,
 }
 
 /// The principal part of a layer's weight.
@@ -50,6 +51,7 @@ impl Pissa {
                 )
             })?,
             starts: Starts::default(),
+            targets: config.train.targets(),
         })
     }
 
@@ -58,14 +60,20 @@ impl Pissa {
     }
 
     /// Decomposes every layer's weight, layers in parallel.
-    fn decompose(&self, model: &Model, ranks: &[usize], seed: u64) -> Result<Vec<Principal>> {
+    fn decompose(
+        &self,
+        model: &Model,
+        linears: &[(LinearId, Linear)],
+        ranks: &[usize],
+        seed: u64,
+    ) -> Result<Vec<Principal>> {
         let host = |linear: &Linear| {
             linear.weight.map(|id| model.params.value(id).to_host()).unwrap_or_default()
         };
-        let weights: Vec<Vec<f32>> = model.linears().iter().map(host).collect();
-        let layers = weights.into_par_iter().zip(model.linears()).zip(ranks);
+        let weights: Vec<Vec<f32>> = linears.iter().map(|(_, linear)| host(linear)).collect();
+        let layers = weights.into_par_iter().zip(linears).zip(ranks);
         layers
-            .map(|((weight, linear), &rank)| {
+            .map(|((weight, (_, linear)), &rank)| {
                 let wide: Vec<f64> = weight.iter().map(|&value| f64::from(value)).collect();
                 drop(weight);
                 let (way, shape) = (self.decomposition, [linear.rows, linear.cols]);
@@ -103,43 +111,42 @@ impl Method for Pissa {
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        let layers = cx.model.linears().to_vec();
+        let layers = factors::targets(cx.model, &self.targets);
         let ranks: Vec<usize> = layers
             .iter()
-            .map(|linear| factors::layer_rank(linear, self.ranks, cx.events))
+            .map(|(_, linear)| factors::layer_rank(linear, self.ranks, cx.events))
             .collect();
-        let principal = self.decompose(cx.model, &ranks, cx.seed)?;
+        let principal = self.decompose(cx.model, &layers, &ranks, cx.seed)?;
         let mean =
             principal.iter().map(|part| part.energy).sum::<f64>() / principal.len().max(1) as f64;
         let detail =
             format!("mean over layers: {:.0} % of the weight's energy is trained", 100.0 * mean);
         cx.events.push(Phase { name: "principal-parts".into(), detail }.into());
-        for (index, ((linear, rank), part)) in layers.iter().zip(ranks).zip(principal).enumerate() {
+        for (((id, linear), rank), part) in layers.iter().zip(ranks).zip(principal) {
             let scale = self.scale(rank);
             let [a, b] = start(&part.svd, scale);
             let pair = (a.clone(), b.clone());
-            let (adapter, change) =
-                factors::attach(cx.model, LinearId(index), rank, scale as f32, pair, true);
+            let (adapter, change) = factors::attach(cx.model, *id, rank, scale as f32, pair, true);
             let mut event = factors::init_event(&cx.model.params, linear, adapter, change);
             if let Body::Init(init) = &mut event {
                 init.energy = Some(part.energy);
             }
             cx.events.push(event);
-            self.starts.push([a, b], rank, cx.model.device());
+            self.starts.keep(*id, [a, b], rank, cx.model.device());
         }
-        factors::freeze_targets(cx.model);
+        factors::freeze_adapted(cx.model);
         Ok(())
     }
 
     fn restore(&mut self, cx: &mut Context<'_>, state: &dyn StateReader) -> Result<()> {
         let device = cx.model.device().clone();
-        for (index, linear) in cx.model.linears().to_vec().iter().enumerate() {
-            let rank = factors::restored_rank(linear, self.ranks);
-            self.starts.restore(state, linear, rank, &device)?;
-            let (blank, scale) = (factors::blank(linear, rank), self.scale(rank) as f32);
-            factors::attach(cx.model, LinearId(index), rank, scale, blank, false);
+        for (id, linear) in factors::targets(cx.model, &self.targets) {
+            let rank = factors::restored_rank(&linear, self.ranks);
+            self.starts.restore(state, id, &linear, rank, &device)?;
+            let (blank, scale) = (factors::blank(&linear, rank), self.scale(rank) as f32);
+            factors::attach(cx.model, id, rank, scale, blank, false);
         }
-        factors::freeze_targets(cx.model);
+        factors::freeze_adapted(cx.model);
         Ok(())
     }
 
@@ -165,5 +172,8 @@ impl Method for Pissa {
 
 /// A pair of factors, with a copy of where they started.
 pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    if !footprint::is_target(config, layer) {
+        return Footprint::untargeted(layer, config);
+    }
     Footprint::adapter(layer, config).with_start()
 }

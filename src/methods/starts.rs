@@ -1,6 +1,8 @@
 //! Where factors started, for methods whose start is not zero and was taken off the weight: with it, a finished run is
 //! a plain adapter of the weight that it began with.
 
+use std::collections::BTreeMap;
+
 use crate::device::Device;
 use crate::device::memory::Category;
 use crate::error::Result;
@@ -9,9 +11,9 @@ use crate::model::{Linear, LinearId, Model};
 
 use super::{NamedTensor, PlainAdapter, StateReader};
 
-/// `A₀ [r, n]` and `B₀ [m, r]` of every layer, in host memory: no update needs them.
+/// `A₀ [r, n]` and `B₀ [m, r]` of the layers with an adapter, in host memory: no update needs them.
 #[derive(Debug, Default)]
-pub struct Starts(Vec<[Matrix; 2]>);
+pub struct Starts(BTreeMap<LinearId, [Matrix; 2]>);
 
 /// Names of A₀ and B₀ in a checkpoint.
 fn names(layer: &str) -> [String; 2] {
@@ -19,18 +21,19 @@ fn names(layer: &str) -> [String; 2] {
 }
 
 impl Starts {
-    /// Keeps the start of the next layer. On the CPU backend its bytes stand in the run's ledger.
-    pub fn push(&mut self, [a, b]: [Vec<f32>; 2], rank: usize, device: &Device) {
+    /// Keeps the start of a layer. On the CPU backend its bytes stand in the run's ledger.
+    pub fn keep(&mut self, id: LinearId, [a, b]: [Vec<f32>; 2], rank: usize, device: &Device) {
         let host = if device.gpu().is_some() { Device::cpu() } else { device.clone() };
         let (cols, rows) = (a.len() / rank, b.len() / rank);
         let keep = |values, shape| Matrix::from_host(values, shape, &host, Category::Adapters);
-        self.0.push([keep(a, [rank, cols]), keep(b, [rows, rank])]);
+        self.0.insert(id, [keep(a, [rank, cols]), keep(b, [rows, rank])]);
     }
 
-    /// Reads the start of the next layer from a checkpoint.
+    /// Reads the start of a layer from a checkpoint.
     pub fn restore(
         &mut self,
         state: &dyn StateReader,
+        id: LinearId,
         linear: &Linear,
         rank: usize,
         device: &Device,
@@ -38,14 +41,14 @@ impl Starts {
         let [a, b] = names(&linear.name);
         let pair =
             [state.tensor(&a, &[rank, linear.cols])?, state.tensor(&b, &[linear.rows, rank])?];
-        self.push(pair, rank, device);
+        self.keep(id, pair, rank, device);
         Ok(())
     }
 
     /// What a checkpoint holds of them.
     pub fn tensors(&self, model: &Model) -> Vec<NamedTensor> {
-        let layers = model.linears().iter().zip(&self.0);
-        let named = layers.flat_map(|(linear, pair)| names(&linear.name).into_iter().zip(pair));
+        let name = |id: &LinearId| names(&model.linears()[id.0].name);
+        let named = self.0.iter().flat_map(|(id, pair)| name(id).into_iter().zip(pair));
         named.map(|(name, value)| NamedTensor { name, value: value.clone() }).collect()
     }
 
@@ -53,12 +56,25 @@ impl Starts {
     /// compensated weight.
     pub fn plain_adapter(&self, model: &Model, id: LinearId) -> Option<PlainAdapter> {
         let adapter = model.linears()[id.0].adapter?;
-        let [a0, b0] = self.0.get(id.0)?;
+        let [a0, b0] = self.0.get(&id)?;
         let rank = a0.shape()[0];
         let trained = [adapter.a, adapter.b].map(|id| model.params.value(id).to_host());
         let start = [a0.to_host(), b0.to_host()];
-        let [a, b] = difference([&trained[0], &trained[1]], [&start[0], &start[1]], rank);
-        Some(PlainAdapter { a, b, rank: 2 * rank, scale: adapter.scale })
+        let is_untouched = trained == start;
+        let [a, mut b] = difference([&trained[0], &trained[1]], [&start[0], &start[1]], rank);
+        if is_untouched {
+            // The two halves take each other off; plain zeros say so to whoever looks.
+            b.fill(0.0);
+        }
+        // The scale is the trained pair's and stays; with twice the rank it is no rule's any more.
+        Some(PlainAdapter {
+            a,
+            b,
+            rank: 2 * rank,
+            scale: adapter.scale,
+            is_rank_stabilised: false,
+            magnitude: None,
+        })
     }
 }
 

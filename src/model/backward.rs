@@ -1,15 +1,15 @@
 //! The backward pass, written out block by block; each finished gradient goes to a [`GradientSink`].
 
 use crate::device::memory::Category;
-use crate::kernels::attention::attention_backward;
-use crate::kernels::embedding::{embedding, embedding_grad};
-use crate::kernels::loss::{HeadGrad, cross_entropy};
+use crate::kernels::attention::attention_backward_within;
+use crate::kernels::embedding::embedding_part_grad;
 use crate::kernels::norm::{rms_norm, rms_norm_apply, rms_norm_backward};
+use crate::kernels::parts::cross_entropy_of;
 use crate::kernels::rope::{Rotation, rope};
 use crate::kernels::swiglu::swiglu_backward;
 use crate::kernels::{Matrix, Vector};
 
-use super::llama::{Batch, BlockTrace, DOWN, GATE, K, Model, O, Q, UP, V};
+use super::llama::{Batch, BlockTrace, DOWN, GATE, HeadNormTrace, K, Model, O, Q, UP, V};
 use super::params::{Gradients, ParamId, Params};
 
 /// What becomes of a finished gradient: `Some` keeps it for the update, `None` says that it was used up.
@@ -42,6 +42,11 @@ impl<'a> GradientSink<'a> {
     pub(super) fn deliver(&mut self, params: &mut Params, id: ParamId, grad: Matrix) {
         self.store(id, grad);
         self.finish(params, id);
+    }
+
+    /// The same, or zeros of the parameter's shape.
+    pub(super) fn zeroed_or_accumulated(&mut self, params: &Params, id: ParamId) -> Matrix {
+        self.accumulated(id).unwrap_or_else(|| params.value(id).zeros_like(Category::Gradients))
     }
 
     fn store(&mut self, id: ParamId, grad: Matrix) {
@@ -89,7 +94,7 @@ impl Model {
         recompute: bool,
         sink: &mut GradientSink<'_>,
     ) -> Vector {
-        let mut x = embedding(&batch.inputs, self.params.value(self.embed));
+        let mut x = self.embedded(&batch.inputs);
         let mut traces = Vec::new();
         let mut inputs = Vec::new();
         for index in 0..self.blocks.len() {
@@ -115,11 +120,14 @@ impl Model {
             dx = self.block_backward(index, dx, trace, batch, sink);
         }
 
-        let embed = self.embed;
-        if self.params.is_trainable(embed) {
-            let acc = self.zeroed_or_accumulated(embed, sink);
-            let grad = embedding_grad(acc, &dx, &batch.inputs, &batch.order);
-            sink.deliver(&mut self.params, embed, grad);
+        let mut first = 0;
+        for part in self.embed.clone() {
+            if self.params.is_trainable(part) {
+                let acc = sink.zeroed_or_accumulated(&self.params, part);
+                let grad = embedding_part_grad(acc, first, &dx, &batch.inputs, &batch.order);
+                sink.deliver(&mut self.params, part, grad);
+            }
+            first += self.params.get(part).shape[0];
         }
         loss
     }
@@ -134,27 +142,26 @@ impl Model {
         sink: &mut GradientSink<'_>,
     ) -> (Vector, Matrix) {
         let (normed, rstd) = rms_norm(x, self.params.value(self.final_norm), self.eps());
-        let head = self.head.unwrap_or(self.embed);
-        let head_grad = if self.params.is_trainable(head) {
-            HeadGrad::Into(self.zeroed_or_accumulated(head, sink))
-        } else {
-            HeadGrad::Skip
-        };
-        let result = cross_entropy(
+        let head = self.head_ids().to_vec();
+        let is_trained = head.iter().all(|&part| self.params.is_trainable(part));
+        let mut zeroed = |&part| sink.zeroed_or_accumulated(&self.params, part);
+        let head_grad = is_trained.then(|| head.iter().map(&mut zeroed).collect());
+        let result = cross_entropy_of(
             loss_acc,
             &normed,
-            self.head_weight(),
+            &self.values(&head),
             &batch.targets,
             grad_scale,
             head_grad,
+            &self.device,
         );
         drop(normed);
-        if let Some(grad) = result.d_head {
+        for (part, grad) in head.into_iter().zip(result.d_head.into_iter().flatten()) {
             if self.head.is_some() {
-                sink.deliver(&mut self.params, head, grad);
+                sink.deliver(&mut self.params, part, grad);
             } else {
-                // Tied: the embedding adds its own part before the gradient is complete.
-                sink.store(head, grad);
+                // Tied: the embedding adds its own share before the gradient is complete.
+                sink.store(part, grad);
             }
         }
         // The stream ends here, so no gradient bypasses the norm.
@@ -179,6 +186,8 @@ impl Model {
             rstd_input,
             q,
             k,
+            q_norm,
+            k_norm,
             v,
             attended,
             lse,
@@ -213,10 +222,14 @@ impl Model {
         let (d_attended, g_o) = o_proj.input_grad(&self.params, None, &d_middle);
         o_proj.weight_grad(&mut self.params, sink, &attended, &d_middle, kept(O), g_o);
         let shape = self.attention_shape(batch.batch, batch.seq_len, batch.seq_len);
-        let (dq, dk, dv) = attention_backward(&d_attended, &q, &k, &v, &attended, &lse, shape);
+        let documents = batch.documents.as_ref();
+        let (dq, dk, dv) =
+            attention_backward_within(&d_attended, &q, &k, &v, &attended, &lse, documents, shape);
         drop((d_attended, q, k, v, attended));
         let unrotate = |y| rope(y, &batch.positions, &self.cos, &self.sin, Rotation::Backward);
         let (dq, dk) = (unrotate(dq), unrotate(dk));
+        let dq = self.head_norm_backward(block.q_norm, q_norm, dq, sink);
+        let dk = self.head_norm_backward(block.k_norm, k_norm, dk, sink);
         let (d_normed, g_q) = q_proj.input_grad(&self.params, None, &dq);
         let (d_normed, g_k) = k_proj.input_grad(&self.params, Some(d_normed), &dk);
         let (d_normed, g_v) = v_proj.input_grad(&self.params, Some(d_normed), &dv);
@@ -240,7 +253,8 @@ impl Model {
         rstd: &Vector,
         sink: &mut GradientSink<'_>,
     ) -> Matrix {
-        let acc = self.params.is_trainable(gain).then(|| self.zeroed_or_accumulated(gain, sink));
+        let is_trained = self.params.is_trainable(gain);
+        let acc = is_trained.then(|| sink.zeroed_or_accumulated(&self.params, gain));
         let (dx, grad) = rms_norm_backward(bypass, dy, x, self.params.value(gain), rstd, acc);
         if let Some(grad) = grad {
             sink.deliver(&mut self.params, gain, grad);
@@ -248,9 +262,19 @@ impl Model {
         dx
     }
 
-    fn zeroed_or_accumulated(&self, id: ParamId, sink: &mut GradientSink<'_>) -> Matrix {
-        sink.accumulated(id).unwrap_or_else(|| {
-            Matrix::zeros(self.params.value(id).shape(), &self.device, Category::Gradients)
-        })
+    /// The gradient of what a norm on heads read, from that of what it gave; in place of it where there is no norm.
+    fn head_norm_backward(
+        &mut self,
+        gain: Option<ParamId>,
+        trace: Option<HeadNormTrace>,
+        dy: Matrix,
+        sink: &mut GradientSink<'_>,
+    ) -> Matrix {
+        let (Some(gain), Some(HeadNormTrace { x, rstd })) = (gain, trace) else { return dy };
+        let shape = dy.shape();
+        let dy = dy.reshaped(x.shape());
+        // Nothing goes around this norm.
+        let bypass = Matrix::zeros(x.shape(), &self.device, Category::Activations);
+        self.norm_backward(gain, bypass, &dy, &x, &rstd, sink).reshaped(shape)
     }
 }

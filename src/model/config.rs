@@ -1,6 +1,6 @@
 //! The shape of a LLaMA-family network, and the presets.
 
-pub use crate::formats::hf_config::{HfConfig as ModelConfig, Rope, RopeKind};
+pub use crate::formats::hf_config::{Family, HfConfig as ModelConfig, Rope, RopeKind, Variant};
 
 /// A named shape with training settings that suit it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,6 +69,7 @@ impl Preset {
     /// The network of this preset for a vocabulary.
     pub fn config(&self, vocab_size: usize) -> ModelConfig {
         ModelConfig {
+            variant: Variant::default(),
             hidden_size: self.hidden,
             intermediate_size: self.intermediate,
             num_hidden_layers: self.layers,
@@ -108,6 +109,8 @@ pub fn block_linears(config: &ModelConfig) -> [(&'static str, usize, usize); 7] 
 /// A target layer before it exists: its shape and its place in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TargetLayer {
+    /// Module name within the block: `self_attn.q_proj`.
+    pub module: &'static str,
     /// Outputs `m`.
     pub rows: usize,
     /// Inputs `n`.
@@ -119,6 +122,11 @@ pub struct TargetLayer {
 }
 
 impl TargetLayer {
+    /// Module path, as [`super::Linear`] has it.
+    pub fn name(&self) -> String {
+        format!("model.layers.{}.{}", self.block, self.module)
+    }
+
     /// `C = min(m, n)`, the largest rank it can have.
     pub fn max_rank(&self) -> usize {
         self.rows.min(self.cols)
@@ -145,7 +153,13 @@ pub fn target_layers(config: &ModelConfig) -> Vec<TargetLayer> {
     let blocks = config.num_hidden_layers;
     let linears = block_linears(config);
     let of_block = |block| {
-        linears.into_iter().map(move |(_, rows, cols)| TargetLayer { rows, cols, block, blocks })
+        linears.into_iter().map(move |(module, rows, cols)| TargetLayer {
+            module,
+            rows,
+            cols,
+            block,
+            blocks,
+        })
     };
     (0..blocks).flat_map(of_block).collect()
 }
@@ -163,11 +177,22 @@ pub fn factor_len(config: &ModelConfig, rank: usize) -> usize {
     config.num_hidden_layers * block
 }
 
-/// Numbers in everything else: embedding, head (unless tied) and norm gains.
+/// Numbers in a block beside its linear weights: norm gains and biases.
+pub fn block_rest_len(config: &ModelConfig) -> usize {
+    let biases: usize = block_linears(config)
+        .iter()
+        .filter(|(module, ..)| config.variant.has_bias(module))
+        .map(|(_, outputs, _)| outputs)
+        .sum();
+    let head_norms = if config.variant.has_head_norms() { 2 * config.head_dim } else { 0 };
+    2 * config.hidden_size + head_norms + biases
+}
+
+/// Numbers in everything else: embedding, head (unless tied), norm gains and biases.
 pub fn non_target_len(config: &ModelConfig) -> usize {
     let tables = if config.tie_word_embeddings { 1 } else { 2 };
-    let norms = 2 * config.num_hidden_layers + 1;
-    (tables * config.vocab_size + norms) * config.hidden_size
+    let outside = (tables * config.vocab_size + 1) * config.hidden_size;
+    outside + config.num_hidden_layers * block_rest_len(config)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A linear layer of the network: a dense weight, a low-rank adapter, or both; or an adapter with a sparse part.
 
+use crate::kernels::bias::{add_bias, bias_grad};
 use crate::kernels::lora::{lora_factor_grads, lora_input_grad, lora_linear};
 use crate::kernels::magnitude::{magnitude_grad, scale_columns};
 use crate::kernels::matmul::{Layout, matmul, matmul_add, matmul_scaled};
@@ -37,7 +38,7 @@ pub struct Sparse {
     pub places: Indices,
 }
 
-/// `y = x·W_effᵀ` with `W_eff = W + s·(B·A − B₀·A₀)`, either part alone, or `Sp + s·B·A`.
+/// `y = x·W_effᵀ (+ bias)` with `W_eff = W + s·(B·A − B₀·A₀)`, either part alone, or `Sp + s·B·A`.
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// Module path, as in Hugging Face names: `model.layers.0.self_attn.q_proj`.
@@ -58,6 +59,8 @@ pub struct Linear {
     pub sparse: Option<Sparse>,
     /// Trained lengths of the rows of both together, where a method has put them.
     pub magnitude: Option<Magnitude>,
+    /// `[1, m]`, added to the output after everything else, where the architecture has one.
+    pub bias: Option<ParamId>,
 }
 
 /// What a layer's backward pass needs of its forward pass besides the input.
@@ -95,11 +98,15 @@ impl Linear {
     /// `x [T, n]` → `y [T, m]` and what the backward pass needs.
     pub fn forward(&self, params: &Params, x: &Matrix) -> (Matrix, LinearTrace) {
         let (z, h) = self.product(params, x);
-        match &self.magnitude {
+        let (y, trace) = match &self.magnitude {
             Some(magnitude) => {
                 (scale_columns(&z, &magnitude.factor), LinearTrace { h, z: Some(z) })
             }
             None => (z, LinearTrace { h, z: None }),
+        };
+        match self.bias {
+            Some(bias) => (add_bias(y, params.value(bias)), trace),
+            None => (y, trace),
         }
     }
 
@@ -168,6 +175,10 @@ impl Linear {
     ) {
         // By value, so that both are freed with this call.
         let (LinearTrace { h, z }, OutputGrad { g, dz }) = (trace, output);
+        if let Some(bias) = self.bias.filter(|&id| params.is_trainable(id)) {
+            let acc = sink.zeroed_or_accumulated(params, bias);
+            sink.deliver(params, bias, bias_grad(acc, dy));
+        }
         if let (Some(magnitude), Some(z)) = (&self.magnitude, &z)
             && params.is_trainable(magnitude.id)
         {

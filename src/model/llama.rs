@@ -2,11 +2,9 @@
 
 use crate::device::Device;
 use crate::device::memory::Category;
-use crate::kernels::attention::{AttentionShape, attention};
-use crate::kernels::embedding::embedding;
-use crate::kernels::loss::token_losses;
-use crate::kernels::matmul::{Layout, matmul};
+use crate::kernels::attention::{AttentionShape, attention_within};
 use crate::kernels::norm::{add_residual, add_rms_norm, rms_norm};
+use crate::kernels::parts::{embedding_of, logits_of, token_losses_of};
 use crate::kernels::rope::{Rotation, rope};
 use crate::kernels::swiglu::swiglu;
 use crate::kernels::{Indices, Matrix, Vector};
@@ -14,14 +12,16 @@ use crate::random;
 
 use super::config::{ModelConfig, RopeKind, block_linears};
 use super::linear::{Linear, LinearId, LinearTrace};
-use super::params::{ParamId, Params, Role};
+use super::params::{ParamId, Params, Role, part_name};
 use super::replica::Replica;
 
-/// One block: two norm gains and seven linear layers.
+/// One block: two norm gains, seven linear layers, and in some architectures norms on the heads of q and k.
 #[derive(Debug, Clone)]
 pub(super) struct Block {
     pub input_norm: ParamId,
     pub post_norm: ParamId,
+    pub q_norm: Option<ParamId>,
+    pub k_norm: Option<ParamId>,
     first_linear: usize,
 }
 
@@ -42,18 +42,22 @@ pub struct Model {
     /// Its parameters, the network's own and those that methods add.
     pub params: Params,
     pub(super) device: Device,
-    pub(super) embed: ParamId,
+    /// The embedding; in several parts, each the rows after the one before, where it is larger than the device binds.
+    pub(super) embed: Vec<ParamId>,
     pub(super) blocks: Vec<Block>,
     pub(super) linears: Vec<Linear>,
     pub(super) final_norm: ParamId,
-    /// `None`: tied to the embedding.
-    pub(super) head: Option<ParamId>,
+    /// As the embedding; `None`: tied to it.
+    pub(super) head: Option<Vec<ParamId>>,
     pub(super) cos: Matrix,
     pub(super) sin: Matrix,
     /// Names of weights that were taken away.
     removed: Vec<String>,
     pub(super) replicas: Vec<Replica>,
 }
+
+// What the data leave out of the loss is what the loss leaves out.
+const _: () = assert!(crate::data::IGNORED == crate::kernels::loss::IGNORED);
 
 /// A batch of token sequences on the device.
 #[derive(Debug)]
@@ -68,7 +72,10 @@ pub struct Batch {
     pub replica: Option<usize>,
     pub(super) inputs: Indices,
     pub(super) targets: Indices,
+    /// Of each token in its document, which is its sequence where that has only one.
     pub(super) positions: Indices,
+    /// Where the document of each token begins and ends in its sequence, if some sequence has more than one.
+    pub(super) documents: Option<Indices>,
     /// Positions sorted by (input id, position): the order of the embedding's gradient.
     pub(super) order: Indices,
 }
@@ -76,9 +83,31 @@ pub struct Batch {
 impl Batch {
     /// Uploads `batch · seq_len` input ids and targets (ids, or [`crate::kernels::loss::IGNORED`]).
     pub fn new(inputs: &[i32], targets: &[i32], seq_len: usize, device: &Device) -> Self {
+        Self::packed(inputs, targets, None, seq_len, device)
+    }
+
+    /// A batch of loaded blocks.
+    pub fn of(batch: &crate::data::Batch, device: &Device) -> Self {
+        Self::packed(&batch.inputs, &batch.targets, batch.bounds(), batch.seq_len, device)
+    }
+
+    /// [`Batch::new`] with several documents in a sequence: `documents` has, for each token, where in its sequence
+    /// its document begins and where it ends. No token sees another document.
+    ///
+    /// Positions begin anew with each document. Rotary embedding makes scores depend on distances alone, so this
+    /// changes nothing but rounding; it makes a document's angles those that it has alone, and keeps them small.
+    pub fn packed(
+        inputs: &[i32],
+        targets: &[i32],
+        documents: Option<&[i32]>,
+        seq_len: usize,
+        device: &Device,
+    ) -> Self {
         assert_eq!(inputs.len(), targets.len(), "one target per input");
         assert_eq!(inputs.len() % seq_len, 0, "whole sequences");
-        let positions: Vec<i32> = (0..inputs.len()).map(|i| (i % seq_len) as i32).collect();
+        let begin = |i: usize| documents.map_or(0, |documents| documents[2 * i]);
+        let positions: Vec<i32> =
+            (0..inputs.len()).map(|i| (i % seq_len) as i32 - begin(i)).collect();
         let mut order: Vec<i32> = (0..inputs.len() as i32).collect();
         order.sort_by_key(|&position| (inputs[position as usize], position));
         let upload = |values: &[i32]| Indices::from_host(values, device, Category::Activations);
@@ -90,6 +119,7 @@ impl Batch {
             inputs: upload(inputs),
             targets: upload(targets),
             positions: upload(&positions),
+            documents: documents.map(upload),
             order: upload(&order),
         }
     }
@@ -100,9 +130,12 @@ pub(super) struct BlockTrace {
     /// Input of the block.
     pub x: Matrix,
     pub rstd_input: Vector,
-    /// After rotation.
+    /// After the heads' norms and rotation.
     pub q: Matrix,
     pub k: Matrix,
+    /// What the norms of the heads read, where there are some.
+    pub q_norm: Option<HeadNormTrace>,
+    pub k_norm: Option<HeadNormTrace>,
     pub v: Matrix,
     pub attended: Matrix,
     pub lse: Vector,
@@ -115,11 +148,19 @@ pub(super) struct BlockTrace {
     pub linears: [LinearTrace; 7],
 }
 
-/// The values that a parameter of a fresh network starts with: 1 for a norm gain, else normal ones of standard deviation
-/// `std`.
+/// What the backward pass of a norm on heads needs of its forward pass.
+pub(super) struct HeadNormTrace {
+    /// A head in a row: `[T·heads, D]`.
+    pub x: Matrix,
+    pub rstd: Vector,
+}
+
+/// The values that a parameter of a fresh network starts with: 0 for a bias, 1 for a norm gain, else normal ones of
+/// standard deviation `std`.
 pub fn initial_values(name: &str, shape: &[usize], std: f64, seed: u64) -> Vec<f32> {
     let len = shape.iter().product();
     match shape {
+        [_] if name.ends_with(".bias") => vec![0.0; len],
         [_] => vec![1.0; len],
         _ => random::stream(seed, name, "init", 0).normal_vec(len, std),
     }
@@ -133,15 +174,30 @@ impl Model {
         mut value: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
     ) -> Result<Self, E> {
         let mut params = Params::default();
-        let mut add = |params: &mut Params, name: String, shape: Vec<usize>| {
-            let values = value(&name, &shape)?;
+        let upload = |params: &mut Params, name: String, shape: Vec<usize>, values| {
             let rows = if shape.len() == 1 { [1, shape[0]] } else { [shape[0], shape[1]] };
             let matrix = Matrix::from_host(values, rows, device, Category::Weights);
-            Ok(params.add(name, shape, Role::Network, matrix, true))
+            params.add(name, shape, Role::Network, matrix, true)
         };
         let hidden = config.hidden_size;
         let table = vec![config.vocab_size, hidden];
-        let embed = add(&mut params, "model.embed_tokens.weight".into(), table.clone())?;
+        let add_table = |params: &mut Params, name: &str, values: Vec<f32>| {
+            let rows = rows_of_a_part(&config, device);
+            if rows >= config.vocab_size {
+                return vec![upload(params, name.to_owned(), table.clone(), values)];
+            }
+            let parts = values.chunks(rows * hidden).enumerate().map(|(number, values)| {
+                let name = part_name(name, number * rows);
+                upload(params, name, vec![values.len() / hidden, hidden], values.to_vec())
+            });
+            parts.collect()
+        };
+        let name = "model.embed_tokens.weight";
+        let embed = add_table(&mut params, name, value(name, &table)?);
+        let mut add = |params: &mut Params, name: String, shape: Vec<usize>| {
+            let values = value(&name, &shape)?;
+            Ok(upload(params, name, shape, values))
+        };
         let (mut blocks, mut linears) = (Vec::new(), Vec::new());
         for layer in 0..config.num_hidden_layers {
             let path = format!("model.layers.{layer}");
@@ -149,6 +205,11 @@ impl Model {
             for (module, rows, cols) in block_linears(&config) {
                 let name = format!("{path}.{module}");
                 let weight = add(&mut params, format!("{name}.weight"), vec![rows, cols])?;
+                let bias = if config.variant.has_bias(module) {
+                    Some(add(&mut params, format!("{name}.bias"), vec![rows])?)
+                } else {
+                    None
+                };
                 linears.push(Linear {
                     name,
                     block: layer,
@@ -159,19 +220,30 @@ impl Model {
                     adapter: None,
                     sparse: None,
                     magnitude: None,
+                    bias,
                 });
             }
             let input_norm =
                 add(&mut params, format!("{path}.input_layernorm.weight"), vec![hidden])?;
             let post_norm =
                 add(&mut params, format!("{path}.post_attention_layernorm.weight"), vec![hidden])?;
-            blocks.push(Block { input_norm, post_norm, first_linear });
+            let mut head_norm = |name: &str| {
+                let name = format!("{path}.self_attn.{name}.weight");
+                add(&mut params, name, vec![config.head_dim])
+            };
+            let (q_norm, k_norm) = if config.variant.has_head_norms() {
+                (Some(head_norm("q_norm")?), Some(head_norm("k_norm")?))
+            } else {
+                (None, None)
+            };
+            blocks.push(Block { input_norm, post_norm, q_norm, k_norm, first_linear });
         }
         let final_norm = add(&mut params, "model.norm.weight".into(), vec![hidden])?;
         let head = if config.tie_word_embeddings {
             None
         } else {
-            Some(add(&mut params, "lm_head.weight".into(), table)?)
+            let name = "lm_head.weight";
+            Some(add_table(&mut params, name, value(name, &table)?))
         };
         let (cos, sin) = rope_tables(&config, device);
         Ok(Self {
@@ -239,32 +311,52 @@ impl Model {
         self.removed.clone()
     }
 
-    /// Parameters that are no method's target: embedding, head, norm gains.
+    /// Parameters that are no method's target: embedding, norm gains, head, norms of heads, biases.
     pub fn non_targets(&self) -> Vec<ParamId> {
         let norms = self.blocks.iter().flat_map(|b| [b.input_norm, b.post_norm]);
-        std::iter::once(self.embed).chain(norms).chain([self.final_norm]).chain(self.head).collect()
+        let head_norms = self.blocks.iter().flat_map(|b| [b.q_norm, b.k_norm]).flatten();
+        let biases = self.linears.iter().filter_map(|linear| linear.bias);
+        let plain = self.embed.iter().copied().chain(norms).chain([self.final_norm]);
+        let head = self.head.iter().flatten().copied();
+        plain.chain(head).chain(head_norms).chain(biases).collect()
     }
 
     /// Logits `[batch·seq_len, V]` of a whole batch. For tests and small inputs: training never builds them.
     pub fn logits(&self, batch: &Batch) -> Matrix {
-        matmul(Layout::Nt, &self.hidden_states(batch), self.head_weight())
+        self.logits_of(&self.hidden_states(batch))
+    }
+
+    /// Logits `[T, V]` of normed hidden states `[T, C]`.
+    pub(super) fn logits_of(&self, hidden: &Matrix) -> Matrix {
+        logits_of(hidden, &self.values(self.head_ids()), &self.device)
+    }
+
+    /// Rows of the embedding, `[T, C]`.
+    pub(super) fn embedded(&self, ids: &Indices) -> Matrix {
+        embedding_of(ids, &self.values(&self.embed), &self.device)
     }
 
     /// Loss of every token, `[batch·seq_len]`, 0 where the target is ignored.
     pub fn token_losses(&self, batch: &Batch) -> Vector {
-        token_losses(&self.hidden_states(batch), self.head_weight(), &batch.targets)
+        let head = self.values(self.head_ids());
+        token_losses_of(&self.hidden_states(batch), &head, &batch.targets, &self.device)
     }
 
     fn hidden_states(&self, batch: &Batch) -> Matrix {
-        let mut x = embedding(&batch.inputs, self.params.value(self.embed));
+        let mut x = self.embedded(&batch.inputs);
         for index in 0..self.blocks.len() {
             x = self.block_forward(index, x, batch).0;
         }
         rms_norm(&x, self.params.value(self.final_norm), self.eps()).0
     }
 
-    pub(super) fn head_weight(&self) -> &Matrix {
-        self.params.value(self.head.unwrap_or(self.embed))
+    /// The parameters of the head; those of the embedding where they are tied.
+    pub(super) fn head_ids(&self) -> &[ParamId] {
+        self.head.as_deref().unwrap_or(&self.embed)
+    }
+
+    pub(super) fn values(&self, ids: &[ParamId]) -> Vec<&Matrix> {
+        ids.iter().map(|&id| self.params.value(id)).collect()
     }
 
     pub(super) fn eps(&self) -> f32 {
@@ -291,6 +383,19 @@ impl Model {
         }
     }
 
+    /// Every head of `x [T, heads·D]` through RMSNorm with one gain `[1, D]`, where the architecture has that.
+    pub(super) fn normed_heads(
+        &self,
+        gain: Option<ParamId>,
+        x: Matrix,
+    ) -> (Matrix, Option<HeadNormTrace>) {
+        let Some(gain) = gain else { return (x, None) };
+        let (shape, head_dim) = (x.shape(), self.config.head_dim);
+        let x = x.reshaped([shape[0] * (shape[1] / head_dim), head_dim]);
+        let (y, rstd) = rms_norm(&x, self.params.value(gain), self.eps());
+        (y.reshaped(shape), Some(HeadNormTrace { x, rstd }))
+    }
+
     /// One block on `x [T, C]`: the output and what the backward pass needs.
     pub(super) fn block_forward(
         &self,
@@ -308,12 +413,13 @@ impl Model {
         let rotate = |y| rope(y, &batch.positions, &self.cos, &self.sin, Rotation::Forward);
 
         let (normed, rstd_input) = rms_norm(&x, self.params.value(block.input_norm), self.eps());
-        let q = rotate(project(Q, &normed));
-        let k = rotate(project(K, &normed));
+        let (q, q_norm) = self.normed_heads(block.q_norm, project(Q, &normed));
+        let (k, k_norm) = self.normed_heads(block.k_norm, project(K, &normed));
+        let (q, k) = (rotate(q), rotate(k));
         let v = project(V, &normed);
         drop(normed);
         let shape = self.attention_shape(batch.batch, batch.seq_len, batch.seq_len);
-        let (attended, lse) = attention(&q, &k, &v, shape);
+        let (attended, lse) = attention_within(&q, &k, &v, batch.documents.as_ref(), shape);
         let delta = project(O, &attended);
         let post_gain = self.params.value(block.post_norm);
         let (middle, normed, rstd_post) = add_rms_norm(&x, delta, post_gain, self.eps());
@@ -327,6 +433,8 @@ impl Model {
             rstd_input,
             q,
             k,
+            q_norm,
+            k_norm,
             v,
             attended,
             lse,
@@ -338,6 +446,14 @@ impl Model {
         };
         (output, trace)
     }
+}
+
+/// Rows of each part of a table, so that no part is larger than the device binds, and all are about as large.
+fn rows_of_a_part(config: &ModelConfig, device: &Device) -> usize {
+    let Some(limit) = device.binding_limit() else { return config.vocab_size };
+    let most = (limit / (4 * config.hidden_size as u64)).max(1);
+    let parts = (config.vocab_size as u64).div_ceil(most).max(1);
+    config.vocab_size.div_ceil(parts as usize)
 }
 
 /// Cosines and sines `[max_positions, D/2]`, with the arithmetic of transformers: frequencies and angles in

@@ -1,9 +1,10 @@
-//! A network from a Hugging Face directory.
+//! A network from a Hugging Face directory or a GGUF file.
 
 use std::path::Path;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::formats::gguf::GgufModel;
 use crate::formats::hf_checkpoint::HfCheckpoint;
 use crate::formats::hf_config::HfConfig;
 
@@ -14,14 +15,22 @@ impl Model {
     ///
     /// Errors: anything missing, unreadable or of another shape, naming file and tensor. Tensors that the
     /// network does not have are reported as a warning, as transformers does.
+    ///
+    /// A GGUF file is read likewise; there every tensor must be one of the network.
     pub fn load(directory: &Path, device: &Device) -> Result<Self> {
+        if GgufModel::is_named(directory) && !directory.is_dir() {
+            let file = GgufModel::open(directory)?;
+            return Self::build(file.config().clone(), device, |name, shape| {
+                file.read_expected(name, shape)
+            });
+        }
         let config = HfConfig::read(directory.join("config.json"))?;
         let checkpoint = HfCheckpoint::open(directory)?;
         let model = Self::build(config, device, |name, shape| {
             Ok::<_, Error>(checkpoint.read_expected(name, shape)?.values)
         })?;
         let is_known = |name: &str| {
-            model.params.find(name).is_some()
+            !model.params.parts_of(name).is_empty()
                 || name.ends_with("rotary_emb.inv_freq")
                 || (name == "lm_head.weight" && model.config.tie_word_embeddings)
         };

@@ -17,5 +17,5 @@ pub use config::ModelConfig;
 pub use linear::{Adapter, Linear, LinearId, Sparse};
 pub use llama::{Batch, Model};
 pub use magnitude::Magnitude;
-pub use params::{Gradients, Param, ParamId, Params, Role};
+pub use params::{Gradients, Param, ParamId, Params, Role, Whole};
 pub use replica::Replica;

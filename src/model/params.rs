@@ -58,7 +58,66 @@ pub struct Params {
     by_name: HashMap<String, ParamId>,
 }
 
+/// What stands between the name of a table and the number of a part's first row.
+const PART: &str = ".rows_";
+
+/// A tensor as files have it: a parameter, or a table whose parts are parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    /// Its name in files.
+    pub name: String,
+    /// Its shape in files.
+    pub shape: Vec<usize>,
+    /// Its parameters, in the order of their rows.
+    pub parts: Vec<ParamId>,
+}
+
+/// The name of the part of a table that begins at a row.
+pub(super) fn part_name(table: &str, first_row: usize) -> String {
+    format!("{table}{PART}{first_row}")
+}
+
+impl Param {
+    /// The name of the tensor in files; a part of a table has that of the table.
+    pub fn whole_name(&self) -> &str {
+        self.name.split_once(PART).map_or(self.name.as_str(), |(table, _)| table)
+    }
+}
+
 impl Params {
+    /// The tensors of one role as files have them, in order of addition.
+    pub fn wholes(&self, role: Role) -> Vec<Whole> {
+        let mut all: Vec<Whole> = Vec::new();
+        for (id, param) in self.iter().filter(|(_, param)| param.role == role) {
+            match all.last_mut().filter(|last| last.name == param.whole_name()) {
+                Some(table) => {
+                    table.shape[0] += param.shape[0];
+                    table.parts.push(id);
+                }
+                None => all.push(Whole {
+                    name: param.whole_name().to_owned(),
+                    shape: param.shape.clone(),
+                    parts: vec![id],
+                }),
+            }
+        }
+        all
+    }
+
+    /// The parameters of a tensor as files have it; none if there is no such tensor.
+    pub fn parts_of(&self, name: &str) -> Vec<ParamId> {
+        let of = self.iter().filter(|(_, param)| param.whole_name() == name);
+        of.map(|(id, _)| id).collect()
+    }
+
+    /// The values of a tensor as files have it; waits for the device.
+    pub fn host_values(&self, parts: &[ParamId]) -> Vec<f32> {
+        match parts {
+            [one] => self.value(*one).to_host(),
+            parts => parts.iter().flat_map(|&id| self.value(id).to_host()).collect(),
+        }
+    }
+
     /// Adds a parameter; names are unique.
     pub fn add(
         &mut self,

@@ -44,8 +44,23 @@ impl Model {
 
     /// A micro-batch of `inputs.len() / seq_len` sequences: whole, or cut into one slice for each replica, in order.
     pub fn batches(&self, inputs: &[i32], targets: &[i32], seq_len: usize) -> Vec<Batch> {
+        self.packed_batches(inputs, targets, None, seq_len)
+    }
+
+    /// [`Model::batches`] of loaded blocks.
+    pub fn batches_of(&self, batch: &crate::data::Batch) -> Vec<Batch> {
+        self.packed_batches(&batch.inputs, &batch.targets, batch.bounds(), batch.seq_len)
+    }
+
+    fn packed_batches(
+        &self,
+        inputs: &[i32],
+        targets: &[i32],
+        documents: Option<&[i32]>,
+        seq_len: usize,
+    ) -> Vec<Batch> {
         if self.replicas.is_empty() {
-            return vec![Batch::new(inputs, targets, seq_len, &self.device)];
+            return vec![Batch::packed(inputs, targets, documents, seq_len, &self.device)];
         }
         let slices = self.replicas.len();
         let tokens = inputs.len() / slices;
@@ -53,7 +68,13 @@ impl Model {
         let slices = inputs.chunks_exact(tokens).zip(targets.chunks_exact(tokens)).enumerate();
         let of = |(index, (inputs, targets)): (usize, (&[i32], &[i32]))| Batch {
             replica: Some(index),
-            ..Batch::new(inputs, targets, seq_len, &self.device)
+            ..Batch::packed(
+                inputs,
+                targets,
+                documents.map(|documents| &documents[2 * index * tokens..2 * (index + 1) * tokens]),
+                seq_len,
+                &self.device,
+            )
         };
         slices.map(of).collect()
     }
@@ -70,8 +91,14 @@ impl Model {
     fn exchange(&mut self, index: usize) {
         let Self { replicas, linears, blocks, embed, final_norm, head, .. } = self;
         let replica = &mut replicas[index];
-        let norms = blocks.iter_mut().flat_map(|b| [&mut b.input_norm, &mut b.post_norm]);
-        let places = std::iter::once(embed).chain(norms).chain([final_norm]).chain(head.as_mut());
+        let (mut norms, mut head_norms) = (Vec::new(), Vec::new());
+        for block in blocks {
+            norms.extend([&mut block.input_norm, &mut block.post_norm]);
+            head_norms.extend([&mut block.q_norm, &mut block.k_norm].into_iter().flatten());
+        }
+        let biases = linears.iter_mut().filter_map(|linear| linear.bias.as_mut());
+        let plain = embed.iter_mut().chain(norms).chain([final_norm]);
+        let places = plain.chain(head.iter_mut().flatten()).chain(head_norms).chain(biases);
         for (place, own) in places.zip(&mut replica.non_targets) {
             std::mem::swap(place, own);
         }

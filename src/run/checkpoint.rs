@@ -23,7 +23,7 @@ use crate::formats::safetensors::{
 };
 use crate::kernels::Matrix;
 use crate::methods::{MethodState, StateReader};
-use crate::model::{Model, Param, Role};
+use crate::model::{Model, Param, ParamId, Role};
 use crate::optim::adamw::Moments;
 
 use super::engine::Engine;
@@ -57,6 +57,9 @@ pub struct Progress {
     pub best: Option<Best>,
     /// Validation loss of the last evaluation.
     pub last_eval: Option<f64>,
+    /// Evaluations since the best one.
+    #[serde(default)]
+    pub evals_since_best: u64,
     /// Number of the last event when this was written.
     pub event_seq: u64,
     /// Settings that were changed in flight, with their values.
@@ -93,7 +96,7 @@ struct State {
 
 /// Writes a checkpoint into `parent` and returns its folder. What was there before stays whatever happens.
 pub fn save(parent: &Path, engine: &mut Engine, progress: &Progress) -> Result<PathBuf> {
-    let target = parent.join(format!("step-{:08}", progress.t));
+    let target = parent.join(Checkpoint::folder_name(progress.t));
     let partial = parent.join(format!(".step-{:08}.partial", progress.t));
     fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
     remove_leftover(&partial)?;
@@ -167,10 +170,12 @@ fn write_files(folder: &Path, engine: &mut Engine, progress: &Progress) -> Resul
         SafetensorsWriter::create(folder.join(file), &BTreeMap::new(), &plans)
     };
 
-    let plans = by_role(Role::Network).map(|(_, p)| plan(&p.name, &p.shape, Dtype::F32)).collect();
+    let network = model.params.wholes(Role::Network);
+    let plans = network.iter().map(|whole| plan(&whole.name, &whole.shape, Dtype::F32)).collect();
     let mut writer = create(MODEL, plans)?;
-    for (_, param) in by_role(Role::Network) {
-        writer.write(&param.name, TensorValues::F32(&param.value().to_host()))?;
+    for whole in &network {
+        let values = model.params.host_values(&whole.parts);
+        writer.write(&whole.name, TensorValues::F32(&values))?;
     }
     writer.finish()?;
 
@@ -185,33 +190,45 @@ fn write_files(folder: &Path, engine: &mut Engine, progress: &Progress) -> Resul
     }
     writer.finish()?;
 
-    let mut plans = Vec::new();
-    let mut moments = Vec::new();
+    // The parts of a table are one tensor in files: whether there are parts depends on the device.
+    let mut moments: Vec<(String, ParamId, Vec<&Moments>, Vec<usize>)> = Vec::new();
     for (id, state) in engine.optimizer.iter() {
         let param = model.params.get(id);
-        let counters = steps.get(&id).map_or(1, Vec::len);
         let shape = moment_shape(param, state.exp_avg.shape());
-        for moment in ["exp_avg", "exp_avg_sq"] {
-            plans.push(plan(&format!("{}.{moment}", param.name), &shape, Dtype::F32));
+        match moments.last_mut().filter(|(name, ..)| name == param.whole_name()) {
+            Some((_, _, parts, rows)) => {
+                rows[0] += shape[0];
+                parts.push(state);
+            }
+            None => moments.push((param.whole_name().to_owned(), id, vec![state], shape)),
         }
-        plans.push(plan(&format!("{}.step", param.name), &[counters], Dtype::I32));
-        moments.push((param.name.clone(), id, state));
+    }
+    let mut plans = Vec::new();
+    for (name, id, _, shape) in &moments {
+        let counters = steps.get(id).map_or(1, Vec::len);
+        for moment in ["exp_avg", "exp_avg_sq"] {
+            plans.push(plan(&format!("{name}.{moment}"), shape, Dtype::F32));
+        }
+        plans.push(plan(&format!("{name}.step"), &[counters], Dtype::I32));
     }
     // Counters exist before the first update gives their parameter moments.
     for (id, counters) in &steps {
-        if !moments.iter().any(|(_, other, _)| other == id) {
+        if !moments.iter().any(|(_, other, ..)| other == id) {
             let name = format!("{}.step", model.params.get(*id).name);
             plans.push(plan(&name, &[counters.len()], Dtype::I32));
         }
     }
     let mut writer = create(OPTIM, plans)?;
-    for (name, id, state) in &moments {
-        let values = state.exp_avg.to_host();
+    for (name, id, parts, _) in &moments {
+        let joined = |moment: fn(&Moments) -> &Matrix| -> Vec<f32> {
+            parts.iter().flat_map(|part| moment(part).to_host()).collect()
+        };
+        let values = joined(|moments| &moments.exp_avg);
         writer.write(&format!("{name}.exp_avg"), TensorValues::F32(&values))?;
-        let values = state.exp_avg_sq.to_host();
+        let values = joined(|moments| &moments.exp_avg_sq);
         writer.write(&format!("{name}.exp_avg_sq"), TensorValues::F32(&values))?;
         if !steps.contains_key(id) {
-            let step = [state.step as i32];
+            let step = [parts.first().map_or(0, |part| part.step as i32)];
             writer.write(&format!("{name}.step"), TensorValues::I32(&step))?;
         }
     }
@@ -257,7 +274,7 @@ fn hash(path: &Path) -> Result<String> {
 
 /// Removes checkpoints beyond the newest `keep` and the best one.
 pub fn prune(checkpoints: &[PathBuf], keep: usize, best: Option<u64>) -> Result<()> {
-    let best = best.map(|step| format!("step-{step:08}"));
+    let best = best.map(Checkpoint::folder_name);
     let old = checkpoints.len().saturating_sub(keep.max(1));
     for path in &checkpoints[..old] {
         let is_best = path.file_name().and_then(|name| name.to_str()) == best.as_deref();
@@ -305,6 +322,11 @@ impl Checkpoint {
             folder: folder.to_path_buf(),
             state,
         })
+    }
+
+    /// The name of the folder of a checkpoint after `step` updates.
+    pub fn folder_name(step: u64) -> String {
+        format!("step-{step:08}")
     }
 
     /// The newest of the given checkpoints (oldest first) that is intact, and what was wrong with newer ones.
@@ -368,7 +390,12 @@ impl Checkpoint {
             return Ok(());
         }
         for name in &self.state.moments {
-            let Some(id) = engine.model.params.find(name) else {
+            let parts = engine.model.params.parts_of(name);
+            if parts.len() > 1 {
+                self.restore_table(engine, name, &parts)?;
+                continue;
+            }
+            let Some(&id) = parts.first() else {
                 return Err(self.mismatch(format!("moments of {name}, which is not in the model")));
             };
             let param = engine.model.params.get(id);
@@ -384,6 +411,36 @@ impl Checkpoint {
             let steps = self.optim.read_i32(&format!("{name}.step"))?;
             // Counters per vector belong to the method, which has read them.
             let step = if let [step] = steps[..] { step.max(0) as u32 } else { 0 };
+            engine.optimizer.put(id, Moments { exp_avg, exp_avg_sq, step });
+        }
+        Ok(())
+    }
+
+    /// Brings back the moments of a table in several parts.
+    fn restore_table(&self, engine: &mut Engine, name: &str, parts: &[ParamId]) -> Result<()> {
+        let device = engine.model.device().clone();
+        let shapes: Vec<[usize; 2]> =
+            parts.iter().map(|&id| engine.model.params.value(id).shape()).collect();
+        let rows = shapes.iter().map(|shape| shape[0]).sum();
+        let width = shapes.first().map_or(0, |shape| shape[1]);
+        let read =
+            |moment: &str| self.optim.read_expected(&format!("{name}.{moment}"), &[rows, width]);
+        let (exp_avg, exp_avg_sq) = (read("exp_avg")?.values, read("exp_avg_sq")?.values);
+        let steps = self.optim.read_i32(&format!("{name}.step"))?;
+        let step = steps.first().map_or(0, |step| (*step).max(0) as u32);
+        let mut first = 0;
+        for (&id, shape) in parts.iter().zip(shapes) {
+            let here = first..first + shape[0] * shape[1];
+            first = here.end;
+            let upload = |values: &[f32]| {
+                Matrix::from_host(
+                    values[here.clone()].to_vec(),
+                    shape,
+                    &device,
+                    Category::Optimizer,
+                )
+            };
+            let (exp_avg, exp_avg_sq) = (upload(&exp_avg), upload(&exp_avg_sq));
             engine.optimizer.put(id, Moments { exp_avg, exp_avg_sq, step });
         }
         Ok(())

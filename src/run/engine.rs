@@ -150,8 +150,9 @@ impl Engine {
         rate * self.optimizer.step_factor(self.t)
     }
 
-    /// One update from its micro-batches; the gradient is the mean over micro-batches of their means. Slices of one
-    /// micro-batch that belong to different replicas are no parts of one mean: each replica has the mean over its own.
+    /// One update from its micro-batches; the gradient is that of the mean over all targets that count, however many of
+    /// them a micro-batch has. Slices of one micro-batch that belong to different replicas are no parts of one mean:
+    /// each replica has the mean over its own.
     pub fn step(&mut self, micro_batches: &[Batch]) -> crate::error::Result<Outcome> {
         let device = self.model.device().clone();
         let zero = || Vector::zeros([1], &device, Category::Activations);
@@ -170,8 +171,8 @@ impl Engine {
         for (index, batch) in micro_batches.iter().enumerate() {
             let same = |other: &&Batch| other.replica == batch.replica;
             let is_last = !micro_batches[index + 1..].iter().any(|other| same(&other));
-            let parts = micro_batches.iter().filter(same).count();
-            let scale = 1.0 / (batch.counted.max(1) * parts) as f64;
+            let targets: usize = micro_batches.iter().filter(same).map(|other| other.counted).sum();
+            let scale = 1.0 / targets.max(1) as f64;
             let mut hook = |params: &mut Params, id, grad| {
                 let Some(sum) = consumed.take() else { return Some(grad) };
                 let sum = add_sum_squares(sum, &grad);

@@ -7,13 +7,16 @@ use std::path::Path;
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::formats::atomic::sync_folder;
-use crate::formats::safetensors::{Dtype, SafetensorsWriter, TensorPlan, TensorValues};
+use crate::formats::chat::ChatTemplate;
+use crate::formats::gguf::{Format, GgufWriter, ModelInfo};
+use crate::formats::hf_shards::{MAX_SHARD_BYTES, ShardWriter};
+use crate::formats::safetensors::{Dtype, TensorPlan, TensorValues};
 use crate::formats::tokenizer::Tokenizer;
 use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul_add};
 use crate::kernels::scaling::{Along, scale};
 use crate::kernels::sparse::scatter_add;
-use crate::model::{Linear, Model, Role};
+use crate::model::{Linear, Model, Role, Whole};
 
 /// `W + s·B·A` of a layer, with its trained lengths where it has some, or `Sp + s·B·A`, on the host. The layer's own
 /// weight keeps its bits.
@@ -40,15 +43,25 @@ pub fn merged_weight(model: &Model, linear: &Linear) -> Vec<f32> {
     }
 }
 
-/// Writes `config.json`, `generation_config.json`, `model.safetensors` and the tokenizer. The folder appears
-/// complete or not at all.
+/// Writes `config.json`, `generation_config.json`, the weights and the tokenizer with its files. Weights of more than
+/// 5 GB are several files with an index. The folder appears complete or not at all.
 pub fn write_model(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
+    write_model_in_shards(folder, model, tokenizer, MAX_SHARD_BYTES)
+}
+
+/// The same with another limit for a file of weights.
+pub fn write_model_in_shards(
+    folder: &Path,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    max_shard_bytes: u64,
+) -> Result<()> {
     let partial = folder.with_extension("partial");
     if partial.exists() {
         fs::remove_dir_all(&partial).map_err(Error::io("remove", &partial))?;
     }
     fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
-    if let Err(error) = write_files(&partial, model, tokenizer) {
+    if let Err(error) = write_files(&partial, model, tokenizer, max_shard_bytes) {
         let _ = fs::remove_dir_all(&partial);
         return Err(error);
     }
@@ -58,20 +71,54 @@ pub fn write_model(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Resul
     fs::rename(&partial, folder).map_err(Error::io("rename", &partial))
 }
 
-fn write_files(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()> {
-    let merged: BTreeMap<String, &Linear> = model
-        .linears()
-        .iter()
-        .filter(|linear| linear.adapter.is_some())
-        .map(|linear| (format!("{}.weight", linear.name), linear))
-        .collect();
+/// Writes a GGUF file with the matrices in `format`, everything merged into the weights. The file appears complete or
+/// not at all.
+///
+/// Errors: a network or a tokenizer that llama.cpp has no form of; a value that the format cannot hold.
+pub fn write_gguf(
+    path: &Path,
+    name: &str,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    format: Format,
+) -> Result<()> {
+    let template = tokenizer.chat_template()?;
+    let chat_template = template.as_ref().map(ChatTemplate::source);
+    let info = ModelInfo { name, config: &model.config, tokenizer, chat_template };
+    let merged = merged_layers(model);
+    let mut writer = GgufWriter::create(path, info, format)?;
+    while let Some((name, _)) = writer.next() {
+        let values = exported_values(model, &merged, name);
+        writer.write_next(&values)?;
+    }
+    model.device().check()?;
+    writer.finish()
+}
+
+/// The layers whose weight in a file is not the parameter itself, by the weight's name.
+fn merged_layers(model: &Model) -> BTreeMap<String, &Linear> {
+    let linears = model.linears().iter().filter(|linear| linear.adapter.is_some());
+    linears.map(|linear| (format!("{}.weight", linear.name), linear)).collect()
+}
+
+/// The values of a tensor of the network as they stand in a file.
+fn exported_values(model: &Model, merged: &BTreeMap<String, &Linear>, name: &str) -> Vec<f32> {
+    match merged.get(name) {
+        Some(linear) => merged_weight(model, linear),
+        None => model.params.host_values(&model.params.parts_of(name)),
+    }
+}
+
+fn write_files(
+    folder: &Path,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    max_shard_bytes: u64,
+) -> Result<()> {
+    let merged = merged_layers(model);
     let mut plans = Vec::new();
-    for (_, param) in model.params.iter().filter(|(_, p)| p.role == Role::Network) {
-        plans.push(TensorPlan {
-            name: param.name.clone(),
-            dtype: Dtype::F32,
-            shape: param.shape.clone(),
-        });
+    for Whole { name, shape, .. } in model.params.wholes(Role::Network) {
+        plans.push(TensorPlan { name, dtype: Dtype::F32, shape });
     }
     for (name, linear) in &merged {
         // Without a dense weight the product of the factors takes its place.
@@ -80,14 +127,9 @@ fn write_files(folder: &Path, model: &Model, tokenizer: &Tokenizer) -> Result<()
             plans.push(TensorPlan { name: name.clone(), dtype: Dtype::F32, shape });
         }
     }
-    let path = folder.join("model.safetensors");
-    let mut writer = SafetensorsWriter::create(path, &BTreeMap::new(), &plans)?;
+    let mut writer = ShardWriter::create(folder, plans.clone(), max_shard_bytes);
     for plan in &plans {
-        let values = match (merged.get(&plan.name), model.params.find(&plan.name)) {
-            (Some(linear), _) => merged_weight(model, linear),
-            (None, Some(id)) => model.params.value(id).to_host(),
-            (None, None) => unreachable!("{} is a parameter or merged", plan.name),
-        };
+        let values = exported_values(model, &merged, &plan.name);
         writer.write(&plan.name, TensorValues::F32(&values))?;
     }
     writer.finish()?;

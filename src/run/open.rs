@@ -4,18 +4,21 @@ use std::path::{Path, PathBuf};
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::formats::hub::{self, HubId};
+use crate::formats::peft::{PeftAdapter, is_adapter};
 use crate::formats::tokenizer::Tokenizer;
+use crate::methods::{Method, given};
 use crate::model::Model;
 use crate::runlog::{RunDir, find};
 
 use super::checkpoint::Checkpoint;
-use super::plan::ModelSource;
+use super::plan::{ModelSource, adapter_alone, is_gguf};
 use super::session::{check_tokenizer, open_device};
 use super::setup;
 
-/// A network to evaluate or to generate with.
+/// A network to evaluate, to generate with or to export.
 pub struct Opened {
-    /// The network, with the factors of its method on it.
+    /// The network, with the factors of its method or of the given adapter on it.
     pub model: Model,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
@@ -23,41 +26,181 @@ pub struct Opened {
     pub config: RunConfig,
     /// What was opened, for messages.
     pub name: String,
+    /// The method that trained it, with its state, where it is of a run.
+    pub method: Option<Box<dyn Method>>,
+    /// The adapter that was given with a directory.
+    pub adapter: Option<PeftAdapter>,
+    /// Its run and the updates it had, where it is of one.
+    pub run: Option<(RunDir, u64)>,
+    /// Whether its run began from a preset's random weights.
+    pub is_preset: bool,
 }
 
-/// Opens `target`: a folder with a `config.json`, or a run (path, name, `latest`) below `out`. `device`: instead
-/// of the one the run trained on.
+/// Which checkpoint of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Which {
+    /// The newest intact one.
+    #[default]
+    Newest,
+    /// The one with the lowest validation loss.
+    Best,
+    /// The one after this many updates.
+    Step(u64),
+}
+
+/// What to open.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Source {
+    /// A folder with a `config.json`, a GGUF file, the id of a model in the Hugging Face cache, a run (path, name, `latest`), or the
+    /// folder of a checkpoint.
+    pub target: String,
+    /// Where runs are looked for.
+    pub out: PathBuf,
+    /// Instead of the device that the run trained on.
+    pub device: Option<String>,
+    /// A PEFT adapter for the folder.
+    pub adapter: Option<PathBuf>,
+    /// Which checkpoint of a run.
+    pub which: Which,
+}
+
+/// Opens the newest state of `target`: see [`open_source`].
 pub fn open(target: &str, out: &Path, device: Option<&str>) -> Result<Opened> {
+    open_source(&Source {
+        target: target.to_owned(),
+        out: out.to_path_buf(),
+        device: device.map(str::to_owned),
+        ..Source::default()
+    })
+}
+
+/// Opens a network with its tokenizer.
+///
+/// Errors: there is no such thing; an adapter that does not fit; a choice of checkpoint where there is none.
+pub fn open_source(source: &Source) -> Result<Opened> {
+    let Source { target, out, which, .. } = source;
+    let device = source.device.as_deref();
     let path = Path::new(target);
-    if path.join("config.json").is_file() && !path.join("state.json").is_file() {
-        return open_directory(path, device);
+    if path.join("config.json").is_file() && !path.join("state.json").is_file() || is_gguf(path) {
+        return open_folder(path, source);
+    }
+    if is_adapter(path) {
+        return Err(adapter_alone(path));
+    }
+    if let Some(id) = HubId::parse(target).filter(|_| !path.exists() && !out.join(path).exists()) {
+        return open_folder(&hub::find(id)?, source);
+    }
+    if let Some(adapter) = &source.adapter {
+        return Err(Error::config(
+            format!("--adapter {} goes with a model folder, {target} is a run", adapter.display()),
+            "give the adapter's base; the result of a run has its own adapter in it",
+        ));
     }
     let (dir, checkpoint) = if path.join("state.json").is_file() {
+        if *which != Which::Newest {
+            return Err(Error::config(
+                format!(
+                    "{target} is one checkpoint; --step and --best choose among those of a run"
+                ),
+                "name the run",
+            ));
+        }
         (run_of(path)?, Checkpoint::open(path)?)
     } else {
         let dir = find(out, target)?;
-        let folders: Vec<PathBuf> = dir.list_checkpoints()?.into_iter().map(|c| c.path).collect();
-        let (Some(checkpoint), _) = Checkpoint::newest_intact(&folders)? else {
-            let run = dir.as_argument();
-            let remedy = if dir.is_locked()? {
-                format!("ask it for one with `fullrank ctl {run} checkpoint`")
-            } else {
-                format!("train it on with `fullrank resume {run}`")
-            };
-            return Err(Error::run(format!("run {} has no checkpoint yet", dir.name()), remedy));
-        };
+        let checkpoint = choose(&dir, *which)?;
         (dir, checkpoint)
     };
     let mut config = RunConfig::read(&dir.config())?;
     set_device(&mut config, device)?;
     let device = open_device(&config)?;
-    let tokenizer = ModelSource::find(&config.model.model)?.tokenizer(&config)?;
+    let origin = ModelSource::find(&config.model.model)?;
+    let tokenizer = origin.tokenizer(&config)?;
     check_tokenizer(&dir, &tokenizer)?;
     let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
     checkpoint.restore(&mut engine, false)?;
     check_finite(&engine.model, checkpoint.folder())?;
-    let name = format!("{} at step {}", dir.name(), checkpoint.progress().t);
-    Ok(Opened { model: engine.model, tokenizer, config, name })
+    let step = checkpoint.progress().t;
+    Ok(Opened {
+        model: engine.model,
+        tokenizer,
+        config,
+        name: format!("{} at step {step}", dir.name()),
+        method: Some(engine.method),
+        adapter: None,
+        run: Some((dir, step)),
+        is_preset: matches!(origin, ModelSource::Preset(_)),
+    })
+}
+
+/// A checkpoint of a run.
+fn choose(dir: &RunDir, which: Which) -> Result<Checkpoint> {
+    let all = dir.list_checkpoints()?;
+    let folders: Vec<PathBuf> = all.iter().map(|c| c.path.clone()).collect();
+    let (Some(newest), _) = Checkpoint::newest_intact(&folders)? else {
+        let run = dir.as_argument();
+        let remedy = if dir.is_locked()? {
+            format!("ask it for one with `fullrank ctl {run} checkpoint`")
+        } else {
+            format!("train it on with `fullrank resume {run}`")
+        };
+        return Err(Error::run(format!("run {} has no checkpoint yet", dir.name()), remedy));
+    };
+    let steps: Vec<String> = all.iter().map(|c| c.step.to_string()).collect();
+    let steps = format!("its checkpoints are those of steps {}", steps.join(", "));
+    let step = match which {
+        Which::Newest => return Ok(newest),
+        Which::Step(step) if dir.checkpoint(step).is_dir() => step,
+        Which::Step(step) => {
+            return Err(Error::run(
+                format!("run {} has no checkpoint of step {step}", dir.name()),
+                steps,
+            ));
+        }
+        Which::Best => match newest.progress().best {
+            None => {
+                return Err(Error::run(
+                    format!("run {} has no evaluation with a finite loss", dir.name()),
+                    steps,
+                ));
+            }
+            Some(best) if best.step == newest.progress().t => return Ok(newest),
+            Some(best) if dir.checkpoint(best.step).is_dir() => best.step,
+            Some(best) => {
+                return Err(Error::run(
+                    format!(
+                        "the best evaluation of run {}, {:.4}, was that of step {}, which was not saved",
+                        dir.name(),
+                        best.loss,
+                        best.step
+                    ),
+                    format!("{steps}; train with --save-best to keep the best one"),
+                ));
+            }
+        },
+    };
+    Checkpoint::open(&dir.checkpoint(step))
+}
+
+/// A model folder with the adapter that was given.
+fn open_folder(path: &Path, source: &Source) -> Result<Opened> {
+    if source.which != Which::Newest {
+        return Err(Error::config(
+            format!(
+                "{} is a model folder; --step and --best choose among checkpoints",
+                path.display()
+            ),
+            "leave them out, or name a run",
+        ));
+    }
+    let mut opened = open_directory(path, source.device.as_deref())?;
+    if let Some(folder) = &source.adapter {
+        let adapter = PeftAdapter::read(folder, &given::modules(&opened.model))?;
+        given::attach(&mut opened.model, &adapter.layers);
+        opened.name = format!("{} with {}", opened.name, folder.display());
+        opened.adapter = Some(adapter);
+    }
+    Ok(opened)
 }
 
 fn open_directory(path: &Path, device: Option<&str>) -> Result<Opened> {
@@ -79,7 +222,16 @@ fn open_directory(path: &Path, device: Option<&str>) -> Result<Opened> {
         ));
     }
     check_finite(&model, path)?;
-    Ok(Opened { model, tokenizer, name: path.display().to_string(), config })
+    Ok(Opened {
+        model,
+        tokenizer,
+        name: path.display().to_string(),
+        config,
+        method: None,
+        adapter: None,
+        run: None,
+        is_preset: false,
+    })
 }
 
 fn set_device(config: &mut RunConfig, device: Option<&str>) -> Result<()> {

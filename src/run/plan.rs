@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Ranks, RunConfig, check_batch, check_warmup};
 use crate::error::{Error, Result};
+use crate::formats::chat::ChatTemplate;
+use crate::formats::gguf::GgufModel;
 use crate::formats::hf_config::HfConfig;
+use crate::formats::hub::{self, HubId};
+use crate::formats::peft::is_adapter;
 use crate::formats::tokenizer::Tokenizer;
 use crate::methods::switchlora::pool::{self, waits_on_host};
 use crate::model::ModelConfig;
@@ -15,39 +19,63 @@ use crate::optim::spam::Rules;
 
 use super::engine::Settings;
 
+mod adapter;
 mod inrank;
 mod relora;
 
 /// Above this many parameters LoRA-GA starts with shorter vectors (its paper's value for LLaMA).
 const BILLION: usize = 1_000_000_000;
 
+/// The name of the template for models that bring none.
+pub(super) const CHATML: &str = "chatml";
+/// What ends a message there, where the tokenizer knows it.
+const CHATML_END: &str = "<|im_end|>";
+
 /// Where the network comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelSource {
     /// A preset, freshly initialised.
     Preset(&'static Preset),
-    /// The weights of a Hugging Face directory.
+    /// The weights of a Hugging Face directory, or of a GGUF file.
     Directory(PathBuf),
 }
 
+/// The error for an adapter in the place of a model.
+pub(super) fn adapter_alone(path: &Path) -> Error {
+    Error::file(
+        path,
+        "is a PEFT adapter without its base",
+        format!("give the base as the model, and --adapter {} with it", path.display()),
+    )
+}
+
 impl ModelSource {
-    /// Finds what `model.model` names.
+    /// Finds what `model.model` names: a preset, a folder, or a model in the cache of the Hugging Face hub.
     pub fn find(name: &str) -> Result<Self> {
         if let Some(preset) = preset(name) {
             return Ok(Self::Preset(preset));
         }
         let path = Path::new(name);
-        if path.join("config.json").is_file() {
+        if path.join("config.json").is_file() || is_gguf(path) {
             return Ok(Self::Directory(path.to_path_buf()));
+        }
+        if is_adapter(path) {
+            return Err(adapter_alone(path));
         }
         if path.is_dir() {
             let what = "the folder has no config.json";
             return Err(Error::file(path, what, "name a Hugging Face directory of a LLaMA model"));
         }
+        if let Some(id) = HubId::parse(name).filter(|_| !path.exists()) {
+            return Ok(Self::Directory(hub::find(id)?));
+        }
         let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
         Err(Error::config(
             format!("model {name}: no such preset or folder"),
-            format!("use one of {}, or a Hugging Face directory", names.join(", ")),
+            format!(
+                "use one of {}, a Hugging Face directory, a GGUF file, or the id of a model in the Hugging Face cache (ORG/NAME)",
+                names.join(", ")
+            ),
         ))
     }
 
@@ -57,6 +85,7 @@ impl ModelSource {
             (Some("builtin"), _) | (None, Self::Preset(_)) => Tokenizer::builtin(),
             (Some("bytes"), _) => Tokenizer::bytes(),
             (Some(path), _) => Tokenizer::from_file(tokenizer_file(Path::new(path))),
+            (None, Self::Directory(file)) if is_gguf(file) => GgufModel::open(file)?.tokenizer(),
             (None, Self::Directory(folder)) if tokenizer_file(folder).is_file() => {
                 Tokenizer::from_file(tokenizer_file(folder))
             }
@@ -66,6 +95,37 @@ impl ModelSource {
                 "put the model's own tokenizer.json into it; `train` also takes --tokenizer PATH",
             )),
         }
+    }
+
+    /// The template that `data.chat_template` names, or the one that belongs to the model; with a date that stands
+    /// still, as it writes data.
+    ///
+    /// Errors: a template that cannot be read.
+    pub fn chat_template(
+        &self,
+        config: &RunConfig,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<ChatTemplate>> {
+        let name = |id: Option<u32>| id.and_then(|id| tokenizer.name_of(id));
+        let eos = name(Some(tokenizer.eos()));
+        let template = match (config.data.chat_template.as_deref(), self) {
+            (Some(CHATML), _) => {
+                let end = if tokenizer.id_of(CHATML_END).is_some() {
+                    CHATML_END
+                } else {
+                    eos.as_deref().unwrap_or("")
+                };
+                Some(ChatTemplate::chatml(end)?)
+            }
+            (Some(path), _) => Some(ChatTemplate::of_file(
+                Path::new(path),
+                name(tokenizer.bos()).as_deref(),
+                eos.as_deref(),
+            )?),
+            (None, Self::Directory(folder)) => ChatTemplate::of_folder(folder)?,
+            (None, Self::Preset(_)) => None,
+        };
+        Ok(template.map(ChatTemplate::at_fixed_date))
     }
 
     /// The network's shape for a tokenizer.
@@ -132,7 +192,11 @@ impl ModelSource {
                         "leave them out: the directory's config.json fixes the shape",
                     ));
                 }
-                let shape = HfConfig::read(folder.join("config.json"))?;
+                let shape = if is_gguf(folder) {
+                    GgufModel::open(folder)?.config().clone()
+                } else {
+                    HfConfig::read(folder.join("config.json"))?
+                };
                 if tokenizer.vocab_size() > shape.vocab_size {
                     return Err(Error::config(
                         format!(
@@ -147,6 +211,11 @@ impl ModelSource {
             }
         }
     }
+}
+
+/// Whether this names a GGUF file, which may be missing.
+pub(super) fn is_gguf(path: &Path) -> bool {
+    GgufModel::is_named(path) && !path.is_dir()
 }
 
 fn tokenizer_file(path: &Path) -> PathBuf {
@@ -167,26 +236,31 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         config.lora.init = "both_kaiming".into();
     }
     let defaults = config.method_defaults(shape.hidden_size);
+    adapter::resolve(config, source, shape)?;
 
     let data = &mut config.data;
     let seq_len = *data.max_seq_length.get_or_insert(seq_len);
     data.data_seed.get_or_insert(config.train.seed);
     let train = &mut config.train;
     let ends = train.rank_first.zip(train.rank_last);
-    let part = (shape.hidden_size / defaults.rank_divisor).clamp(1, defaults.most_rank);
+    let is_fine_tuning = matches!(source, ModelSource::Directory(_));
+    let fine_tuning = is_fine_tuning.then_some(defaults.fine_tuning);
+    let most_rank = fine_tuning.map_or(usize::MAX, |own| own.most_rank).min(defaults.most_rank);
+    let part = (shape.hidden_size / defaults.rank_divisor).clamp(1, most_rank);
     let rank = ends.map_or(part, |(first, last)| first.max(last));
     train.rank.get_or_insert(rank);
     let ranks = train.ranks();
     let rank = ranks.map_or(rank, Ranks::most);
-    let alpha = defaults.scale.map_or(defaults.alpha, |scale| scale * rank as f64);
+    let alpha = fine_tuning.and_then(|own| own.alpha).unwrap_or(defaults.alpha);
+    let alpha = defaults.scale.map_or(alpha, |scale| scale * rank as f64);
     train.alpha.get_or_insert(alpha);
     let iters = *train.iters.get_or_insert(iters);
     train.batch_size.get_or_insert(batch_size);
-    let is_fine_tuning = matches!(source, ModelSource::Directory(_));
     let is_full = matches!(method.as_str(), "full" | "spam");
     train.train_non_targets.get_or_insert(!is_fine_tuning || is_full);
-    let fine_tuning_rate = defaults.fine_tuning_rate.filter(|_| is_fine_tuning);
-    train.learning_rate.get_or_insert(fine_tuning_rate.unwrap_or(defaults.learning_rate));
+    let rate = fine_tuning.map_or(defaults.learning_rate, |own| own.learning_rate);
+    train.learning_rate.get_or_insert(rate);
+    train.save_best.get_or_insert(is_fine_tuning || train.early_stop.is_some());
     train.lr_schedule.get_or_insert_with(|| defaults.schedule.into());
     train.warmup_steps.get_or_insert((iters / 10).min(defaults.most_warmup));
     train.max_grad_norm.get_or_insert(defaults.max_grad_norm);

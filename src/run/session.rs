@@ -83,7 +83,8 @@ impl Session {
         let lock = dir.lock()?;
         write_atomically(dir.config(), prepared.config.to_toml()?.as_bytes())?;
         write_facts(&dir, &prepared, &device)?;
-        let notes = prepared.unusual_start().into_iter().collect();
+        let notes = prepared.unusual_start().into_iter().chain(prepared.dataset.notes.clone());
+        let notes = notes.collect();
         Ok(Self { prepared, dir, lock, device, checkpoint: None, is_resumed: false, notes })
     }
 
@@ -296,7 +297,7 @@ fn begin(
     let mut ahead = loader(prepared)?;
     engine.prepare(&mut || {
         let batch = ahead.next_batch(config.train.batch_size.unwrap_or(1))?;
-        Ok(Batch::new(&batch.inputs, &batch.targets, batch.seq_len, device))
+        Ok(Batch::of(&batch, device))
     })?;
     Ok((engine, Progress::default()))
 }

@@ -1,10 +1,13 @@
 //! Puts a run together: tokenizer, data, network, method and optimizer from a configuration.
 
-use crate::config::RunConfig;
+use crate::config::{DataTable, RunConfig};
 use crate::data::cache::TokenCache;
-use crate::data::{Corpus, Dataset};
+use crate::data::row_cache::RowFormat;
+use crate::data::text::Format;
+use crate::data::{Corpus, Dataset, RowOptions};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::formats::chat::ChatTemplate;
 use crate::formats::tokenizer::Tokenizer;
 use crate::kernels::update::AdamW;
 use crate::methods;
@@ -14,7 +17,7 @@ use crate::optim::adamw::form_from_name;
 
 use super::engine::Engine;
 use super::estimate;
-use super::plan::{self, ModelSource};
+use super::plan::{self, CHATML, ModelSource};
 
 /// What a configuration means, before any tensor is made.
 pub struct Prepared {
@@ -38,10 +41,29 @@ pub fn prepare(mut config: RunConfig) -> Result<Prepared> {
     estimate::check_fits(&config, &shape)?;
     let corpus = Corpus::open(&config.data.data, config.data.valid_fraction)?;
     let seq_len = config.data.max_seq_length.unwrap_or(shape.max_position_embeddings);
-    let dataset = Dataset::prepare(&corpus, &tokenizer, seq_len, &TokenCache::of_user())?;
+    let cache = TokenCache::of_user();
+    let dataset = match corpus.format {
+        Format::Text => Dataset::prepare(&corpus, &tokenizer, seq_len, &cache)?,
+        Format::Rows => {
+            let template = source.chat_template(&config, &tokenizer)?;
+            let options = row_options(&config, &tokenizer, template.as_ref(), seq_len);
+            Dataset::prepare_rows(&corpus, options, &cache)?
+        }
+    };
     // Last, so that messages name what the user typed.
     make_paths_absolute(&mut config, &source)?;
     Ok(Prepared { config, source, shape, tokenizer, dataset })
+}
+
+/// How a configuration has rows read and laid out.
+pub fn row_options<'a>(
+    config: &RunConfig,
+    tokenizer: &'a Tokenizer,
+    template: Option<&'a ChatTemplate>,
+    seq_len: usize,
+) -> RowOptions<'a> {
+    let DataTable { mask_prompt, packing, strict, .. } = config.data;
+    RowOptions { format: RowFormat { tokenizer, template, strict }, seq_len, mask_prompt, packing }
 }
 
 /// Sets every value of a configuration; looks at the model's shape and the tokenizer, not at the data.
@@ -63,13 +85,22 @@ fn make_paths_absolute(config: &mut RunConfig, source: &ModelSource) -> Result<(
     if config.data.data != "builtin" {
         config.data.data = absolute(&config.data.data)?;
     }
+    if let Some(adapter) = &config.model.adapter {
+        config.model.adapter = Some(absolute(adapter)?);
+    }
     if let Some(name) = &config.data.tokenizer
         && !matches!(name.as_str(), "builtin" | "bytes")
     {
         config.data.tokenizer = Some(absolute(name)?);
     }
-    if matches!(source, ModelSource::Directory(_)) {
-        config.model.model = absolute(&config.model.model)?;
+    if let Some(name) = &config.data.chat_template
+        && name != CHATML
+    {
+        config.data.chat_template = Some(absolute(name)?);
+    }
+    if let ModelSource::Directory(folder) = source {
+        // Of an id this is the folder of its commit, so that a resumed run reads the same weights.
+        config.model.model = absolute(&folder.display().to_string())?;
     }
     Ok(())
 }
@@ -102,7 +133,10 @@ impl Prepared {
 pub fn engine(config: &RunConfig, mut model: Model) -> Result<Engine> {
     let train = &config.train;
     if train.train_non_targets == Some(false) {
-        for id in model.non_targets() {
+        let targets = train.targets();
+        let left_out = model.linears().iter().filter(|linear| !targets.contains(&linear.name));
+        let left_out: Vec<_> = left_out.filter_map(|linear| linear.weight).collect();
+        for id in model.non_targets().into_iter().chain(left_out) {
             model.params.set_trainable(id, false);
         }
     }

@@ -22,8 +22,9 @@ use super::alerts::Alerts;
 use super::checkpoint::{self, Best, Progress};
 use super::commands::Signals;
 use super::engine::{Engine, Outcome};
-use super::eval::{continue_text, evaluate};
+use super::eval::evaluate;
 use super::export::write_model;
+use super::generate::continue_text;
 use super::machine::{Machine, free_bytes};
 use super::rank::RankMonitor;
 
@@ -88,6 +89,8 @@ pub struct Stage {
     is_unloaded: bool,
     /// A checkpoint was due after an update that was skipped.
     owes_checkpoint: bool,
+    /// This process has evaluated after an update.
+    has_evaluated: bool,
     /// Seconds of training at which the run ends.
     max_s: Option<f64>,
     clock: Clock,
@@ -109,7 +112,14 @@ pub enum Turn {
 /// Why the loop ended.
 enum Stop {
     Done,
-    TimeIsUp { minutes: f64 },
+    TimeIsUp {
+        minutes: f64,
+    },
+    /// No evaluation of the last few was better than the best.
+    NoGain {
+        evaluations: u64,
+        best: Best,
+    },
     Asked,
     Signal(i32),
     Diverged(String),
@@ -192,7 +202,17 @@ impl Trainer<'_> {
             ))));
         }
         self.at_intervals(outcome.is_applied)?;
-        Ok(Next::Going)
+        Ok(self.early_stop().map_or(Next::Going, Next::Stop))
+    }
+
+    /// Whether the validation loss has not fallen for as many evaluations as the run's patience. The end of the
+    /// last update is the end in any case.
+    fn early_stop(&self) -> Option<Stop> {
+        let patience = self.config.train.early_stop?;
+        let Progress { evals_since_best, best, attempts, .. } = self.progress;
+        let is_due = self.stage.has_evaluated && evals_since_best >= patience;
+        (is_due && attempts < self.engine.total)
+            .then_some(Stop::NoGain { evaluations: evals_since_best, best: best? })
     }
 
     /// What comes before the first update of this process.
@@ -215,7 +235,7 @@ impl Trainer<'_> {
         for _ in 0..train.grad_accumulation_steps {
             let batch = self.loader.next_batch(batch_size)?;
             let model = &self.engine.model;
-            micro_batches.extend(model.batches(&batch.inputs, &batch.targets, batch.seq_len));
+            micro_batches.extend(model.batches_of(&batch));
         }
         let tokens: u64 = micro_batches.iter().map(|batch| batch.counted as u64).sum();
         let loaded = Instant::now();
@@ -287,6 +307,12 @@ impl Trainer<'_> {
         }
         if eval {
             self.evaluate()?;
+            self.stage.has_evaluated = true;
+            let is_best = self.progress.best.is_some_and(|best| best.step == self.engine.t);
+            // Only what the configuration asks for counts, so that nobody who looks in between stops the run sooner.
+            self.progress.evals_since_best =
+                if is_best { 0 } else { self.progress.evals_since_best + 1 };
+            self.stage.owes_checkpoint |= is_best && self.config.train.save_best == Some(true);
         }
         if sample {
             self.sample()?;
@@ -353,20 +379,17 @@ impl Trainer<'_> {
 
     fn sample(&mut self) -> Result<()> {
         let train = &self.config.train;
-        let mut random = stream(train.seed, "sample", "text", self.engine.t);
-        let mut text = String::new();
-        continue_text(
+        let random = stream(train.seed, "sample", "text", self.engine.t);
+        let text = continue_text(
             &self.engine.model,
             &self.tokenizer,
             &train.sample_prompt,
             train.sample_tokens,
             Sampling::default(),
-            &mut random,
-            &mut |piece| {
-                text.push_str(piece);
-                Ok(())
-            },
-        )?;
+            random,
+            &mut |_| Ok(()),
+        )?
+        .text;
         let prompt = train.sample_prompt.clone();
         self.emit(Sample { prompt, text })
     }
@@ -397,13 +420,24 @@ impl Trainer<'_> {
         if !self.stage.is_unloaded {
             self.tell_rest()?;
         }
-        let has_all = matches!(stop, Stop::Done | Stop::TimeIsUp { .. });
+        let has_all = matches!(stop, Stop::Done | Stop::TimeIsUp { .. } | Stop::NoGain { .. });
+        if let Stop::NoGain { evaluations, best } = &stop {
+            let detail = format!(
+                "{evaluations} evaluations without a validation loss below {:.4}, that of step {}",
+                best.loss, best.step
+            );
+            self.emit(Phase { name: "early-stop".into(), detail })?;
+        }
         if has_all {
             if matches!(stop, Stop::TimeIsUp { .. }) {
                 self.evaluate()?;
-                if self.rank.is_due(self.progress.attempts, true) {
-                    self.measure_ranks()?;
-                }
+            }
+            let attempts = self.progress.attempts;
+            // An early stop comes after what was due at its evaluation.
+            let is_measured =
+                matches!(stop, Stop::NoGain { .. }) && self.rank.is_due(attempts, false);
+            if !matches!(stop, Stop::Done) && !is_measured && self.rank.is_due(attempts, true) {
+                self.measure_ranks()?;
             }
             self.sample()?;
         }
@@ -419,6 +453,13 @@ impl Trainer<'_> {
             Stop::Done => (EndStatus::Finished, String::new(), Ok(())),
             Stop::TimeIsUp { minutes } => {
                 (EndStatus::Finished, format!("{minutes} minutes are up"), Ok(()))
+            }
+            Stop::NoGain { evaluations, best } => {
+                let what = format!(
+                    "no lower validation loss in {evaluations} evaluations; the best, {:.4}, is that of step {}",
+                    best.loss, best.step
+                );
+                (EndStatus::Finished, what, Ok(()))
             }
             Stop::Asked => (EndStatus::Stopped, "asked to".into(), Ok(())),
             Stop::Signal(signal) => {

@@ -6,6 +6,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)] // a test may panic
 
 mod attention;
+mod bias;
 #[path = "../devices/mod.rs"]
 mod devices;
 mod forms;
@@ -14,6 +15,7 @@ mod loss;
 mod magnitude;
 mod matmul;
 mod norm;
+mod parts;
 mod pointwise;
 mod replay;
 mod scaling;

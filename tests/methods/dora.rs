@@ -2,15 +2,14 @@
 
 use fullrank::device::memory::Category;
 use fullrank::kernels::Matrix;
-use fullrank::methods::Export;
-use fullrank::model::{LinearId, Model};
+use fullrank::model::Model;
 use fullrank::random::stream;
 use fullrank::run::engine::Engine;
 use fullrank::run::export::merged_weight;
 
 use super::fixture::{
-    all_effective, batch, config, effective, engine, gradients, logits, parameter_bits,
-    relative_difference, train, wide,
+    all_effective, assert_exports_as_an_adapter, batch, config, effective, engine, gradients,
+    logits, parameter_bits, relative_difference, train, wide,
 };
 
 fn set(model: &mut Model, name: &str, values: Vec<f32>) {
@@ -98,8 +97,11 @@ fn the_rows_of_the_merged_weight_are_as_long_as_their_magnitudes() {
     }
     let difference = relative_difference(&logits(&plain.model, 2), &logits(&dora.model, 2));
     assert!(difference <= 1e-5, "the merged network computes the same: {difference:e}");
-    assert_eq!(dora.method.export(&dora.model), Export::Merged);
-    assert!(dora.method.plain_adapter(&dora.model, LinearId(0)).is_none());
+}
+
+#[test]
+fn the_adapter_with_its_lengths_computes_what_the_run_does() {
+    assert_exports_as_an_adapter(&config("dora"), 4);
 }
 
 #[test]

@@ -49,6 +49,7 @@ impl Bench {
             block: 0,
             blocks: 1,
             magnitude: None,
+            bias: None,
         };
         let mut layer = Layer::new(&linear, 3).unwrap();
         let rules = Rules { gap: 1, carry: Carry::Keep, decomposition: None, residual: None };

@@ -8,11 +8,12 @@ use fullrank::device::Device;
 use fullrank::device::memory::Category;
 use fullrank::kernels::{Matrix, Vector};
 use fullrank::linalg::svd::svd;
-use fullrank::methods::{Export, MethodState, factors};
+use fullrank::methods::{Export, MethodState, given};
 use fullrank::model::backward::GradientSink;
-use fullrank::model::config::{Rope, RopeKind};
-use fullrank::model::{Batch, Gradients, Linear, LinearId, Model, ModelConfig, ParamId};
+use fullrank::model::config::{Rope, RopeKind, Variant};
+use fullrank::model::{Batch, Gradients, Linear, Model, ModelConfig, ParamId};
 use fullrank::random::stream;
+use fullrank::run::adapter::of_method;
 use fullrank::run::engine::{Engine, Outcome};
 use fullrank::run::setup;
 use fullrank::runlog::SwitchLayer;
@@ -36,6 +37,7 @@ pub fn device() -> Device {
 /// Two blocks with grouped keys: layers 16 x 16, 8 x 16, 40 x 16 and 16 x 40.
 pub fn shape() -> ModelConfig {
     ModelConfig {
+        variant: Variant::default(),
         hidden_size: 16,
         intermediate_size: 40,
         num_hidden_layers: 2,
@@ -449,12 +451,12 @@ pub fn assert_exports_as_an_adapter(config: &RunConfig, rank: usize) {
     assert_eq!(engine.method.export(&engine.model), Export::MergedOrAdapter);
     let mut base = Model::init(shape(), config.train.seed, &device());
     let before = logits(&base, 3);
-    for (place, linear) in engine.model.linears().iter().enumerate() {
-        let id = LinearId(place);
-        let plain = engine.method.plain_adapter(&engine.model, id).unwrap();
-        assert!(plain.rank <= rank, "{}: rank {}", linear.name, plain.rank);
-        factors::attach(&mut base, id, plain.rank, plain.scale, (plain.a, plain.b), false);
+    let (layers, _) = of_method(engine.method.as_ref(), &engine.model).unwrap();
+    assert_eq!(layers.len(), engine.model.linears().len());
+    for layer in &layers {
+        assert!(layer.rank <= rank, "{}: rank {}", layer.module.name, layer.rank);
     }
+    given::attach(&mut base, &layers);
     let trained = logits(&engine.model, 3);
     assert!(relative_difference(&before, &trained) > 1e-3, "it was trained");
     let difference = relative_difference(&logits(&base, 3), &trained);

@@ -140,6 +140,7 @@ fn installed([m, n]: [usize; 2], rank: usize, grad: &[f32]) -> (Layer, Vec<f64>)
         block: 0,
         blocks: 1,
         magnitude: None,
+        bias: None,
     };
     let mut layer = Layer::new(&linear, rank).unwrap();
     let rules = Rules { gap: 1, carry: Carry::Keep, decomposition: None, residual: None };

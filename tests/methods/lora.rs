@@ -10,8 +10,9 @@ use fullrank::model::generate::Sampling;
 use fullrank::model::{LinearId, Model, ParamId};
 use fullrank::random::stream;
 use fullrank::run::engine::Engine;
-use fullrank::run::eval::{continue_text, evaluate};
+use fullrank::run::eval::evaluate;
 use fullrank::run::export::{merged_weight, write_model};
+use fullrank::run::generate::continue_text;
 
 use super::fixture::{
     all_effective, assert_same, batch, busy_switchlora, config, device, effective, engine,
@@ -226,9 +227,9 @@ fn look_at(engine: &Engine, dataset: &Dataset, tokenizer: &Tokenizer) {
         text.push_str(piece);
         Ok(())
     };
-    let mut random = stream(0, "sample", "test", 0);
+    let random = stream(0, "sample", "test", 0);
     let sampling = Sampling::default();
-    continue_text(&engine.model, tokenizer, "It was", 8, sampling, &mut random, &mut emit).unwrap();
+    continue_text(&engine.model, tokenizer, "It was", 8, sampling, random, &mut emit).unwrap();
     let folder = tempfile::tempdir().unwrap();
     write_model(&folder.path().join("model"), &engine.model, tokenizer).unwrap();
 }

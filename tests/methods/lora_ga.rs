@@ -1,6 +1,6 @@
 //! LoRA-GA's invariants (section 7.5): what the start is, what the first step does, what is left alone.
 
-use fullrank::config::RunConfig;
+use fullrank::config::{RunConfig, Targets};
 use fullrank::kernels::Matrix;
 use fullrank::linalg::svd::{Svd, svd};
 use fullrank::methods::lora_ga::gradient::estimate;
@@ -264,7 +264,7 @@ fn the_estimate_is_the_mean_of_the_gradients_of_its_batches() {
         draw += 1;
         Ok(batch(draw))
     };
-    let means = estimate(&mut model, 3, false, &mut ahead).unwrap();
+    let means = estimate(&mut model, &Targets::ALL, 3, false, &mut ahead).unwrap();
     assert_eq!(means.len(), LINEARS);
     let each: Vec<_> = (1..=3).map(|draw| gradients(&mut model, &batch(draw))).collect();
     for (linear, mean) in model.linears().iter().zip(&means) {

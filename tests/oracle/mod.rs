@@ -98,6 +98,7 @@ impl Oracle {
     /// `x·Wᵀ + s·(x·Aᵀ)·Bᵀ`, times `magnitude / length` by output where the layer has trained lengths.
     fn linear(&self, name: &str, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
         let mut y = self.low_rank_linear(name, x);
+        let bias = self.values.get(&format!("{name}.bias"));
         if let Some(lengths) = self.lengths.get(name) {
             let magnitudes = &self.values[&format!("{name}.lora_magnitude_vector")];
             for row in &mut y {
@@ -105,6 +106,9 @@ impl Oracle {
                     *y *= magnitude / length;
                 }
             }
+        }
+        for row in &mut y {
+            row.iter_mut().zip(bias.into_iter().flatten()).for_each(|(y, bias)| *y += bias);
         }
         y
     }
@@ -123,8 +127,11 @@ impl Oracle {
     fn attention(&self, path: &str, x: &[Vec<f64>]) -> Vec<Vec<f64>> {
         let ModelConfig { head_dim, num_attention_heads: heads, .. } = self.config;
         let group = heads / self.config.num_key_value_heads;
-        let q = self.rotate(self.linear(&format!("{path}.q_proj"), x));
-        let k = self.rotate(self.linear(&format!("{path}.k_proj"), x));
+        let heads_of = |kind: char| {
+            let y = self.linear(&format!("{path}.{kind}_proj"), x);
+            self.rotate(self.norm_heads(&format!("{path}.{kind}_norm"), y))
+        };
+        let (q, k) = (heads_of('q'), heads_of('k'));
         let v = self.linear(&format!("{path}.v_proj"), x);
         let mut mixed = vec![vec![0.0; heads * head_dim]; x.len()];
         for head in 0..heads {
@@ -147,6 +154,19 @@ impl Oracle {
             }
         }
         self.linear(&format!("{path}.o_proj"), &mixed)
+    }
+
+    /// Every head through the norm of this name, where there is one.
+    fn norm_heads(&self, name: &str, x: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+        if !self.values.contains_key(&format!("{name}.weight")) {
+            return x;
+        }
+        let heads = |row: Vec<f64>| {
+            let heads: Vec<Vec<f64>> =
+                row.chunks(self.config.head_dim).map(<[f64]>::to_vec).collect();
+            self.norm(name, &heads).concat()
+        };
+        x.into_iter().map(heads).collect()
     }
 
     /// Rotates the two halves of each head; row `t` is position `t`.

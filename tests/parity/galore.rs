@@ -42,6 +42,7 @@ impl Case {
             block: 0,
             blocks: 1,
             magnitude: None,
+            bias: None,
         };
         let layer = Layer::new(&linear, number(&file, "rank") as usize).unwrap();
         let hyper = AdamW {
@@ -98,6 +99,7 @@ impl Case {
                 block: 0,
                 blocks: 1,
                 magnitude: None,
+                bias: None,
             };
             let mut own = Layer::new(&linear, number(&self.file, "rank") as usize).unwrap();
             let found = own.find(&grad.to_host(), &rules, 0, 0);

@@ -15,7 +15,7 @@ pub mod train;
 use std::path::PathBuf;
 
 use fullrank::device::Device;
-use fullrank::formats::hf_config::{HfConfig, Rope, RopeKind};
+use fullrank::formats::hf_config::{HfConfig, Rope, RopeKind, Variant};
 use fullrank::formats::safetensors::SafetensorsFile;
 use fullrank::model::{LinearId, Model};
 
@@ -63,6 +63,7 @@ pub fn assert_close(what: &str, ours: &[f32], theirs: &[f32], tolerance: f64) {
 /// A network whose gate projection has the shape of the case.
 pub fn model_with_layer(m: usize, n: usize, device: &Device) -> (Model, LinearId) {
     let config = HfConfig {
+        variant: Variant::default(),
         hidden_size: n,
         intermediate_size: m,
         num_hidden_layers: 1,

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap_complete::Shell;
 
 use crate::bench::Options;
+use crate::cli::export::ExportArgs;
 use crate::compare::Wanted;
 use crate::config::RunConfig;
 use crate::report::series::At;
+use crate::run::open::Source;
 use crate::runlog::Action;
 use crate::tui::action::ViewId;
 
@@ -41,6 +43,8 @@ pub struct TrainArgs {
     pub ascii: bool,
     /// Go on with the newest unfinished run of this configuration instead of starting a new one.
     pub resume_auto: bool,
+    /// Say what would be trained on what, and stop there.
+    pub dry_run: bool,
 }
 
 /// What `resume` is given.
@@ -105,16 +109,16 @@ pub struct ReportArgs {
 /// What `eval` is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EvalArgs {
-    /// A run (folder, name, `latest`) or a Hugging Face folder.
-    pub target: String,
-    /// Folder with the runs.
-    pub out: PathBuf,
-    /// Text to evaluate on instead of the run's validation text.
+    /// What is evaluated.
+    pub source: Source,
+    /// Text or rows to evaluate on instead of the run's validation text.
     pub data: Option<String>,
+    /// Template of chats instead of the run's.
+    pub chat_template: Option<String>,
     /// Number of batches; 0 means all.
     pub batches: usize,
-    /// Device instead of the run's.
-    pub device: Option<String>,
+    /// Tokens of a block instead of the run's.
+    pub max_seq_length: Option<usize>,
     /// Result as JSON.
     pub json: bool,
 }
@@ -122,12 +126,15 @@ pub struct EvalArgs {
 /// What `generate` is given.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateArgs {
-    /// A run (folder, name, `latest`) or a Hugging Face folder.
-    pub target: String,
-    /// Folder with the runs.
-    pub out: PathBuf,
-    /// What the text begins with. Default: the run's `train.sample_prompt`.
+    /// What writes.
+    pub source: Source,
+    /// What the text begins with, or the message in a chat. Default: the run's `train.sample_prompt`; in a chat what is
+    /// typed.
     pub prompt: Option<String>,
+    /// Answer as in a chat, in the form of the model's own template.
+    pub chat: bool,
+    /// The system's message of a chat.
+    pub system: Option<String>,
     /// Most tokens to add; at least 1.
     pub max_tokens: usize,
     /// Divides the logits; 0 takes the most likely token. Finite, 0 or more.
@@ -136,10 +143,16 @@ pub struct GenerateArgs {
     pub top_k: usize,
     /// Only the most likely tokens that reach this probability together; above 0, 1 means all.
     pub top_p: f64,
+    /// Only tokens with this share of the likeliest one's probability; 0 to 1, 0 means all.
+    pub min_p: f64,
+    /// What makes tokens of the text less likely; above 0, 1 changes nothing.
+    pub repetition_penalty: f64,
     /// Seed of the draws.
     pub seed: u64,
-    /// Device instead of the run's.
-    pub device: Option<String>,
+    /// Go on past the model's end of a text.
+    pub ignore_eos: bool,
+    /// Print the times as a line of JSON to stderr.
+    pub stats: bool,
 }
 
 /// What `ctl` is given.
@@ -217,6 +230,8 @@ pub enum Request {
     Eval(EvalArgs),
     /// Text.
     Generate(GenerateArgs),
+    /// Files of other tools.
+    Export(ExportArgs),
     /// List the runs.
     Ls {
         /// Folder with the runs.

@@ -7,7 +7,7 @@ use crate::config::check::one_of;
 use crate::config::settings::{Kind, Setting};
 use crate::error::{Error, Result};
 
-use super::Defaults;
+use super::{Defaults, FineTuning};
 
 /// Inits of LoRA's factors.
 const LORA_INITS: &[&str] = &["standard", "both_kaiming", "switchlora", "gaussian"];
@@ -72,7 +72,17 @@ pub(in crate::config) fn check(config: &RunConfig) -> Result<()> {
 /// What its runs have where nothing else is said.
 pub(super) fn defaults(config: &RunConfig) -> Defaults {
     if config.lora.init == "switchlora" {
-        return Defaults { alpha: 1.0, learning_rate: 1e-2, ..Defaults::ADAPTER };
+        let fine_tuning = FineTuning { most_rank: 8, alpha: None, learning_rate: 1e-3 };
+        return Defaults { alpha: 1.0, learning_rate: 1e-2, fine_tuning, ..Defaults::ADAPTER };
     }
-    Defaults::ADAPTER
+    // The same factors move `s` times as far: rsLoRA's scale is √r times LoRA's; LoRA+ gives B 16 times the rate of A.
+    let learning_rate = match config.train.method.as_str() {
+        "rslora" => 1e-4,
+        "lora-plus" => 5e-5,
+        _ => FineTuning::ADAPTER.learning_rate,
+    };
+    Defaults {
+        fine_tuning: FineTuning { learning_rate, ..FineTuning::ADAPTER },
+        ..Defaults::ADAPTER
+    }
 }

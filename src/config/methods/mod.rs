@@ -49,14 +49,34 @@ pub struct Defaults {
     pub scale: Option<f64>,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// The same on a model folder, where it differs.
-    pub fine_tuning_rate: Option<f64>,
+    /// What differs on a model folder.
+    pub fine_tuning: FineTuning,
     /// Schedule of the learning rate.
     pub schedule: &'static str,
     /// The warm-up is a tenth of the run, and this at most.
     pub most_warmup: u64,
     /// Global gradient-norm clip; 0: none.
     pub max_grad_norm: f64,
+}
+
+/// What a method's runs on a model folder have where nothing else is said.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FineTuning {
+    /// Most rank.
+    pub most_rank: usize,
+    /// Numerator of the adapter scale, where it differs.
+    pub alpha: Option<f64>,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+}
+
+impl FineTuning {
+    /// LoRA's habits: rank 8 and alpha 16 (`methods.md` 3).
+    const ADAPTER: Self = Self { most_rank: 8, alpha: Some(16.0), learning_rate: 2e-4 };
+    /// The method's own rank and scale at a rate for trained weights.
+    const fn at(learning_rate: f64) -> Self {
+        Self { most_rank: usize::MAX, alpha: None, learning_rate }
+    }
 }
 
 impl Defaults {
@@ -68,7 +88,8 @@ impl Defaults {
         alpha: 32.0,
         scale: None,
         learning_rate: 2e-3,
-        fine_tuning_rate: None,
+        // A tenth of the rate for random weights.
+        fine_tuning: FineTuning::at(2e-4),
         schedule: "cosine",
         most_warmup: 100,
         max_grad_norm: 1.0,
@@ -78,19 +99,22 @@ impl Defaults {
         is_for_fine_tuning: true,
         most_rank: 8,
         alpha: 16.0,
-        fine_tuning_rate: Some(1e-4),
+        fine_tuning: FineTuning { learning_rate: 1e-4, ..FineTuning::ADAPTER },
         ..Self::ADAPTER
     };
     /// Of methods that project gradients (`methods.md` 5.4).
     const PROJECTED: Self = Self {
         alpha: 0.25,
         learning_rate: 1e-2,
+        // Times alpha that of full rank and a little more, as only a part of the gradient comes through.
+        fine_tuning: FineTuning::at(2e-4),
         schedule: "cosine_min",
         most_warmup: u64::MAX,
         max_grad_norm: 0.0,
         ..Self::ADAPTER
     };
-    const FULL: Self = Self { learning_rate: 1e-3, ..Self::ADAPTER };
+    const FULL: Self =
+        Self { learning_rate: 1e-3, fine_tuning: FineTuning::at(2e-5), ..Self::ADAPTER };
 }
 
 impl RunConfig {

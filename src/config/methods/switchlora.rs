@@ -7,7 +7,7 @@ use crate::config::check::{not_negative, number, one_of, positive};
 use crate::config::settings::{Kind, Setting};
 use crate::error::{Error, Result};
 
-use super::Defaults;
+use super::{Defaults, FineTuning};
 
 /// How SwitchLoRA selects vectors.
 const SWITCH_SELECTIONS: &[&str] = &["contiguous", "random"];
@@ -184,5 +184,7 @@ pub(in crate::config) fn check(config: &RunConfig) -> Result<()> {
 /// What its runs have where nothing else is said.
 pub(super) fn defaults(config: &RunConfig) -> Defaults {
     let schedule = if config.switchlora.warm_start > 0 { "cosine_floor" } else { "cosine" };
-    Defaults { alpha: 1.0, learning_rate: 2e-2, schedule, ..Defaults::ADAPTER }
+    // About 20 times that of full rank here too.
+    let fine_tuning = FineTuning::at(4e-4);
+    Defaults { alpha: 1.0, learning_rate: 2e-2, schedule, fine_tuning, ..Defaults::ADAPTER }
 }

@@ -36,12 +36,22 @@ const MODEL: &[Setting] = &[
     Setting {
         key: "model.model",
         flag: "model",
-        value: "PRESET|DIR",
+        value: "PRESET|DIR|ID",
         kind: Kind::Text,
-        short: "Preset or Hugging Face folder to train",
+        short: "Preset, or Hugging Face folder or id, to train",
         more: "A preset is a shape with random weights and is pre-trained. A folder with config.json and \
-               model.safetensors is fine-tuned.",
+               model.safetensors is fine-tuned, and so is the id ORG/NAME of a model in the local Hugging Face cache.",
         aliases: &["model-name-or-path"],
+    },
+    Setting {
+        key: "model.adapter",
+        flag: "adapter",
+        value: "DIR",
+        kind: Kind::Text,
+        short: "PEFT adapter of the model folder to go on training",
+        more: "The method must be the adapter's: lora or lora-plus, rslora, dora. Rank, alpha and the layers are the \
+               adapter's too.",
+        aliases: &["resume-adapter-path"],
     },
     Setting {
         key: "model.hidden_size",
@@ -106,9 +116,11 @@ const DATA: &[Setting] = &[
         flag: "data",
         value: "PATH",
         kind: Kind::Text,
-        short: "Text to train on: a file, a folder or `builtin`",
-        more: "A folder holds text files, and may hold train.txt and valid.txt; else a share at the end is held out. The \
-               built-in text is five novels by Jane Austen, with Persuasion to validate.",
+        short: "Text or rows to train on: a file, a folder or `builtin`",
+        more: "A folder holds text files, and may hold train.txt and valid.txt; else a share at the end is held out. A \
+               .jsonl file holds rows, one JSON object a line: text, prompt and completion, messages, ShareGPT or Alpaca; \
+               a folder of them train.jsonl, valid.jsonl and test.jsonl. The built-in text is five novels by Jane Austen, \
+               with Persuasion to validate.",
         aliases: &[],
     },
     Setting {
@@ -126,7 +138,8 @@ const DATA: &[Setting] = &[
         value: "N",
         kind: Kind::Count,
         short: "Tokens per sequence [default: the preset's]",
-        more: "Documents are joined and cut into blocks of this length.",
+        more: "Documents are joined and cut into blocks of this length; rows are packed into such blocks, and longer \
+               ones are cut.",
         aliases: &["max-length", "block-size"],
     },
     Setting {
@@ -147,6 +160,45 @@ const DATA: &[Setting] = &[
         more: "The order depends on this seed and the epoch, and on nothing else.",
         aliases: &[],
     },
+    Setting {
+        key: "data.chat_template",
+        flag: "chat-template",
+        value: "chatml|FILE",
+        kind: Kind::Text,
+        short: "Template that writes chats as text [default: the model's]",
+        more: "A model for chats brings its own with its tokenizer. Where there is none, `chatml` is a plain one; a file \
+               holds one in Jinja.",
+        aliases: &[],
+    },
+    Setting {
+        key: "data.mask_prompt",
+        flag: "mask-prompt",
+        value: "BOOL",
+        kind: Kind::Switch,
+        short: "Learn completions and the assistant's words only",
+        more: "Of rows with a prompt, and of chats. With false every token of a row counts in the loss. Rows of plain text \
+               and text files count as a whole in any case.",
+        aliases: &["completion-only-loss", "assistant-only-loss"],
+    },
+    Setting {
+        key: "data.packing",
+        flag: "packing",
+        value: "BOOL",
+        kind: Kind::Switch,
+        short: "Several rows share a block",
+        more: "No token sees another row, so the loss is that of the rows one by one; with false each row has a block of \
+               its own, most of which may be empty.",
+        aliases: &[],
+    },
+    Setting {
+        key: "data.strict",
+        flag: "strict",
+        value: "BOOL",
+        kind: Kind::Switch,
+        short: "Stop at a row that cannot be used",
+        more: "Else such rows are counted, the first are shown with their lines, and the rest is used.",
+        aliases: &[],
+    },
 ];
 
 const TRAINING: &[Setting] = &[
@@ -165,7 +217,7 @@ const TRAINING: &[Setting] = &[
         value: "N",
         kind: Kind::Count,
         short: "Rank of the factors or the subspace [default: hidden size / 4]",
-        more: "Layers that are smaller than this take the largest rank they have.",
+        more: "When LoRA and its relatives fine-tune a model folder: 8. Layers that are smaller than this take the largest rank they have.",
         aliases: &["lora-r"],
     },
     Setting {
@@ -192,9 +244,20 @@ const TRAINING: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "The adapter's scale is alpha / rank [default: the method's]",
-        more: "SwitchLoRA and its initialisation use 1, LoRA-GA, PiSSA and DoRA 16, the other adapters 32. With lora-ga and rslora the scale is \
+        more: "SwitchLoRA and its initialisation use 1, LoRA-GA, PiSSA and DoRA 16, the other adapters 32; on a model folder LoRA and its relatives use 16. With lora-ga and rslora the scale is \
                alpha / sqrt(rank). GaLore and Fira multiply their projected updates by alpha itself, 0.25.",
         aliases: &["lora-alpha"],
+    },
+    Setting {
+        key: "train.target_modules",
+        flag: "target-modules",
+        value: "NAME,...",
+        kind: Kind::Text,
+        short: "Linear layers that get an adapter [default: all-linear]",
+        more: "Names with commas between, as in PEFT: q_proj,v_proj, or the end of a path such as \
+               layers.0.self_attn.q_proj. With lora, rslora, lora-plus, lora-ga, pissa and dora. Layers that are not \
+               named go with --train-non-targets.",
+        aliases: &["lora-target-modules"],
     },
     Setting {
         key: "train.iters",
@@ -418,6 +481,16 @@ const OUTPUT: &[Setting] = &[
         aliases: &["val-batches"],
     },
     Setting {
+        key: "train.early_stop",
+        flag: "early-stop",
+        value: "PATIENCE",
+        kind: Kind::Count,
+        short: "Stop after this many evaluations without a lower loss [default: never]",
+        more: "Counted from the best one. The run ends as a finished one; --best of generate, eval and export takes \
+               the checkpoint with the lowest loss.",
+        aliases: &["early-stopping-patience"],
+    },
+    Setting {
         key: "train.checkpoint_every",
         flag: "checkpoint-every",
         value: "N",
@@ -425,6 +498,15 @@ const OUTPUT: &[Setting] = &[
         short: "Updates between checkpoints; 0: only at the end [default: 4 a run]",
         more: "",
         aliases: &["save-steps", "save-every"],
+    },
+    Setting {
+        key: "train.save_best",
+        flag: "save-best",
+        value: "BOOL",
+        kind: Kind::Switch,
+        short: "Save a checkpoint after each best evaluation [default: see below]",
+        more: "By default with a model folder and with --early-stop.",
+        aliases: &[],
     },
     Setting {
         key: "train.keep_checkpoints",

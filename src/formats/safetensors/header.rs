@@ -16,6 +16,9 @@ pub(super) const LENGTH_BYTES: u64 = 8;
 /// The limit of the reference implementation; a real header of 10,000 tensors has about 2 MB.
 pub(super) const MAX_HEADER_BYTES: u64 = 100_000_000;
 
+/// No tensor of a model has more than four.
+const MAX_DIMENSIONS: usize = 16;
+
 /// Data types of tensors in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, clippy::upper_case_acronyms)]
@@ -181,6 +184,12 @@ fn check_entry(name: &str, raw: &RawEntry, data_bytes: u64) -> Result<(Entry, u6
         return Err(format!(
             "tensor {name} ends at byte {end} of the data, the file has only {data_bytes} (cut \
              short?)"
+        ));
+    }
+    if raw.shape.len() > MAX_DIMENSIONS {
+        let count = raw.shape.len();
+        return Err(format!(
+            "tensor {name} has {count} dimensions, at most {MAX_DIMENSIONS} are read"
         ));
     }
     let too_large = || format!("tensor {name}: the shape {:?} is too large to count", raw.shape);

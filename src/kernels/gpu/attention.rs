@@ -100,8 +100,9 @@ impl Block {
 }
 
 /// The constants that all of them take.
-fn with_sizes(launch: Launch<'_>, s: AttentionShape) -> Launch<'_> {
-    launch.constant("D", s.head_dim).constant("HEADS", s.heads).constant("GROUP", s.group())
+fn with_sizes(launch: Launch<'_>, s: AttentionShape, has_documents: bool) -> Launch<'_> {
+    let launch = launch.constant("D", s.head_dim).constant("HEADS", s.heads);
+    launch.constant("GROUP", s.group()).constant("DOCUMENTS", u32::from(has_documents))
 }
 
 /// Multiplications and additions of `products` products over the visible pairs.
@@ -114,6 +115,7 @@ pub(super) fn attention(
     q: &CubeTensor,
     k: &CubeTensor,
     v: &CubeTensor,
+    documents: Option<&CubeTensor>,
     s: AttentionShape,
 ) -> (CubeTensor, CubeTensor) {
     let o = empty::<2>(q, sizes(q));
@@ -122,22 +124,24 @@ pub(super) fn attention(
         Tiling::Workgroup => {
             let tiles = s.queries.div_ceil(TILE);
             let groups = s.batch * s.heads * tiles;
-            let launch = with_sizes(FORWARD.launch(), s)
+            let launch = with_sizes(FORWARD.launch(), s, documents.is_some())
                 .constant("CHUNKS", s.head_dim.div_ceil(TILE))
                 .tensor(q)
                 .tensor(k)
                 .tensor(v)
                 .tensor(&o)
                 .tensor(&lse);
+            let launch = with_documents(launch, documents);
             let launch = launch.uint(groups).uint(tiles).uint(s.queries).uint(s.keys);
             launch.float(s.score_scale()).work(work(s, 2)).over(groups);
         }
         Tiling::Direct => {
             let block = Block::new(q, s.head_dim, 4, 4);
             let items = s.batch * s.heads * block.items(s.queries);
-            let launch = with_sizes(FORWARD_DIRECT.launch(), s);
+            let launch = with_sizes(FORWARD_DIRECT.launch(), s, documents.is_some());
             let launch = with_block(launch, s, block).tensor(q).tensor(k).tensor(v).tensor(&o);
-            let launch = launch.tensor(&lse).uint(items).uint(s.batch);
+            let launch = with_documents(launch.tensor(&lse), documents);
+            let launch = launch.uint(items).uint(s.batch);
             let launch = launch.uint(s.queries).uint(s.keys).float(s.score_scale());
             launch.work(work(s, 2)).over(block.groups(items));
         }
@@ -154,21 +158,31 @@ fn with_block(launch: Launch<'_>, s: AttentionShape, block: Block) -> Launch<'_>
         .constant("BROADCAST", u32::from(block.is_broadcast))
 }
 
-/// `(lse, Σ d_out·out)` of each query and head.
+fn with_documents<'a>(launch: Launch<'a>, documents: Option<&'a CubeTensor>) -> Launch<'a> {
+    match documents {
+        Some(documents) => launch.tensor(documents),
+        None => launch,
+    }
+}
+
+/// `(lse, Σ d_out·out)` of each query and head, with documents also where the query's begins and ends.
 fn statistics(
     d_out: &CubeTensor,
     out: &CubeTensor,
     lse: &CubeTensor,
+    documents: Option<&CubeTensor>,
     s: AttentionShape,
 ) -> CubeTensor {
     let items = s.batch * s.queries * s.heads;
-    let pairs = empty(lse, [items, 2]);
+    let pairs = empty(lse, [items, if documents.is_some() { 4 } else { 2 }]);
     let launch = STATISTICS
         .launch()
         .constant("D", s.head_dim)
         .constant("HEADS", s.heads)
-        .constant("VEC", vector(s.head_dim));
+        .constant("VEC", vector(s.head_dim))
+        .constant("DOCUMENTS", u32::from(documents.is_some()));
     let launch = launch.tensor(d_out).tensor(out).tensor(lse).tensor(&pairs);
+    let launch = with_documents(launch, documents);
     over_items(launch.uint(items).uint(s.queries).work(elements(out) * 8), out, items);
     pairs
 }
@@ -180,9 +194,11 @@ pub(super) fn attention_backward(
     v: &CubeTensor,
     out: &CubeTensor,
     lse: &CubeTensor,
+    documents: Option<&CubeTensor>,
     s: AttentionShape,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let statistics = statistics(d_out, out, lse, s);
+    let is_packed = documents.is_some();
+    let statistics = statistics(d_out, out, lse, documents, s);
     let dq = empty::<2>(q, sizes(q));
     let (dk, dv) = (empty::<2>(k, sizes(k)), empty::<2>(v, sizes(v)));
     let inputs = [d_out, q, k, v, &statistics];
@@ -192,7 +208,7 @@ pub(super) fn attention_backward(
             let launch =
                 |shader: &'static Shader, outputs: &[&CubeTensor], heads: usize, products| {
                     let groups = s.batch * heads * tiles;
-                    let launch = with_sizes(shader.launch(), s)
+                    let launch = with_sizes(shader.launch(), s, is_packed)
                         .constant("CHUNKS", s.head_dim.div_ceil(TILE));
                     let launch = bind(launch, &inputs, outputs);
                     let launch = launch.uint(groups).uint(tiles).uint(s.queries);
@@ -208,7 +224,7 @@ pub(super) fn attention_backward(
                           block: Block,
                           products| {
                 let items = s.batch * heads * block.items(s.queries);
-                let launch = with_block(with_sizes(shader.launch(), s), s, block);
+                let launch = with_block(with_sizes(shader.launch(), s, is_packed), s, block);
                 let launch = bind(launch, &inputs, outputs);
                 let launch = launch.uint(items).uint(s.batch).uint(s.queries);
                 let launch = launch.float(s.score_scale()).work(work(s, products));

@@ -15,9 +15,29 @@ pub(super) fn embedding(ids: &CubeTensor, table: &CubeTensor) -> CubeTensor {
     let out = empty(table, [tokens, width]);
     let vec = vector(width);
     let vectors = tokens * width / vec;
-    let launch = EMBEDDING.launch().constant("WIDTH", width).constant("VEC", vec);
+    let launch = EMBEDDING.launch().constant("PART", 0);
+    let launch = launch.constant("WIDTH", width).constant("VEC", vec);
     let launch = launch.tensor(ids).tensor(table).tensor(&out);
-    let launch = launch.uint(vectors).uint(rows).float(f32::NAN);
+    let launch = launch.uint(vectors).uint(rows).uint(0).float(f32::NAN);
+    over_items(launch.work(tokens * width * 8), table, vectors);
+    out
+}
+
+/// Adds the rows of the ids from `first` on that this part of a table has; the others are left alone.
+pub(super) fn embedding_rows(
+    out: CubeTensor,
+    ids: &CubeTensor,
+    table: &CubeTensor,
+    first: usize,
+) -> CubeTensor {
+    assert_unique(&out, "embedding_rows");
+    let ([rows, width], tokens) = (sizes(table), elements(ids));
+    let vec = vector(width);
+    let vectors = tokens * width / vec;
+    let launch = EMBEDDING.launch().constant("PART", 1);
+    let launch = launch.constant("WIDTH", width).constant("VEC", vec);
+    let launch = launch.tensor(ids).tensor(table).tensor(&out);
+    let launch = launch.uint(vectors).uint(rows).uint(first).float(f32::NAN);
     over_items(launch.work(tokens * width * 8), table, vectors);
     out
 }
@@ -27,6 +47,7 @@ pub(super) fn embedding_grad(
     dx: &CubeTensor,
     ids: &CubeTensor,
     order: &CubeTensor,
+    first: usize,
 ) -> CubeTensor {
     assert_unique(&acc, "embedding_grad");
     let ([rows, width], tokens) = (sizes(&acc), elements(ids));
@@ -34,7 +55,7 @@ pub(super) fn embedding_grad(
     let vectors = tokens * width / vec;
     let launch = EMBEDDING_GRAD.launch().constant("WIDTH", width).constant("VEC", vec);
     let launch = launch.tensor(&acc).tensor(dx).tensor(ids).tensor(order);
-    let launch = launch.uint(vectors).uint(tokens).uint(rows);
+    let launch = launch.uint(vectors).uint(tokens).uint(rows).uint(first);
     over_items(launch.work(tokens * width * 12), &acc, vectors);
     acc
 }

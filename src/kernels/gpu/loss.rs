@@ -46,24 +46,60 @@ impl<'a> Pass<'a> {
     /// Computes every chunk's logits and losses, turns the logits into their gradient if a scale is given, and
     /// calls `each` with the chunk's first token, their number, and the logits.
     fn run(&self, grad_scale: Option<f32>, each: impl Fn(usize, usize, Rows<'_>)) {
-        let ([tokens, _], [vocabulary, _]) = (sizes(self.hidden), sizes(self.head));
+        let [tokens, _] = sizes(self.hidden);
         for first in (0..tokens).step_by(self.chunk.max(1)) {
             let count = self.chunk.min(tokens - first);
             let hidden = Rows::new(self.hidden, first, count);
             let logits = Rows::new(&self.logits, 0, count);
             matmul_into(logits, Write::Replace, 1.0, Layout::Nt, hidden, self.head);
-            let launch = CROSS_ENTROPY
-                .launch()
-                .constant("VOCABULARY", vocabulary)
-                .constant("VEC", vector(vocabulary))
-                .constant("GRAD", u32::from(grad_scale.is_some()));
-            let launch = launch.tensor(&self.logits).tensor(self.targets).tensor(&self.losses);
-            let launch = launch.uint(count).uint(first).uint(IGNORED.cast_unsigned());
-            let launch = launch.float(grad_scale.unwrap_or(0.0)).float(f32::NAN);
-            over_rows(launch.work(count * vocabulary * 32), self.hidden, count);
+            losses_of(&self.losses, &self.logits, count, self.targets, first, grad_scale);
             each(first, count, logits);
         }
     }
+}
+
+/// The losses from `first` on of `count` rows of logits, which become their gradient if a scale is given.
+fn losses_of(
+    losses: &CubeTensor,
+    logits: &CubeTensor,
+    count: usize,
+    targets: &CubeTensor,
+    first: usize,
+    grad_scale: Option<f32>,
+) {
+    let [_, vocabulary] = sizes(logits);
+    let launch = CROSS_ENTROPY
+        .launch()
+        .constant("VOCABULARY", vocabulary)
+        .constant("VEC", vector(vocabulary))
+        .constant("GRAD", u32::from(grad_scale.is_some()));
+    let launch = launch.tensor(logits).tensor(targets).tensor(losses);
+    let launch = launch.uint(count).uint(first).uint(IGNORED.cast_unsigned());
+    let launch = launch.float(grad_scale.unwrap_or(0.0)).float(f32::NAN);
+    over_rows(launch.work(count * vocabulary * 32), logits, count);
+}
+
+/// `(losses, logits)`, both in place: as [`losses_of`], for all rows of the logits.
+pub(super) fn logit_losses(
+    losses: CubeTensor,
+    logits: CubeTensor,
+    targets: &CubeTensor,
+    first: usize,
+    grad_scale: Option<f32>,
+) -> (CubeTensor, CubeTensor) {
+    assert_unique(&losses, "logit_losses");
+    assert_unique(&logits, "logit_losses");
+    let [count, _] = sizes(&logits);
+    losses_of(&losses, &logits, count, targets, first, grad_scale);
+    (losses, logits)
+}
+
+/// `acc += Σ losses`, in place.
+pub(super) fn add_losses(acc: CubeTensor, losses: &CubeTensor) -> CubeTensor {
+    assert_unique(&acc, "add_losses");
+    let launch = SUM_LOSSES.launch().tensor(&acc).tensor(losses).uint(elements(losses));
+    over_one(launch, losses);
+    acc
 }
 
 pub(super) fn cross_entropy(
@@ -74,7 +110,6 @@ pub(super) fn cross_entropy(
     grad_scale: f32,
     d_head: Option<CubeTensor>,
 ) -> (CubeTensor, CubeTensor, Option<CubeTensor>) {
-    assert_unique(&loss_acc, "cross_entropy");
     if let Some(d_head) = &d_head {
         assert_unique(d_head, "cross_entropy");
     }
@@ -88,10 +123,7 @@ pub(super) fn cross_entropy(
             matmul_into(d_head, Write::Add, 1.0, Layout::Tn, d_logits, hidden);
         }
     });
-    let tokens = elements(&pass.losses);
-    let launch = SUM_LOSSES.launch().tensor(&loss_acc).tensor(&pass.losses).uint(tokens);
-    over_one(launch, hidden);
-    (loss_acc, d_hidden, d_head)
+    (add_losses(loss_acc, &pass.losses), d_hidden, d_head)
 }
 
 pub(super) fn token_losses(

@@ -10,7 +10,7 @@ use crate::device::gpu::Tiling;
 use super::attention::AttentionShape;
 use super::launch;
 use super::matmul::Layout;
-use super::ops::{MaybeTensor, TrainOps};
+use super::ops::{MaybeIndices, MaybeTensor, TrainOps};
 use super::rope::Rotation;
 use super::scaling::Along;
 use super::spikes::SpikeRule;
@@ -18,6 +18,7 @@ use super::switch::Switch;
 use super::update::{AdamW, Axis};
 
 mod attention;
+mod bias;
 pub(super) mod canary;
 pub(super) mod ceiling;
 mod clip;
@@ -29,6 +30,7 @@ mod loss;
 mod magnitude;
 mod matmul;
 mod norm;
+mod parts;
 mod rope;
 mod rows;
 mod scaling;
@@ -147,9 +149,10 @@ impl TrainOps for CubeBackend {
         q: CubeTensor,
         k: CubeTensor,
         v: CubeTensor,
+        documents: MaybeIndices<CubeBackend>,
         shape: AttentionShape,
     ) -> (CubeTensor, CubeTensor) {
-        attention::attention(&q, &k, &v, shape)
+        attention::attention(&q, &k, &v, documents.into_option().as_ref(), shape)
     }
 
     fn attention_backward(
@@ -159,9 +162,11 @@ impl TrainOps for CubeBackend {
         v: CubeTensor,
         out: CubeTensor,
         lse: CubeTensor,
+        documents: MaybeIndices<CubeBackend>,
         shape: AttentionShape,
     ) -> (CubeTensor, CubeTensor, CubeTensor) {
-        attention::attention_backward(&d_out, &q, &k, &v, &out, &lse, shape)
+        let documents = documents.into_option();
+        attention::attention_backward(&d_out, &q, &k, &v, &out, &lse, documents.as_ref(), shape)
     }
 
     fn copy_rows(cache: CubeTensor, rows: CubeTensor, at: usize) -> CubeTensor {
@@ -189,8 +194,41 @@ impl TrainOps for CubeBackend {
         dx: CubeTensor,
         ids: CubeTensor,
         order: CubeTensor,
+        first: usize,
     ) -> CubeTensor {
-        embedding::embedding_grad(acc, &dx, &ids, &order)
+        embedding::embedding_grad(acc, &dx, &ids, &order, first)
+    }
+
+    fn embedding_rows(
+        out: CubeTensor,
+        ids: CubeTensor,
+        table: CubeTensor,
+        first: usize,
+    ) -> CubeTensor {
+        embedding::embedding_rows(out, &ids, &table, first)
+    }
+
+    fn put_columns(wide: CubeTensor, narrow: CubeTensor, at: usize) -> CubeTensor {
+        parts::put_columns(wide, &narrow, at)
+    }
+
+    fn take_columns(wide: CubeTensor, at: usize, width: usize) -> CubeTensor {
+        parts::take_columns(&wide, at, width)
+    }
+
+    fn logit_losses(
+        losses: CubeTensor,
+        logits: CubeTensor,
+        targets: CubeTensor,
+        first: usize,
+        wants_grad: bool,
+        grad_scale: f32,
+    ) -> (CubeTensor, CubeTensor) {
+        loss::logit_losses(losses, logits, &targets, first, wants_grad.then_some(grad_scale))
+    }
+
+    fn add_losses(acc: CubeTensor, losses: CubeTensor) -> CubeTensor {
+        loss::add_losses(acc, &losses)
     }
 
     fn cross_entropy(
@@ -323,6 +361,14 @@ impl TrainOps for CubeBackend {
         length: CubeTensor,
     ) -> CubeTensor {
         magnitude::magnitude_grad(acc, &dy, &z, &length)
+    }
+
+    fn add_bias(y: CubeTensor, bias: CubeTensor) -> CubeTensor {
+        bias::add_bias(y, &bias)
+    }
+
+    fn bias_grad(acc: CubeTensor, dy: CubeTensor) -> CubeTensor {
+        bias::bias_grad(acc, &dy)
     }
 
     fn clip_factor(sum_squares: CubeTensor, max_norm: f64) -> CubeTensor {

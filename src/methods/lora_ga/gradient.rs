@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::Targets;
 use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::kernels::{Matrix, Vector};
@@ -10,17 +11,19 @@ use crate::methods::NextBatch;
 use crate::model::backward::GradientSink;
 use crate::model::{Gradients, Model, ParamId};
 
-/// Mean over `batches` micro-batches of the gradient of the mean loss, for the dense weight of every target
-/// layer in their order, `[m, n]` row-major. What is trained is as before afterwards; weights do not change.
+/// Mean over `batches` micro-batches of the gradient of the mean loss, for the dense weight of every layer among
+/// `targets` in their order, `[m, n]` row-major. What is trained is as before afterwards; weights do not change.
 ///
 /// Errors: from the data; a loss that is not finite.
 pub fn estimate(
     model: &mut Model,
+    targets: &Targets,
     batches: usize,
     recompute: bool,
     next_batch: &mut NextBatch<'_>,
 ) -> Result<Vec<Vec<f32>>> {
-    let targets: Vec<ParamId> = model.linears().iter().filter_map(|linear| linear.weight).collect();
+    let chosen = model.linears().iter().filter(|linear| targets.contains(&linear.name));
+    let targets: Vec<ParamId> = chosen.filter_map(|linear| linear.weight).collect();
     let ids = model.params.ids();
     let trained: Vec<bool> = ids.iter().map(|&id| model.params.is_trainable(id)).collect();
     // Only what is needed: no gradient of the embedding, the head or a norm is computed.

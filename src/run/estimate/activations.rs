@@ -4,6 +4,7 @@
 use crate::config::RunConfig;
 use crate::methods::footprint::Footprint;
 use crate::model::ModelConfig;
+use crate::model::config::block_rest_len;
 
 /// What the layers of one block add to the walk, in numbers.
 #[derive(Debug, Clone, Copy, Default)]
@@ -14,7 +15,7 @@ struct Block {
     widest_trace: u128,
     /// Outputs per token that are kept from before trained lengths, of all its layers.
     outputs_per_token: u128,
-    /// Gradients that are kept for the update, norm gains included.
+    /// Gradients that are kept for the update, norm gains and biases included.
     gradient: u128,
 }
 
@@ -29,6 +30,8 @@ pub(super) struct Walk {
     inner: u128,
     /// One `lse` per query and head.
     heads: u128,
+    /// What each token leaves for the norms of heads: q and k before them, and a number for each head.
+    head_norms: u128,
     blocks: Vec<Block>,
     /// Gradient of the head or the embedding, where they are trained.
     table_gradient: u128,
@@ -60,7 +63,7 @@ impl Walk {
         let hidden = shape.hidden_size as u128;
         let vocab = shape.vocab_size as u128;
         let trains_rest = super::trains_rest(config, layers);
-        let gains = if trains_rest { 2 * hidden } else { 0 };
+        let gains = if trains_rest { block_rest_len(shape) as u128 } else { 0 };
         let per_block = layers.len().checked_div(shape.num_hidden_layers).unwrap_or(0).max(1);
         let block = |layers: &[Footprint]| {
             let traces = layers.iter().map(|layer| layer.trace_per_token);
@@ -81,6 +84,12 @@ impl Walk {
             keys: (shape.num_key_value_heads * shape.head_dim) as u128,
             inner: shape.intermediate_size as u128,
             heads: shape.num_attention_heads as u128,
+            head_norms: if shape.variant.has_head_norms() {
+                let heads = shape.num_attention_heads + shape.num_key_value_heads;
+                (heads * (shape.head_dim + 1)) as u128
+            } else {
+                0
+            },
             blocks: layers.chunks(per_block).map(block).collect(),
             table_gradient: if trains_rest { vocab * hidden } else { 0 },
             is_tied: shape.tie_word_embeddings,
@@ -94,10 +103,11 @@ impl Walk {
     }
 
     /// What a block keeps of its forward pass: `x, middle (C)`, `q, attended`, `k, v`, `gate, up`, two
-    /// `rstd`, `lse`, `x·Aᵀ` of every adapter, and the output before trained lengths.
+    /// `rstd`, `lse`, what norms of heads read, `x·Aᵀ` of every adapter, and the output before trained lengths.
     fn trace(&self, block: &Block) -> u128 {
         let row = 2 * self.hidden + 2 * self.queries + 2 * self.keys + 2 * self.inner;
-        self.tokens * (row + 2 + self.heads + block.trace_per_token + block.outputs_per_token)
+        let norms = 2 + self.head_norms;
+        self.tokens * (row + norms + self.heads + block.trace_per_token + block.outputs_per_token)
     }
 
     /// The most that a block's forward pass holds besides its trace: the norm's output beside a projection,

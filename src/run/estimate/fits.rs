@@ -89,14 +89,14 @@ fn check_fits_loops(config: &RunConfig, device: &Device, tiling: Tiling) -> Resu
     })
 }
 
-/// The largest tensor that a run holds in one piece, with its size in numbers. Logits are cut into chunks.
+/// The largest tensor that a run holds in one piece, with its size in numbers. Logits are cut into chunks, embedding and
+/// head into parts.
 fn largest_tensor(config: &RunConfig, shape: &ModelConfig) -> (&'static str, u128) {
     let tokens = micro_batch_tokens(config);
     let hidden = shape.hidden_size as u128;
     let inner = shape.intermediate_size as u128;
     let queries = (shape.num_attention_heads * shape.head_dim) as u128;
     let sizes = [
-        ("the embedding", shape.vocab_size as u128 * hidden),
         ("a weight of the MLP", inner * hidden),
         ("an activation of the MLP", tokens * inner),
         ("an activation of the attention", tokens * queries.max(hidden)),

@@ -115,6 +115,11 @@ fn progress(app: &App) -> Vec<String> {
     let (sign, _) = sign(app, run.status);
     let all = run.summary.run.steps;
     let step = run.summary.step;
+    if run.revision == 0 {
+        // Its files have not been read yet, or it has not begun.
+        let words = if app.own == Some(app.active) { "preparing" } else { "loading" };
+        return vec![words.into()];
+    }
     let mut parts = vec![format!("{sign} {}", run.status.word().to_uppercase())];
     if app.is_frozen {
         parts[0].push_str(" (frozen)");

@@ -76,13 +76,11 @@ impl TermGuard {
 
     /// Sets the modes again after [`leave`]; the screen is empty then.
     pub fn enter(&self) -> Result<()> {
-        match record().as_mut().map_or(Ok(()), Record::enter) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                leave();
-                Err(failed(error))
-            }
-        }
+        let entered = record().as_mut().map_or(Ok(()), Record::enter);
+        entered.map_err(|error| {
+            leave();
+            failed(error)
+        })
     }
 
     /// A duplicate of the terminal's descriptor to draw on.

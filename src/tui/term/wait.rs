@@ -24,7 +24,7 @@ use crate::runlog::{Command, RunDir};
 use crate::tui::action::{Effect, ViewId};
 use crate::tui::app::{App, Msg, Overlay};
 use crate::tui::source::WAITING;
-use crate::tui::views::Hits;
+use crate::tui::views::{self, Hits};
 
 /// Frames of data a second, and over a slow line.
 const HZ: u32 = 10;
@@ -198,6 +198,7 @@ impl<'a> Screen<'a> {
             };
             if self.clock.elapsed() >= CLOCK && self.tick_in(now).is_some() {
                 self.clock = Instant::now();
+                views::rank::tick(self.app);
                 self.budget.soil(Dirt::Data);
             }
             let mut next = first;

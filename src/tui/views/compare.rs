@@ -207,7 +207,8 @@ fn move_cursor(app: &mut App, by: i64) {
     let Some(now) = place(app) else { return };
     let (low, high) = lines::extent(app);
     let step = (high - low) / 100.0 * by as f64;
-    let target = (now + step).clamp(low, high);
+    // A window may lie beyond the newest row: `clamp` would panic there.
+    let target = (now + step).max(low).min(high);
     let mut landed = target;
     if let Some(run) = app.runs.get(app.compare.selected) {
         let clock = &run.table(app.compare.metric).clock;
@@ -241,7 +242,9 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         hits.panels.push((table, TABLE));
         rows::draw(app, table, buffer, hits);
     }
-    if !last.is_empty() {
+    if !last.is_empty() && table.is_empty() {
+        lines::value_line(app, last, buffer);
+    } else if !last.is_empty() {
         put(&rows::last_line(app), theme.dim, theme, last, buffer);
     }
     plain(theme, area, buffer);
@@ -346,7 +349,7 @@ mod tests {
     fn the_last_line_pairs_seeds() {
         let mut app = fixture::app(Theme::default());
         app.compare.baseline = 1;
-        assert!(rows::last_line(&app).contains("two or more seeds"));
+        assert!(rows::last_line(&app).contains("needs two seeds"));
         app.runs.push(fixture::run_of("full", 2, fixture::STEPS));
         app.runs.push(fixture::run_of("lora", 2, fixture::STEPS));
         let line = rows::last_line(&app);
@@ -360,7 +363,7 @@ mod tests {
         let area = Rect::new(0, 0, 100, 26);
         let (mut buffer, mut hits) = (Buffer::empty(area), Hits::default());
         draw(&app, area, &mut buffer, &mut hits);
-        let mut click = |app: &mut App, place: usize| {
+        let click = |app: &mut App, place: usize| {
             assert!(hits.panels.iter().any(|(_, panel)| *panel == place), "{place}");
             drop(super::super::input(app, &crate::tui::app::Msg::Click(place, 0, 0)));
         };

@@ -23,8 +23,13 @@ struct Drawn {
     is_dotted: bool,
 }
 
-/// The stretch of the axis that the chart shows.
+/// The stretch of the axis that the chart shows; its end is not before its beginning.
 pub(super) fn extent(app: &App) -> (f64, f64) {
+    let (low, high) = wanted_extent(app);
+    if low <= high { (low, high) } else { (0.0, 1.0) }
+}
+
+fn wanted_extent(app: &App) -> (f64, f64) {
     let (axis, scale) = fair(app);
     if let Some((low, high)) = app.axes.window {
         return (low * scale, high * scale);
@@ -141,7 +146,7 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) 
         hits.charts.push((plot, AxisRange::new(low / scale, high / scale, log_x)));
     }
     if has_line {
-        value_line(app, axis, Rect { y: area.bottom() - 1, height: 1, ..area }, buffer);
+        value_line(app, Rect { y: area.bottom() - 1, height: 1, ..area }, buffer);
     }
 }
 
@@ -176,7 +181,8 @@ pub(super) fn place_text(place: f64, axis: Axis) -> String {
 }
 
 /// Where the cursor stands and what each line has there, with the difference to the baseline; only whole parts.
-fn value_line(app: &App, axis: Axis, area: Rect, buffer: &mut Buffer) {
+pub(super) fn value_line(app: &App, area: Rect, buffer: &mut Buffer) {
+    let (axis, _) = fair(app);
     use unicode_width::UnicodeWidthStr;
     let theme = &app.theme;
     let Some(place) = place(app) else { return };

@@ -261,7 +261,7 @@ pub(super) fn last_line(app: &App) -> String {
         }
     }
     if parts.is_empty() {
-        return " paired Δ over seeds: runs of two or more seeds of the baseline and of another are needed".into();
+        return " paired Δ over seeds · needs two seeds of the baseline and of another run".into();
     }
     format!(" paired Δ over seeds, same seed beside same seed: {}", parts.join(" · "))
 }

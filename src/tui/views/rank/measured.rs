@@ -156,7 +156,7 @@ pub(super) fn budget(run: &RunModel) -> String {
     let all: f64 = run.ranks.iter().map(|rank| rank.what.ms).sum();
     let active_ms = 1000.0 * run.summary.active_s;
     if active_ms > 0.0 {
-        text += &format!(", all of them {:.2} % of the time", 100.0 * all / active_ms);
+        text += &format!(" · all of them {:.2} % of the time", 100.0 * all / active_ms);
     }
     if let [.., before, last] = steps[..]
         && run.status.is_live()

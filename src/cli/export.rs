@@ -1,0 +1,212 @@
+//! `fullrank export`: the result of a run, or a model with an adapter, in the files of other tools.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
+
+use super::args::text;
+use super::commands::{device_arg, out_arg};
+use super::{print, source};
+use crate::error::{Error, Result};
+use crate::formats::{mlx, peft};
+use crate::run::adapter::{Collected, check_free, collect, whole_folder};
+use crate::run::export::write_model;
+use crate::run::open::{Opened, Source, open_source};
+use crate::run::session::with_threads;
+
+const EXAMPLES: &str = "\
+Examples:
+  fullrank export latest                                     the newest checkpoint, merged
+  fullrank export latest --best --format peft --to tuned     an adapter of the best one
+  fullrank export --model base --adapter tuned --to merged   a model with an adapter in it
+
+LoRA, rsLoRA, LoRA+ and DoRA give adapters of their rank, LoRA-GA and PiSSA of twice their rank for the untouched base.
+The other methods change the weights at full rank: their result is the merged model.";
+
+/// A form that other tools read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExportFormat {
+    /// A Hugging Face directory with everything merged into the weights.
+    Hf,
+    /// A PEFT adapter for the untouched base.
+    Peft,
+    /// The same as mlx-lm has it.
+    Mlx,
+}
+
+impl ExportFormat {
+    /// The names on the command line.
+    pub const NAMES: [&'static str; 3] = ["hf", "peft", "mlx"];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hf => "hf",
+            Self::Peft => "peft",
+            Self::Mlx => "mlx",
+        }
+    }
+}
+
+/// What `export` is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportArgs {
+    /// What is exported.
+    pub source: Source,
+    /// As what.
+    pub format: ExportFormat,
+    /// The folder to make; without it one in the run's.
+    pub to: Option<PathBuf>,
+    /// Write an adapter that changes nothing, too.
+    pub force: bool,
+}
+
+/// The command line.
+pub fn command() -> Command {
+    Command::new("export")
+        .about("Writes a run's result, or a model with an adapter, in the files of other tools")
+        .long_about(
+            "Writes a run's result, or a model folder with an adapter, in the files of other tools: a merged \
+             Hugging Face model, or for methods whose result is one an adapter for the untouched base. Prints \
+             the folder that it made.",
+        )
+        .after_help(EXAMPLES)
+        .args_override_self(true)
+        .args(source::args())
+        .arg(out_arg())
+        .arg(
+            Arg::new("format")
+                .long("format")
+                .value_name("NAME")
+                .default_value("hf")
+                .value_parser(PossibleValuesParser::new(ExportFormat::NAMES))
+                .hide_possible_values(true)
+                .help("hf: merged model; peft or mlx: adapter as PEFT or mlx-lm has it"),
+        )
+        .arg(
+            Arg::new("merge")
+                .long("merge")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("format")
+                .help("Merge adapters into the weights: the same as --format hf"),
+        )
+        .arg(
+            Arg::new("to")
+                .long("to")
+                .value_name("DIR")
+                .value_hint(ValueHint::DirPath)
+                .value_parser(value_parser!(PathBuf))
+                .help("Folder to make [default: export/ in the run's folder]"),
+        )
+        .arg(
+            Arg::new("force")
+                .long("force")
+                .action(ArgAction::SetTrue)
+                .help("Write an adapter that changes nothing, too"),
+        )
+        .arg(device_arg().default_value("cpu").help("Device to merge on"))
+}
+
+/// What was given.
+pub fn args(matches: &ArgMatches) -> ExportArgs {
+    ExportArgs {
+        source: source::read(matches),
+        format: match text(matches, "format").as_str() {
+            "peft" => ExportFormat::Peft,
+            "mlx" => ExportFormat::Mlx,
+            _ => ExportFormat::Hf,
+        },
+        to: matches.get_one::<PathBuf>("to").cloned(),
+        force: matches.get_flag("force"),
+    }
+}
+
+/// Writes one form into a folder of its own and prints the folder.
+pub fn export(args: ExportArgs) -> Result<()> {
+    with_threads(0, move || {
+        let ExportArgs { source, format, to, force } = args;
+        // Before the work: a folder that is given must be free.
+        if let Some(to) = &to {
+            check_free(to)?;
+        }
+        let opened = open_source(&source)?;
+        let folder = match to {
+            Some(to) => to,
+            None => default_folder(&opened, &source, format)?,
+        };
+        let what = write(&opened, format, force, &folder)?;
+        print::notice(&format!("{what} of {}", opened.name));
+        writeln!(io::stdout(), "{}", folder.display()).map_err(print::stdout_failed)
+    })
+}
+
+/// `<run>/export/<format>-step-00000600`.
+///
+/// Errors: a model folder has no such place.
+fn default_folder(opened: &Opened, source: &Source, format: ExportFormat) -> Result<PathBuf> {
+    let Some((dir, step)) = &opened.run else {
+        return Err(Error::config(
+            format!("{} is no run, so there is no place for the export", source.target),
+            "give one with --to DIR",
+        ));
+    };
+    let folder = dir.path().join("export").join(format!("{}-step-{step:08}", format.name()));
+    check_free(&folder)?;
+    Ok(folder)
+}
+
+/// Writes a form and says what it is.
+fn write(opened: &Opened, format: ExportFormat, force: bool, folder: &Path) -> Result<String> {
+    let base_blocks = opened.model.config.num_hidden_layers;
+    match format {
+        ExportFormat::Hf => {
+            write_model(folder, &opened.model, &opened.tokenizer)?;
+            Ok("merged Hugging Face model".into())
+        }
+        ExportFormat::Peft => {
+            let adapter = adapter(opened, force)?;
+            let Collected { layers, network, use_rslora, base_model } = &adapter;
+            whole_folder(folder, |folder| {
+                peft::write(folder, layers, network, base_model, *use_rslora)
+            })?;
+            Ok(described("PEFT", &adapter))
+        }
+        ExportFormat::Mlx => {
+            let adapter = adapter(opened, force)?;
+            whole_folder(folder, |folder| {
+                mlx::write(folder, &adapter.layers, &adapter.base_model, base_blocks)
+            })?;
+            Ok(described("mlx-lm", &adapter))
+        }
+    }
+}
+
+fn described(tool: &str, adapter: &Collected) -> String {
+    format!(
+        "{tool} adapter ({}, rank {}, {} layers)",
+        adapter.kind(),
+        adapter.rank(),
+        adapter.layers.len()
+    )
+}
+
+/// The adapter, with a loud word where it would change nothing.
+fn adapter(opened: &Opened, force: bool) -> Result<Collected> {
+    let adapter = collect(opened)?;
+    let (zero, all) = (adapter.zero_layers(), adapter.layers.len());
+    if zero.len() == all && all > 0 && !force {
+        return Err(Error::run(
+            format!("lora_B is zero in all {all} layers: this adapter changes nothing"),
+            "train it first; --force writes it all the same",
+        ));
+    }
+    if let Some(first) = zero.first() {
+        print::notice(&format!(
+            "warning: lora_B is zero in {} of {all} layers, the first is {first}: the adapter changes nothing there",
+            zero.len()
+        ));
+    }
+    Ok(adapter)
+}

@@ -1,0 +1,380 @@
+//! Chat templates: a model's own Jinja template turns messages into the text that it was tuned on.
+//!
+//! A template comes from the network and is run, so it gets nothing but the values below, and what it
+//! writes, how often it goes round and how long its texts get is bounded (`ticks`). The settings and functions are those of transformers, for which templates are made.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Value, ValueKind};
+use minijinja::{Environment, ErrorKind};
+
+use super::json::{Fields, read_bytes, read_object};
+use super::ticks;
+use crate::error::{Error, Result};
+
+/// The template's file, as transformers 5 writes it.
+const TEMPLATE_FILE: &str = "chat_template.jinja";
+const CONFIG_FILE: &str = "tokenizer_config.json";
+const NAME: &str = "chat template";
+/// No chat comes near this; a template that writes more does not end.
+const MAX_OUTPUT_BYTES: usize = 64 << 20;
+/// ChatML with `END` in the place of what ends a message.
+const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + END + '\\n' }}\
+                      {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+/// Levels of lists and objects in a value that a template prints as JSON.
+const MAX_JSON_DEPTH: usize = 64;
+
+/// One message of a chat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Who says it: `system`, `user`, `assistant`, or another name that the template knows.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message of a role.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A chat template, parsed.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    source: String,
+    bos: Option<String>,
+    eos: Option<String>,
+}
+
+impl ChatTemplate {
+    /// The template of a model's folder: `chat_template.jinja`, else the field `chat_template` of
+    /// `tokenizer_config.json`; `None` where there is neither.
+    ///
+    /// Errors: [`Error::Io`], [`Error::File`] for a file that is not what it should be.
+    pub fn of_folder(folder: &Path) -> Result<Option<Self>> {
+        let config_path = folder.join(CONFIG_FILE);
+        let config = if config_path.is_file() { Some(read_object(&config_path)?) } else { None };
+        let fields = config.as_ref().map(|config| Fields::new(&config_path, config));
+        let template_path = folder.join(TEMPLATE_FILE);
+        let (path, source) = if template_path.is_file() {
+            let source = String::from_utf8(read_bytes(&template_path)?).map_err(|error| {
+                Error::file(&template_path, format!("is not UTF-8: {error}"), REMEDY)
+            })?;
+            (&template_path, source)
+        } else {
+            let Some(source) = fields.map(configured).transpose()?.flatten() else {
+                return Ok(None);
+            };
+            (&config_path, source)
+        };
+        let token = |key: &str| match &fields {
+            Some(fields) => token_text(fields, key),
+            None => Ok(None),
+        };
+        let (bos, eos) = (token("bos_token")?, token("eos_token")?);
+        Self::parse(source, bos, eos)
+            .map(Some)
+            .map_err(|error| Error::file(path, describe(&error), REMEDY))
+    }
+
+    /// The template in a file of its own.
+    ///
+    /// Errors: [`Error::Io`], [`Error::File`] for a file that is no template.
+    pub fn of_file(path: &Path, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
+        let source = String::from_utf8(read_bytes(path)?)
+            .map_err(|error| Error::file(path, format!("is not UTF-8: {error}"), REMEDY))?;
+        Self::parse(source, bos.map(str::to_owned), eos.map(str::to_owned))
+            .map_err(|error| Error::file(path, describe(&error), REMEDY))
+    }
+
+    /// A template from its text, with the texts of the tokens that begin and end a text.
+    ///
+    /// Errors: [`Error::Config`] with the line, for a text that is no template.
+    pub fn new(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<Self> {
+        Self::parse(source.to_owned(), bos.map(str::to_owned), eos.map(str::to_owned))
+            .map_err(|error| Error::config(describe(&error), REMEDY))
+    }
+
+    fn parse(
+        source: String,
+        bos: Option<String>,
+        eos: Option<String>,
+    ) -> Result<Self, minijinja::Error> {
+        let mut environment = Environment::new();
+        environment
+            .set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| {
+            Err::<Value, _>(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment.add_function("strftime_now", strftime_now);
+        environment.add_filter("tojson", |value: &Value| {
+            let mut json = String::new();
+            write_json(&mut json, value, 0)?;
+            Ok::<_, minijinja::Error>(Value::from_safe_string(json))
+        });
+        ticks::install(&mut environment);
+        environment.add_template_owned(NAME, ticks::with_ticks(&source))?;
+        Ok(Self { environment, source, bos, eos })
+    }
+
+    /// ChatML, for a model that brings no template: each message between a begin with its role and `end`.
+    ///
+    /// `end` is what the model stops at: `<|im_end|>` where its tokenizer has that token, else its end of text.
+    pub fn chatml(end: &str) -> Result<Self> {
+        let source = CHATML.replace("END", &serde_json::Value::from(end).to_string());
+        Self::new(&source, None, None)
+    }
+
+    /// The same template with a date that stands still, as data that are made again must be the same: the date that
+    /// the templates of Llama 3 fall back to.
+    #[must_use]
+    pub fn at_fixed_date(mut self) -> Self {
+        self.environment.add_function("strftime_now", |format: &str| {
+            let date = jiff::civil::date(2024, 7, 26).at(0, 0, 0, 0);
+            jiff::fmt::strtime::format(format, date).map_err(|error| wrong_pattern(&error))
+        });
+        self
+    }
+
+    /// What decides the texts that it writes, as a hash in hexadecimal.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for part in [Some(&self.source), self.bos.as_ref(), self.eos.as_ref()] {
+            hasher.update(&[u8::from(part.is_some())]);
+            let text = part.map_or("", String::as_str);
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The text of a chat. `add_generation_prompt`: ends with what introduces the assistant's next message.
+    ///
+    /// Errors: [`Error::Config`] with the template's line and reason, as where it raises one.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.try_render(messages, add_generation_prompt).map_err(|error| {
+            Error::config(describe(&error), "check the roles and their order, and the template")
+        })
+    }
+
+    fn try_render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, minijinja::Error> {
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|message| {
+                let pairs = [("role", &message.role), ("content", &message.content)];
+                Value::from_pairs(pairs.map(|(key, text)| (key, text.as_str())))
+            })
+            .collect();
+        let mut values = BTreeMap::from([
+            ("messages", Value::from(messages)),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
+            // As transformers gives them where a caller gives none.
+            ("tools", Value::from(())),
+            ("documents", Value::from(())),
+        ]);
+        for (name, text) in [("bos_token", &self.bos), ("eos_token", &self.eos)] {
+            if let Some(text) = text {
+                values.insert(name, Value::from(text.as_str()));
+            }
+        }
+        let context = Value::from_pairs(values);
+        let mut output = Bounded(Vec::new());
+        ticks::begin();
+        self.environment.get_template(NAME)?.render_captured_to(context, &mut output)?;
+        String::from_utf8(output.0).map_err(|_| {
+            minijinja::Error::new(ErrorKind::BadSerialization, "the template wrote no UTF-8")
+        })
+    }
+}
+
+const REMEDY: &str = "use the tokenizer files that belong to the model";
+
+/// Output of bounded length.
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_OUTPUT_BYTES {
+            return Err(io::Error::other("the template writes more than 64 MiB"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The template in `tokenizer_config.json`: a text, or a list of named ones of which `default` is taken.
+pub(super) fn configured(fields: Fields) -> Result<Option<String>> {
+    use serde_json::Value as Json;
+    const KEY: &str = "chat_template";
+    const WANTED: &str = "a text, or a list of templates with one named \"default\"";
+    match fields.get(KEY) {
+        None => Ok(None),
+        Some(Json::String(source)) => Ok(Some(source.clone())),
+        Some(value @ Json::Array(templates)) => {
+            let is_default = |t: &&Json| t.get("name").and_then(Json::as_str) == Some("default");
+            let default = templates.iter().find(is_default);
+            match default.and_then(|template| template.get("template")).and_then(Json::as_str) {
+                Some(source) => Ok(Some(source.to_owned())),
+                None => Err(fields.wrong(KEY, value, WANTED)),
+            }
+        }
+        Some(value) => Err(fields.wrong(KEY, value, WANTED)),
+    }
+}
+
+/// The text of a special token, given as a text or as an object with `content`.
+pub(super) fn token_text(fields: &Fields, key: &str) -> Result<Option<String>> {
+    use serde_json::Value as Json;
+    match fields.get(key) {
+        None => Ok(None),
+        Some(Json::String(text)) => Ok(Some(text.clone())),
+        Some(value) => match value.get("content").and_then(Json::as_str) {
+            Some(text) => Ok(Some(text.to_owned())),
+            None => Err(fields.wrong(key, value, "a text or an object with \"content\"")),
+        },
+    }
+}
+
+/// What a template's error says, with the line.
+fn describe(error: &minijinja::Error) -> String {
+    let line = error.line().map_or_else(String::new, |line| format!(", line {line}"));
+    let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    format!("the chat template{line}: {reason}")
+}
+
+/// The time in the local zone, by the `strftime` pattern that the template gives.
+fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
+    jiff::fmt::strtime::format(format, &jiff::Zoned::now()).map_err(|error| wrong_pattern(&error))
+}
+
+fn wrong_pattern(error: &jiff::Error) -> minijinja::Error {
+    minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string())
+}
+
+/// JSON as Python's `json.dumps` writes it, without escapes for HTML: templates are not web pages.
+fn write_json(out: &mut String, value: &Value, depth: usize) -> Result<(), minijinja::Error> {
+    let wrong = |what: &str| minijinja::Error::new(ErrorKind::BadSerialization, what.to_owned());
+    if depth > MAX_JSON_DEPTH {
+        return Err(wrong("the value is nested too deeply for JSON"));
+    }
+    let quote = |text: &str| serde_json::Value::from(text).to_string();
+    match value.kind() {
+        ValueKind::Undefined | ValueKind::None => out.push_str("null"),
+        ValueKind::Bool | ValueKind::Number => {
+            let _ = write!(out, "{value}");
+        }
+        ValueKind::String => out.push_str(&quote(value.as_str().unwrap_or_default())),
+        ValueKind::Seq | ValueKind::Iterable => {
+            out.push('[');
+            for (index, item) in value.try_iter()?.enumerate() {
+                out.push_str(if index > 0 { ", " } else { "" });
+                write_json(out, &item, depth + 1)?;
+            }
+            out.push(']');
+        }
+        ValueKind::Map => {
+            out.push('{');
+            for (index, key) in value.try_iter()?.enumerate() {
+                out.push_str(if index > 0 { ", " } else { "" });
+                out.push_str(&quote(&key.to_string()));
+                out.push_str(": ");
+                write_json(out, &value.get_item(&key)?, depth + 1)?;
+            }
+            out.push('}');
+        }
+        _ => return Err(wrong("a value that JSON does not have")),
+    }
+    if out.len() > MAX_OUTPUT_BYTES {
+        return Err(wrong("the value is larger than 64 MiB as JSON"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chat() -> Vec<Message> {
+        vec![Message::new("user", "Hi <there>"), Message::new("assistant", "\"Hello\"")]
+    }
+
+    fn render(source: &str) -> Result<String> {
+        ChatTemplate::new(source, Some("<s>"), Some("</s>"))?.render(&chat(), true)
+    }
+
+    #[test]
+    fn templates_see_messages_tokens_and_the_generation_prompt() {
+        let text = render(
+            "{{ bos_token }}{% for m in messages %}\n{% if loop.first %}[{{ m.role }}]{% endif %}\
+             {{ m['content'] | trim }}{{ eos_token }}{% endfor %}\
+             {% if add_generation_prompt %}A:{% endif %}",
+        );
+        assert_eq!(text.unwrap(), "<s>[user]Hi <there></s>\"Hello\"</s>A:");
+    }
+
+    #[test]
+    fn python_methods_and_json_are_as_templates_expect_them() {
+        let text =
+            render("{{ messages[0].content.split(' ')[0].lower() }} {{ messages[1] | tojson }}");
+        assert_eq!(text.unwrap(), "hi {\"content\": \"\\\"Hello\\\"\", \"role\": \"assistant\"}");
+        assert_eq!(render("{{ strftime_now('%Y') }}").unwrap().len(), 4);
+        assert_eq!(render("{% if tools is not none %}tools{% endif %}-").unwrap(), "-");
+    }
+
+    #[test]
+    fn chatml_is_what_it_should_be() {
+        let template = ChatTemplate::chatml("<|im_end|>").unwrap();
+        assert_eq!(
+            template.render(&chat(), false).unwrap(),
+            "<|im_start|>user\nHi <there><|im_end|>\n<|im_start|>assistant\n\"Hello\"<|im_end|>\n"
+        );
+        assert!(template.render(&chat(), true).unwrap().ends_with("<|im_start|>assistant\n"));
+    }
+
+    #[test]
+    fn a_fixed_date_stands_still_and_the_fingerprint_is_of_all_that_counts() {
+        let template = |bos| ChatTemplate::new("{{ strftime_now('%d %b %Y %H') }}", bos, None);
+        let fixed = template(None).unwrap().at_fixed_date();
+        assert_eq!(fixed.render(&chat(), false).unwrap(), "26 Jul 2024 00");
+        assert_eq!(fixed.fingerprint(), template(None).unwrap().fingerprint());
+        assert_ne!(fixed.fingerprint(), template(Some("")).unwrap().fingerprint());
+    }
+
+    #[test]
+    fn a_template_that_raises_gives_its_line_and_reason() {
+        let error = render("\n\n{{ raise_exception('roles must alternate') }}").unwrap_err();
+        assert!(error.to_string().contains("line 3: roles must alternate"), "{error}");
+        let error = render("{% for m in messages %}").unwrap_err();
+        assert!(error.to_string().contains("chat template, line 1"), "{error}");
+        assert!(render("{{ strftime_now('%!') }}").is_err());
+    }
+
+    #[test]
+    fn a_template_that_writes_without_end_is_stopped() {
+        let source = "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }} {{ b }} \
+                      {% endfor %}{% endfor %}";
+        assert!(render(source).is_err());
+    }
+}
