@@ -66,7 +66,7 @@ impl App {
             return;
         }
         let part = (fixed - low) / (high - low);
-        let low = (fixed - width * part).clamp(first, last - width);
+        let low = (fixed - width * part).min(last - width).max(first);
         self.axes.window = Some((low, low + width));
     }
 

@@ -117,7 +117,7 @@ pub fn move_cursor(app: &mut App, metric: Metric, by: isize) {
     let now = app.axes.cursor.and_then(row_at).unwrap_or(if by < 0 { last + 1 } else { first });
     let step = ((last - first) / CURSOR_STEPS).max(1) as isize;
     let row = (now as isize).saturating_add(by.saturating_mul(step));
-    let row = row.clamp(first as isize, last as isize) as usize;
+    let row = row.min(last as isize).max(first as isize) as usize;
     let place = table.clock.at(row, axis);
     app.axes.cursor = place.is_finite().then_some(place);
 }

@@ -186,7 +186,7 @@ fn move_cursor(app: &mut App, by: i64) {
     let bins = Bins::of(app, run, CURSOR_CELLS);
     let axis = app.axes.x;
     let now = app.axes.cursor.map_or(bins.last, |place| step_of(run, axis, place));
-    let step = now.saturating_add_signed(by * bins.width as i64).clamp(bins.first, bins.last);
+    let step = now.saturating_add_signed(by * bins.width as i64).min(bins.last).max(bins.first);
     app.axes.cursor = Some(place_of(run, axis, step));
 }
 

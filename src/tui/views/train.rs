@@ -138,9 +138,10 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         );
         return frame::plain(&app.theme, area, buffer);
     };
-    if app.is_maximised {
+    let has_begun = !run.steps.is_empty() || !run.evals.is_empty();
+    if app.is_maximised && has_begun {
         panel(app, run, app.train.focus, area, buffer, hits);
-    } else if area.width < LEAST.0 || area.height < LEAST.1 {
+    } else if !has_begun || area.width < LEAST.0 || area.height < LEAST.1 {
         panel(app, run, MAIN, area, buffer, hits);
     } else {
         for (number, place) in layout(area) {
