@@ -8,17 +8,23 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 use clap_complete::Shell;
 
+<<<<<<< HEAD
 use super::export;
 use super::{settings, source};
 
 mod given;
+=======
+use super::{export, settings, source};
+
+mod given;
+
+>>>>>>> main
 use crate::bench::{Options, Shape};
 use crate::compare::Wanted;
 use crate::config::settings::{METHODS, Setting};
 use crate::config::{FlagValue, RunConfig, setting_named};
 use crate::error::{Error, Result};
 use crate::report::series::At;
-use crate::run::open::Source;
 use crate::runlog::Action;
 use crate::tui::action::ViewId;
 pub use given::{
@@ -428,9 +434,15 @@ mod tests {
             out: "runs".into(),
             name: None,
             ui: UiMode::Auto,
+<<<<<<< HEAD
             ascii: false,
             resume_auto: false,
             dry_run: false,
+=======
+            resume_auto: false,
+            dry_run: false,
+            ascii: false,
+>>>>>>> main
         };
         assert_eq!(train(""), expected);
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap_complete::Shell;
 
+use crate::cli::export::ExportArgs;
+
 use crate::bench::Options;
 use crate::cli::export::ExportArgs;
 use crate::compare::Wanted;
