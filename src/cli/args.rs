@@ -8,17 +8,10 @@ use std::path::PathBuf;
 use clap::ArgMatches;
 use clap_complete::Shell;
 
-<<<<<<< HEAD
-use super::export;
-use super::{settings, source};
-
-mod given;
-=======
 use super::{export, settings, source};
 
 mod given;
 
->>>>>>> main
 use crate::bench::{Options, Shape};
 use crate::compare::Wanted;
 use crate::config::settings::{METHODS, Setting};
@@ -434,15 +427,9 @@ mod tests {
             out: "runs".into(),
             name: None,
             ui: UiMode::Auto,
-<<<<<<< HEAD
-            ascii: false,
-            resume_auto: false,
-            dry_run: false,
-=======
             resume_auto: false,
             dry_run: false,
             ascii: false,
->>>>>>> main
         };
         assert_eq!(train(""), expected);
     }

@@ -30,7 +30,8 @@ pub fn all() -> impl Iterator<Item = &'static str> {
 pub fn live(name: &str) -> Option<&'static str> {
     let name = name.trim();
     let bare = name.strip_prefix("train.").unwrap_or(name).replace('-', "_");
-    let long = SHORT.iter().find(|(short, _)| *short == bare).map_or(bare.as_str(), |(_, key)| *key);
+    let long =
+        SHORT.iter().find(|(short, _)| *short == bare).map_or(bare.as_str(), |(_, key)| *key);
     all().find(|key| *key == long)
 }
 

@@ -7,7 +7,6 @@ use clap_complete::Shell;
 use crate::cli::export::ExportArgs;
 
 use crate::bench::Options;
-use crate::cli::export::ExportArgs;
 use crate::compare::Wanted;
 use crate::config::RunConfig;
 use crate::report::series::At;
