@@ -30,13 +30,14 @@ pub fn all() -> impl Iterator<Item = &'static str> {
 pub fn live(name: &str) -> Option<&'static str> {
     let name = name.trim();
     let bare = name.strip_prefix("train.").unwrap_or(name).replace('-', "_");
-    let long = SHORT.iter().find(|(short, _)| *short == bare).map_or(bare.as_str(), |(_, key)| key);
+    let long =
+        SHORT.iter().find(|(short, _)| *short == bare).map_or(bare.as_str(), |(_, key)| *key);
     all().find(|key| *key == long)
 }
 
 /// How a setting is best typed: its short name where it has one.
 pub fn short(key: &'static str) -> &'static str {
-    SHORT.iter().find(|(_, long)| *long == key).map_or(key, |(short, _)| short)
+    SHORT.iter().find(|(_, long)| *long == key).map_or(key, |(short, _)| *short)
 }
 
 /// What a run has for a setting, as its last change or `run.toml` says; none where it is not known.

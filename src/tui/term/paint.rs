@@ -89,11 +89,6 @@ impl Painter {
         self.terminal.backend_mut().flush().map_err(failed)
     }
 
-    /// Forgets what the terminal shows, so that the next frame is drawn from nothing.
-    pub fn forget(&mut self) -> Result<()> {
-        self.terminal.clear().map_err(failed)
-    }
-
     /// Sends bytes that are no frame: a copy to the clipboard.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         let backend = self.terminal.backend_mut();

@@ -365,7 +365,9 @@ impl<'a> Screen<'a> {
         }
         self.guard.enter()?;
         self.input.go_on();
-        self.painter.forget()?;
+        // A new one, which knows nothing of what was shown: clearing the old one would ask the terminal for its
+        // cursor, and wait for an answer that the input thread reads.
+        self.painter = Painter::new(self.guard.terminal()?)?;
         self.budget.soil(Dirt::Input);
         Ok(())
     }
