@@ -344,7 +344,7 @@ fn metadata_that_cannot_be_is_refused_by_name() {
         ("tokenizer.ggml.tokens", list("tokenizer.ggml.tokens", &[]), "out of vocabulary"),
         ("tokenizer.ggml.token_type", kinds(&[1, 1]), "4 tokens and 2 kinds"),
         ("tokenizer.ggml.merges", list("tokenizer.ggml.merges", &["ab"]), "not two tokens"),
-        ("tokenizer.ggml.merges", list("tokenizer.ggml.merges", &["a c"]), "cannot be read"),
+        ("tokenizer.ggml.merges", list("tokenizer.ggml.merges", &["a c"]), "out of vocabulary"),
         ("tokenizer.ggml.eos_token_id", number("tokenizer.ggml.eos_token_id", 4), "at most 3"),
         (
             "tokenizer.chat_template",

@@ -112,7 +112,7 @@ pub struct GgufWriter {
 }
 
 impl GgufWriter {
-    /// Writes the header of a file whose matrices are in `format` (F32, F16 or Q8_0). Vectors are F32, and
+    /// Writes the header of a file whose matrices are in `format` (F32, F16 or `Q8_0`). Vectors are F32, and
     /// matrices whose rows do not fill blocks F16.
     ///
     /// Errors: a tokenizer that llama.cpp has no form of; [`Error::Io`].
