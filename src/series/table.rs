@@ -13,7 +13,7 @@ use super::smooth::Smooth;
 const ROWS_PER_DRAW: usize = 1 << 16;
 /// Smoothed columns that are kept; those that were not asked for longest go first. No view draws more of one table: it
 /// would push out what it is about to ask for, and never be done.
-const KEPT: usize = 5;
+const KEPT: usize = 12;
 
 /// A clock and named columns of the same length.
 #[derive(Debug, Clone, Default, PartialEq)]
