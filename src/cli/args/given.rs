@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap_complete::Shell;
 
 use crate::bench::Options;
+use crate::cli::export::ExportArgs;
 use crate::compare::Wanted;
 use crate::config::RunConfig;
 use crate::report::series::At;
