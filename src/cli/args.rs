@@ -19,7 +19,6 @@ use crate::config::settings::{METHODS, Setting};
 use crate::config::{FlagValue, RunConfig, setting_named};
 use crate::error::{Error, Result};
 use crate::report::series::At;
-use crate::run::open::Source;
 use crate::runlog::Action;
 use crate::tui::action::ViewId;
 pub use given::{
