@@ -1,6 +1,8 @@
 //! Adapters through the commands: trained on a model folder, exported, evaluated, merged, trained on; which layers have
 //! them; what is exported merged alone; and the end of a run by its validation loss.
 
+#![allow(clippy::unwrap_used)] // helpers of tests may unwrap
+
 mod common;
 
 use std::fs;
@@ -340,7 +342,7 @@ fn chosen_layers_alone_get_adapters_and_the_rest_is_frozen() {
         for event in events(&run) {
             match event.body {
                 Body::Mem(mem) => {
-                    (peak, predicted) = (mem.peak_bytes, mem.predicted_bytes.unwrap())
+                    (peak, predicted) = (mem.peak_bytes, mem.predicted_bytes.unwrap());
                 }
                 Body::Run(run) => trained = run.trained_params,
                 _ => {}

@@ -64,7 +64,7 @@ fn data_that_are_missing_empty_or_too_short_are_named() {
         &place,
         "--data folder",
         1,
-        "error: folder: has no .txt or .md file in it (hidden files do not count)\n  \
+        "error: folder: has no .txt, .md or .jsonl file in it (hidden files do not count)\n  \
          try: put text files into the folder, or name one file\n",
     );
 }
@@ -194,7 +194,7 @@ fn a_model_that_is_no_model_says_what_is_wrong() {
         "train --model 61M",
         2,
         "error: model 61M: no such preset or folder\n  try: use one of demo, 9M, 20M, 35M, 40M, 60M, 71M, \
-         100M, 130M, 250M, 350M, 1.3B, 3B, 7B, a Hugging Face directory, or the id of a model in the Hugging Face \
+         100M, 130M, 250M, 350M, 1.3B, 3B, 7B, a Hugging Face directory, a GGUF file, or the id of a model in the Hugging Face \
          cache (ORG/NAME)\n",
     );
     fs::create_dir(place.path("folder")).unwrap();

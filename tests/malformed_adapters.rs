@@ -11,6 +11,9 @@ use fullrank::random::stream;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// Tensors of a file by name: shape and values.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 const WEIGHTS: &str = "adapter_model.safetensors";
 const CONFIG: &str = "adapter_config.json";
 const Q0: &str = "base_model.model.model.layers.0.self_attn.q_proj";
@@ -97,10 +100,7 @@ impl Place {
 
     /// The error must name the file or the folder, the fault, and a remedy.
     fn assert_refused(&self, what: &str, fault: &str) {
-        let error = match self.read() {
-            Ok(_) => panic!("{what}: it was read"),
-            Err(error) => error,
-        };
+        let Err(error) = self.read() else { panic!("{what}: it was read") };
         let text = error.to_string();
         assert!(text.contains(fault), "{what}: {text}");
         assert!(text.contains(&self.path().display().to_string()), "{what} names no file: {text}");
@@ -214,7 +214,6 @@ fn a_configuration_that_is_no_configuration_is_refused() {
 fn tensors_that_do_not_fit_are_refused_by_name() {
     let a = format!("{Q0}.lora_A.weight");
     let b = format!("{Q0}.lora_B.weight");
-    type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
     let set = |name: &str, shape: &[usize]| {
         let (name, shape) = (name.to_owned(), shape.to_vec());
         move |tensors: &mut Tensors| {

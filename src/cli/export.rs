@@ -210,6 +210,9 @@ fn write(opened: &Opened, format: ExportFormat, force: bool, folder: &Path) -> R
             let name = run.as_deref().unwrap_or(&opened.name);
             let Opened { model, tokenizer, .. } = opened;
             if GgufModel::is_named(folder) {
+                if let Some(parent) = folder.parent() {
+                    std::fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+                }
                 write_gguf(folder, name, model, tokenizer, format)?;
             } else {
                 whole_folder(folder, |folder| {

@@ -128,7 +128,7 @@ pub fn train(
             observer.borrow_mut().on_turn(number);
             let sink = Box::new(Sink { member: number, observer: &observer });
             let config = config_of(dir, plan, member)?;
-            match begin(&run, &config, sink, &signals, &mut devices) {
+            match begin(&run, &config, sink, signals, &mut devices) {
                 Ok(mut trainer) => {
                     trainer.shares_device = by_turns;
                     if !by_turns {

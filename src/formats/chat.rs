@@ -342,7 +342,7 @@ mod tests {
         assert_eq!(render("{% if tools is not none %}tools{% endif %}-").unwrap(), "-");
     }
 
-    /// What the templates of Llama 3, Qwen and SmolLM3 use of the language.
+    /// What the templates of Llama 3, Qwen and `SmolLM3` use of the language.
     #[test]
     fn the_constructs_of_common_templates_work() {
         let source = "{%- set ns = namespace(last=messages|length - 1, seen=true) %}\n\

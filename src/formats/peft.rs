@@ -82,10 +82,10 @@ impl PeftAdapter {
             layers.push(AdapterLayer {
                 a: tensor(Part::A, &[rank, module.cols])?,
                 b: tensor(Part::B, &[module.rows, rank])?,
-                magnitude: match config.use_dora {
-                    true => Some(tensor(Part::Magnitude, &[module.rows])?),
-                    false => None,
-                },
+                magnitude: config
+                    .use_dora
+                    .then(|| tensor(Part::Magnitude, &[module.rows]))
+                    .transpose()?,
                 rank,
                 scale: config.scale(rank, alpha),
                 module: module.clone(),

@@ -214,9 +214,10 @@ impl Session {
         }
         let mut engine = engine;
         engine.retune(&config)?;
-        let repeats = match is_resumed {
-            true => Repeats::of(&dir, progress.event_seq, progress.attempts)?,
-            false => Repeats::default(),
+        let repeats = if is_resumed {
+            Repeats::of(&dir, progress.event_seq, progress.attempts)?
+        } else {
+            Repeats::default()
         };
         let mut loader = loader(&prepared)?;
         if let Some(position) = progress.position {

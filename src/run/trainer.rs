@@ -78,15 +78,24 @@ pub struct Trainer<'a> {
     pub shares_device: bool,
 }
 
+/// Whether a command holds the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Hold {
+    /// It goes on.
+    #[default]
+    No,
+    /// It waits.
+    Paused,
+    /// It waits, the engine is empty, and a checkpoint holds everything.
+    Unloaded,
+}
+
 /// Where the loop stands between two turns.
 #[derive(Default)]
 pub struct Stage {
     /// The first turn was taken.
     has_begun: bool,
-    /// A command holds the run.
-    is_paused: bool,
-    /// The engine is empty; a checkpoint holds everything.
-    is_unloaded: bool,
+    hold: Hold,
     /// A checkpoint was due after an update that was skipped.
     owes_checkpoint: bool,
     /// This process has evaluated after an update.
@@ -321,7 +330,7 @@ impl Trainer<'_> {
             self.rank.keep_reference(&self.engine)?;
         }
         if self.rank.is_due(attempts, is_last) {
-            self.measure_ranks()?;
+            self.measure_ranks(false)?;
         }
         // Weights that just gave a loss that is not finite must not push out good ones.
         self.stage.owes_checkpoint |= save_is_due;
@@ -364,9 +373,11 @@ impl Trainer<'_> {
         self.emit(Eval { loss, ppl, tokens })
     }
 
-    fn measure_ranks(&mut self) -> Result<()> {
+    /// Measures ranks within their budget, or all of them where that was asked for.
+    fn measure_ranks(&mut self, is_asked: bool) -> Result<()> {
         let Progress { rank, active_s, .. } = &mut self.progress;
-        for body in self.rank.measure(&self.engine, rank, *active_s) {
+        let active_s = (!is_asked).then_some(*active_s);
+        for body in self.rank.measure(&self.engine, rank, active_s) {
             let alert = match &body {
                 Body::Rank(rank) => self.stage.alerts.after_rank(self.engine.t, rank),
                 _ => None,
@@ -417,7 +428,7 @@ impl Trainer<'_> {
     }
 
     fn finish(&mut self, stop: Stop) -> Result<()> {
-        if !self.stage.is_unloaded {
+        if self.stage.hold != Hold::Unloaded {
             self.tell_rest()?;
         }
         let has_all = matches!(stop, Stop::Done | Stop::TimeIsUp { .. } | Stop::NoGain { .. });
@@ -437,12 +448,12 @@ impl Trainer<'_> {
             let is_measured =
                 matches!(stop, Stop::NoGain { .. }) && self.rank.is_due(attempts, false);
             if !matches!(stop, Stop::Done) && !is_measured && self.rank.is_due(attempts, true) {
-                self.measure_ranks()?;
+                self.measure_ranks(false)?;
             }
             self.sample()?;
         }
         // A run that diverged keeps the states from before: the last one is what went wrong.
-        if !matches!(stop, Stop::Diverged(_)) && !self.stage.is_unloaded {
+        if !matches!(stop, Stop::Diverged(_)) && self.stage.hold != Hold::Unloaded {
             self.save()?;
         }
         if has_all {

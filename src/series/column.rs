@@ -238,7 +238,9 @@ mod tests {
 
     fn column(values: &[f32]) -> Column {
         let mut column = Column::default();
-        values.iter().for_each(|value| column.push(*value));
+        for value in values {
+            column.push(*value);
+        }
         column
     }
 

@@ -128,6 +128,7 @@ pub enum Overlay {
 }
 
 /// The app.
+#[allow(clippy::struct_excessive_bools)] // switches of the display that have nothing to do with each other
 #[derive(Debug, Clone)]
 pub struct App {
     /// The runs that are open, in the order of their letters A, B, C, …
@@ -292,7 +293,9 @@ impl App {
 
     fn take_in(&mut self, run: usize, events: &[Event]) {
         if let Some(run) = self.runs.get_mut(run) {
-            events.iter().for_each(|event| run.apply(event));
+            for event in events {
+                run.apply(event);
+            }
         }
     }
 

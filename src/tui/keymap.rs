@@ -119,7 +119,6 @@ fn normal(key: KeyEvent) -> (KeyCode, KeyModifiers) {
         KeyCode::Char(letter) if known == KeyModifiers::SHIFT && letter.is_ascii_lowercase() => {
             (KeyCode::Char(letter.to_ascii_uppercase()), KeyModifiers::NONE)
         }
-        KeyCode::Char(_) => (key.code, known - KeyModifiers::SHIFT),
         KeyCode::Tab if known.contains(KeyModifiers::SHIFT) => {
             (KeyCode::BackTab, KeyModifiers::NONE)
         }

@@ -38,7 +38,7 @@ fn ranks(events: Vec<Body>) -> Vec<Rank> {
 
 /// Everything that can be measured now.
 fn measure(engine: &Engine, config: &RunConfig) -> Vec<Rank> {
-    ranks(monitor(config).measure(engine, &mut RankProgress::default(), 1.0))
+    ranks(monitor(config).measure(engine, &mut RankProgress::default(), Some(1.0)))
 }
 
 fn changes(engine: &Engine, config: &RunConfig) -> Vec<Rank> {
@@ -183,10 +183,10 @@ fn without_a_budget_nothing_is_measured_and_the_log_says_so_once() {
     let source = ModelSource::find("demo").unwrap();
     let mut monitor = RankMonitor::new(&config, &shape(), &source, Path::new("not used"));
     let mut progress = RankProgress::default();
-    let told = monitor.measure(&engine, &mut progress, 100.0);
+    let told = monitor.measure(&engine, &mut progress, Some(100.0));
     let [Body::Log(log)] = told.as_slice() else { panic!("{told:?}") };
     assert!(log.msg.contains("0 of 14 layers"), "{log:?}");
-    assert!(monitor.measure(&engine, &mut progress, 100.0).is_empty());
+    assert!(monitor.measure(&engine, &mut progress, Some(100.0)).is_empty());
 }
 
 #[test]

@@ -219,8 +219,7 @@ fn read_rope(metadata: &Metadata) -> Result<Rope> {
         None => metadata.positive("llama.rope.scale_linear")?,
     };
     let kind = match (metadata.text("llama.rope.scaling.type")?, factor) {
-        (Some("none"), _) | (None | Some("linear"), None) => RopeKind::Default,
-        (None | Some("linear"), Some(1.0)) => RopeKind::Default,
+        (Some("none"), _) | (None | Some("linear"), None | Some(1.0)) => RopeKind::Default,
         (None | Some("linear"), Some(factor)) => RopeKind::Linear { factor },
         (Some(other), _) => {
             let what = format!(

@@ -1,4 +1,4 @@
-//! `SentencePiece` vocabularies (`llama`: LLaMA 1 and 2, TinyLlama, Mistral) as BPE with merges.
+//! `SentencePiece` vocabularies (`llama`: LLaMA 1 and 2, `TinyLlama`, Mistral) as BPE with merges.
 //!
 //! `SentencePiece` merges the neighbours whose joint piece has the highest score. A BPE does the same when
 //! its merges are all ways of cutting a piece in two pieces, in the order of the pieces' scores. Source:

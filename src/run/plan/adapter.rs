@@ -6,7 +6,7 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::formats::peft::{Module, PeftConfig, target_names};
 use crate::model::ModelConfig;
-use crate::model::config::target_layers;
+use crate::model::config::{TargetLayer, target_layers};
 
 use super::ModelSource;
 
@@ -20,7 +20,7 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         let is_resolved =
             train.rank.is_some() && train.alpha.is_some() && train.target_modules.is_some();
         // A run that resumes has all of it, and the adapter's values from its checkpoint.
-        if !(is_resolved && !Path::new(&folder).exists()) {
+        if !is_resolved || Path::new(&folder).exists() {
             take(config, Path::new(&folder), source, shape)?;
         }
     }
@@ -107,7 +107,7 @@ fn take(
 
 fn check_names(config: &RunConfig, shape: &ModelConfig) -> Result<()> {
     let targets = config.train.targets();
-    let layers: Vec<String> = target_layers(shape).iter().map(|layer| layer.name()).collect();
+    let layers: Vec<String> = target_layers(shape).iter().map(TargetLayer::name).collect();
     for name in targets.names() {
         let end = format!(".{name}");
         if layers.iter().any(|layer| layer == name || layer.ends_with(&end)) {

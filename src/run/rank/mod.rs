@@ -133,15 +133,19 @@ impl RankMonitor {
         if self.every > 0 { self.reference.keep(engine) } else { Ok(()) }
     }
 
-    /// Measures now, as much as the budget allows after `active_s` seconds of training, and gives the events.
+    /// Measures now, as much as the budget allows after `active_s` seconds of training, and gives the events. Without
+    /// `active_s` somebody asked for it: all layers are measured, and it does not count.
     pub fn measure(
         &mut self,
         engine: &Engine,
         progress: &mut RankProgress,
-        active_s: f64,
+        active_s: Option<f64>,
     ) -> Vec<Body> {
         let mut events = Vec::new();
-        let allowed_s = self.budget * active_s - progress.spent_s;
+        let allowed_s = match active_s {
+            Some(active_s) => self.budget * active_s - progress.spent_s,
+            None => f64::INFINITY,
+        };
         let start = Instant::now();
         let at_once = rayon::current_num_threads().max(1);
         let mut measured = 0;
@@ -157,7 +161,9 @@ impl RankMonitor {
             events.extend(self.run(jobs));
             measured += group.len();
         }
-        progress.spent_s += start.elapsed().as_secs_f64();
+        if active_s.is_some() {
+            progress.spent_s += start.elapsed().as_secs_f64();
+        }
         if measured < layers.len() && !self.has_told {
             self.has_told = true;
             events.push(self.left_out(measured, layers.len()));

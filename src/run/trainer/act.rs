@@ -8,7 +8,7 @@ use crate::run::checkpoint::Checkpoint;
 use crate::run::setup;
 use crate::runlog::{Action, Body, Changed, Cmd, Command, Pause, Resume, RunDir, read_log};
 
-use super::{Next, Stop, Trainer};
+use super::{Hold, Next, Stop, Trainer};
 
 /// What the log says was changed in flight after the checkpoint that a run goes on from: done again at the same places,
 /// a resumed run has the bits of one that never stopped.
@@ -55,7 +55,7 @@ impl Trainer<'_> {
                 return Ok(Next::Stop(stop));
             }
         }
-        Ok(if self.stage.is_paused { Next::Paused } else { Next::Going })
+        Ok(if self.stage.hold == Hold::No { Next::Going } else { Next::Paused })
     }
 
     fn obey(&mut self, command: &Command) -> Result<Option<Stop>> {
@@ -72,20 +72,21 @@ impl Trainer<'_> {
             Action::Checkpoint | Action::Sample | Action::Eval | Action::Spectra | Action::Unload
         );
         match &command.action {
-            _ if self.stage.is_unloaded && needs_device => {
+            _ if self.stage.hold == Hold::Unloaded && needs_device => {
                 answer.ok = false;
                 answer.what = "the device's memory is unloaded: resume first".into();
             }
-            Action::Pause if self.stage.is_paused => {
+            Action::Pause if self.stage.hold != Hold::No => {
                 answer.what = "the run is paused already".into();
             }
             Action::Pause => self.pause("asked to")?,
-            Action::Resume if !self.stage.is_paused => answer.what = "the run is not paused".into(),
+            Action::Resume if self.stage.hold == Hold::No => {
+                answer.what = "the run is not paused".into();
+            }
             Action::Resume => {
-                if mem::take(&mut self.stage.is_unloaded) {
+                if mem::take(&mut self.stage.hold) == Hold::Unloaded {
                     self.reload()?;
                 }
-                self.stage.is_paused = false;
                 self.emit(Resume::default())?;
             }
             Action::Checkpoint => {
@@ -99,9 +100,9 @@ impl Trainer<'_> {
                 let loss = self.progress.last_eval.unwrap_or(f64::NAN);
                 answer.what = format!("validation loss {loss:.4}");
             }
-            Action::Spectra => self.measure_ranks()?,
+            Action::Spectra => self.measure_ranks(true)?,
             Action::Unload => {
-                if !self.stage.is_paused {
+                if self.stage.hold == Hold::No {
                     self.pause("unloaded")?;
                 }
                 let before = self.engine.model.device().ledger().read().total();
@@ -131,7 +132,7 @@ impl Trainer<'_> {
     }
 
     fn pause(&mut self, reason: &str) -> Result<()> {
-        self.stage.is_paused = true;
+        self.stage.hold = Hold::Paused;
         self.tell_rest()?;
         self.emit(Pause { reason: reason.into() })
     }
@@ -158,7 +159,7 @@ impl Trainer<'_> {
     fn unload(&mut self) -> Result<()> {
         self.save()?;
         self.engine.unload(&self.config)?;
-        self.stage.is_unloaded = true;
+        self.stage.hold = Hold::Unloaded;
         Ok(())
     }
 

@@ -98,7 +98,7 @@ impl Preview {
         if let (Some(os), Some(arch)) = (host["os"].as_str(), host["arch"].as_str()) {
             preview.host = format!("{os} {arch}, {} cores", host["cores"].as_u64().unwrap_or(0));
         }
-        preview.version = facts["version"].as_str().unwrap_or_default().to_owned();
+        facts["version"].as_str().unwrap_or_default().clone_into(&mut preview.version);
         preview.checkpoints = dir.list_checkpoints()?.into_iter().map(|point| point.step).collect();
         preview.bytes = size(dir.path())?;
         Ok(preview)

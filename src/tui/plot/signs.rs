@@ -17,6 +17,7 @@ pub fn to_ascii(area: Rect, buffer: &mut Buffer) {
 }
 
 /// The nearest ASCII sign.
+#[allow(clippy::match_same_arms)] // a table, by the sign's shape
 pub fn ascii(sign: char) -> char {
     match sign {
         ' '..='~' => sign,

@@ -212,7 +212,8 @@ mod tests {
 
     fn lines(buffer: &Buffer) -> Vec<String> {
         let width = (buffer.area.width as usize).max(1);
-        let text = |row: &[ratatui::buffer::Cell]| row.iter().map(|cell| cell.symbol()).collect();
+        let text =
+            |row: &[ratatui::buffer::Cell]| row.iter().map(ratatui::buffer::Cell::symbol).collect();
         buffer
             .content()
             .chunks(width)

@@ -12,7 +12,7 @@ use crate::tui::app::Msg;
 /// How often the log of a live run is looked at.
 pub(super) const POLL: Duration = Duration::from_millis(200);
 /// How often that of a run that is over, which may be resumed.
-const REST: Duration = Duration::from_millis(1000);
+const REST: Duration = Duration::from_secs(1);
 
 /// Follows a run that some process trains, or none.
 pub(super) fn tail(out: Outlet) {

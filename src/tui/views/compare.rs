@@ -7,6 +7,7 @@ use ratatui::layout::Rect;
 
 use super::Hits;
 use super::frame::{frame, letter, plain, put, say};
+use crate::runlog::Status;
 use crate::series::Axis;
 use crate::tui::action::{Action, Effect, ViewId};
 use crate::tui::app::App;
@@ -117,8 +118,8 @@ fn place(app: &App) -> Option<f64> {
         let reaches = runs.filter(|run| counts(run)).filter_map(|run| groups::reach(run, axis));
         reaches.min_by(f64::total_cmp)
     };
-    use crate::runlog::Status::{Crashed, Diverged, Failed};
-    of(&|run| !matches!(run.status, Crashed | Diverged | Failed)).or_else(|| of(&|_| true))
+    of(&|run| !matches!(run.status, Status::Crashed | Status::Diverged | Status::Failed))
+        .or_else(|| of(&|_| true))
 }
 
 /// What an action changes here.
@@ -138,17 +139,13 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Home if state.focus == TABLE => move_by(state, &order, -1_000_000),
         Action::End if state.focus == TABLE => move_by(state, &order, 1_000_000),
         Action::Home => app.axes.cursor = Some(0.0),
-        Action::End => app.axes.cursor = None,
         Action::Sort if state.is_descending => {
             sort_by(state, 1);
             state.is_descending = false;
         }
         Action::Sort => state.is_descending = true,
-        Action::Pin => {
-            if !state.hidden.remove(&state.selected) {
-                state.hidden.insert(state.selected);
-            }
-        }
+        Action::Pin if state.hidden.remove(&state.selected) => {}
+        Action::Pin => _ = state.hidden.insert(state.selected),
         Action::Baseline => state.baseline = state.selected,
         Action::Diff => state.shows_diff = !state.shows_diff,
         Action::Group => state.lays_seeds_together = !state.lays_seeds_together,
@@ -160,15 +157,13 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
             let is_log = is_log_y(app);
             app.axes.log_y.insert(app.compare.metric, !is_log);
         }
-        Action::Open => {
-            if app.compare.selected < app.runs.len() {
-                app.active = app.compare.selected;
-                app.view = ViewId::Train;
-            }
+        Action::Open if state.selected < app.runs.len() => {
+            app.active = state.selected;
+            app.view = ViewId::Train;
         }
         Action::Back if state.shows_diff => state.shows_diff = false,
         Action::Back if !state.filter.is_empty() => state.filter.clear(),
-        Action::Back => app.axes.cursor = None,
+        Action::Back | Action::End => app.axes.cursor = None,
         Action::Copy => return vec![Effect::Copy(rows::text(app))],
         Action::Export => return vec![Effect::Export],
         _ => {}

@@ -13,7 +13,7 @@ use crate::tui::keymap::{self, Binding};
 
 /// Width of the column with the keys.
 const KEYS_WIDTH: u16 = 13;
-/// Rows that PgUp and PgDn move by.
+/// Rows that `PgUp` and `PgDn` move by.
 const PAGE: usize = 10;
 
 /// What stands in it.

@@ -1,6 +1,9 @@
 //! One file a view. Each has a `State` (what a user chose there, kept per run), `update` (what an action
 //! changes) and `draw` (a function of the app and a size).
 
+// Lines are put together from formatted parts; `write!` to a string would add an error to ignore.
+#![allow(clippy::format_push_string)]
+
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 

@@ -139,10 +139,11 @@ pub fn suggestions(app: &App, typed: &str) -> Vec<Suggestion> {
     let mut found = Vec::new();
     if let Some(run) = app.run() {
         for key in settings::all().filter(|key| settings::concerns(run, key)) {
-            let name = settings::short(key);
-            if !word.is_empty() && !key.starts_with(word) && !name.starts_with(word) {
+            // The name that was begun, where there is a shorter one too.
+            let names = [settings::short(key), key];
+            let Some(name) = names.into_iter().find(|name| name.starts_with(word)) else {
                 continue;
-            }
+            };
             let value = settings::value(run, key);
             let line = format!("{name} = {}", value.unwrap_or_default());
             found.push(Suggestion { line, help: format!("set {key} from the next update on") });

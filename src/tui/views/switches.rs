@@ -87,12 +87,18 @@ struct Bins {
     width: u64,
 }
 
+/// No run has more updates; a window may be asked for that goes further.
+const MOST_UPDATES: u64 = 10_u64.pow(15);
+
 impl Bins {
     fn of(app: &App, run: &RunModel, cells: u16) -> Self {
         let axis = app.axes.x;
         let newest = run.now().step.max(1);
         let (first, last) = match app.axes.window {
-            Some((low, high)) => (step_of(run, axis, low).max(1), step_of(run, axis, high).max(2)),
+            Some((low, high)) => {
+                let step = |place| step_of(run, axis, place).clamp(1, MOST_UPDATES);
+                (step(low), step(high).max(2))
+            }
             None => (1, newest),
         };
         let last = last.max(first);

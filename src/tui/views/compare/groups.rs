@@ -19,7 +19,7 @@ fn key(run: &RunModel) -> String {
         );
     }
     let settings = run.config.iter().filter(|(key, _)| *key != SEED);
-    settings.map(|(key, value)| format!("{key}={value}\n")).collect()
+    settings.fold(String::new(), |all, (key, value)| all + &format!("{key}={value}\n"))
 }
 
 /// Places of runs, those of a group together, in the order of their first ones.
@@ -29,12 +29,12 @@ pub fn groups(runs: &[RunModel], shown: &[usize], lays_together: bool) -> Vec<Ve
     for &place in shown {
         let Some(run) = runs.get(place) else { continue };
         let key = key(run);
-        match keys.iter().position(|known| *known == key).filter(|_| lays_together) {
-            Some(group) => found[group].push(place),
-            None => {
-                keys.push(key);
-                found.push(vec![place]);
-            }
+        let group = keys.iter().position(|known| *known == key).filter(|_| lays_together);
+        if let Some(group) = group {
+            found[group].push(place);
+        } else {
+            keys.push(key);
+            found.push(vec![place]);
         }
     }
     found

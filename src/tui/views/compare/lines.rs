@@ -3,6 +3,7 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
+use unicode_width::UnicodeWidthStr;
 
 use super::groups::{Band, band, groups, value_at};
 use super::{fair, half_life, is_log_y, letters, place, shown};
@@ -183,7 +184,6 @@ pub(super) fn place_text(place: f64, axis: Axis) -> String {
 /// Where the cursor stands and what each line has there, with the difference to the baseline; only whole parts.
 pub(super) fn value_line(app: &App, area: Rect, buffer: &mut Buffer) {
     let (axis, _) = fair(app);
-    use unicode_width::UnicodeWidthStr;
     let theme = &app.theme;
     let Some(place) = place(app) else { return };
     let metric: Metric = app.compare.metric;

@@ -8,7 +8,7 @@ use crate::report::stats::Stat;
 use crate::runlog::{Coverage, Rank, SwitchLayer};
 use crate::series::Axis;
 use crate::tui::app::App;
-use crate::tui::model::{At, RunModel};
+use crate::tui::model::{At, Exchanges, RunModel};
 use crate::tui::views::frame::{frame, put, thousands, value};
 
 /// Updates of which the loss before and after is looked at.
@@ -114,7 +114,7 @@ fn line(lines: &mut Lines, key: &str, text: impl Into<String>) {
 fn switches(run: &RunModel, row: &Row) -> Lines {
     let mut lines = Lines::new();
     let layers = || row.layers.iter().filter_map(|layer| run.switches.layers.get(*layer));
-    let Some(last) = layers().filter_map(|layer| layer.last()).max_by_key(|last| last.step) else {
+    let Some(last) = layers().filter_map(Exchanges::last).max_by_key(|last| last.step) else {
         line(&mut lines, "no switch so far", "");
         return lines;
     };

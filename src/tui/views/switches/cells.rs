@@ -6,7 +6,7 @@ use ratatui::layout::Rect;
 use super::{Bins, Grouping, Side, step_of};
 use crate::report::ticks;
 use crate::tui::app::App;
-use crate::tui::model::RunModel;
+use crate::tui::model::{Exchanges, RunModel};
 use crate::tui::plot::heat::{Heat, shade, style};
 use crate::tui::views::frame::{frame, layer_name, layer_parts, put, say, thousands};
 use crate::tui::views::{Hits, ROW};
@@ -236,7 +236,7 @@ pub(super) fn draw(app: &App, run: &RunModel, area: Rect, buffer: &mut Buffer, h
         put(&name, name_style, theme, Rect { y, height: 1, width: names + 1, ..inner }, buffer);
         if has_totals {
             let layers = row.layers.iter().filter_map(|layer| run.switches.layers.get(*layer));
-            let total: u32 = layers.filter_map(|layer| layer.last()).map(|last| last.sum).sum();
+            let total: u32 = layers.filter_map(Exchanges::last).map(|last| last.sum).sum();
             let total = thousands((f64::from(total) * side_factor(state.side)) as u64);
             let text = format!("{total:>7}");
             if text.chars().count() <= 7 {

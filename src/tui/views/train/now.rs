@@ -5,6 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use crate::report::text;
+use crate::series::Column;
 use crate::tui::app::App;
 use crate::tui::model::{Metric, RunModel};
 use crate::tui::plot::bars::bar;
@@ -142,8 +143,7 @@ impl Rows<'_> {
             self.plain(3, "tokens", short(run.summary.tokens as f64), planned.as_slice());
         }
         if let Some(speed) = run.last(Metric::TokensPerSecond) {
-            let column =
-                run.steps.column("tok_s").map(|column| column.values()).unwrap_or_default();
+            let column = run.steps.column("tok_s").map(Column::values).unwrap_or_default();
             let newest = &column[column.len().saturating_sub(SPARKED)..];
             let newest: Vec<f64> = newest.iter().copied().map(f64::from).collect();
             let theme = self.theme;
