@@ -238,6 +238,25 @@ fn a_paused_run_still_obeys_signals() {
     assert_eq!(status(&place.find("run")), Status::Interrupted);
 }
 
+// ---- curves for other tools ----
+
+#[test]
+fn curves_are_written_as_event_files_of_tensorboard() {
+    let place = Place::new();
+    let run = place.train("run", "--iters 6 --eval-every 3");
+    let file = place.ok("export run --format tensorboard");
+    let bytes = fs::read(place.path(file.trim())).unwrap();
+    let payloads = fullrank::report::tfevents::payloads(&bytes).unwrap();
+    let tagged = |tag: &str| {
+        payloads.iter().filter(|p| p.windows(tag.len()).any(|w| w == tag.as_bytes())).count()
+    };
+    assert_eq!((tagged("brain.Event:2"), tagged("train/loss"), tagged("val/loss")), (1, 6, 3));
+    assert!(run.path().join("tensorboard").is_dir());
+    assert_eq!(place.ok("export run --format tensorboard"), file, "a second export replaces it");
+    place.ok("export run --format tensorboard --to curves");
+    assert!(place.path("curves").is_dir());
+}
+
 // ---- views and pipes ----
 
 #[test]

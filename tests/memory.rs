@@ -4,6 +4,8 @@
 
 mod devices;
 
+use std::sync::Mutex;
+
 use fullrank::config::RunConfig;
 use fullrank::device::Device;
 use fullrank::device::memory::Category;
@@ -189,8 +191,12 @@ fn assert_predicted(case: &Case, recompute: bool, change: impl Fn(&mut ModelConf
     }
 }
 
+/// The GPUs of the tests, and so their ledgers, are shared: one test at a time.
+static LEDGERS: Mutex<()> = Mutex::new(());
+
 #[test]
 fn the_ledger_peaks_within_a_tenth_of_the_prediction() {
+    let _alone = LEDGERS.lock();
     for case in &CASES {
         for recompute in [false, true] {
             assert_predicted(case, recompute, |_| ());
@@ -200,6 +206,7 @@ fn the_ledger_peaks_within_a_tenth_of_the_prediction() {
 
 #[test]
 fn biases_and_norms_of_heads_are_in_the_prediction() {
+    let _alone = LEDGERS.lock();
     let variants = [
         Variant { family: Family::Llama, attention_bias: true, mlp_bias: true },
         Variant { family: Family::Qwen3, attention_bias: true, mlp_bias: false },

@@ -12,10 +12,12 @@ use super::{print, source};
 use crate::error::{Error, Result};
 use crate::formats::gguf::{Format, GgufModel};
 use crate::formats::{mlx, peft};
+use crate::report::tfevents;
 use crate::run::adapter::{Collected, check_free, collect, whole_folder};
 use crate::run::export::{write_gguf, write_model};
 use crate::run::open::{Opened, Source, open_source};
 use crate::run::session::with_threads;
+use crate::runlog::find;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,11 +40,13 @@ pub enum ExportFormat {
     Mlx,
     /// A GGUF file with everything merged into the weights, and its matrices in this format.
     Gguf(Format),
+    /// What a run's log says, as event files of `TensorBoard`.
+    TensorBoard,
 }
 
 impl ExportFormat {
     /// The names on the command line.
-    pub const NAMES: [&'static str; 4] = ["hf", "peft", "mlx", "gguf"];
+    pub const NAMES: [&'static str; 5] = ["hf", "peft", "mlx", "gguf", "tensorboard"];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
@@ -51,6 +55,7 @@ impl ExportFormat {
             Self::Peft => "peft",
             Self::Mlx => "mlx",
             Self::Gguf(_) => "gguf",
+            Self::TensorBoard => "tensorboard",
         }
     }
 }
@@ -88,7 +93,7 @@ pub fn command() -> Command {
                 .default_value("hf")
                 .value_parser(PossibleValuesParser::new(ExportFormat::NAMES))
                 .hide_possible_values(true)
-                .help("hf: merged model; peft or mlx: adapter as PEFT or mlx-lm has it; gguf: merged, for llama.cpp"),
+                .help("hf: merged model; peft or mlx: adapter as PEFT or mlx-lm has it; gguf: merged, for llama.cpp; tensorboard: the curves of a run"),
         )
         .arg(
             Arg::new("dtype")
@@ -131,6 +136,7 @@ pub fn args(matches: &ArgMatches) -> ExportArgs {
             "peft" => ExportFormat::Peft,
             "mlx" => ExportFormat::Mlx,
             "gguf" => ExportFormat::Gguf(dtype(&text(matches, "dtype"))),
+            "tensorboard" => ExportFormat::TensorBoard,
             _ => ExportFormat::Hf,
         },
         to: matches.get_one::<PathBuf>("to").cloned(),
@@ -150,6 +156,9 @@ fn dtype(name: &str) -> Format {
 pub fn export(args: ExportArgs) -> Result<()> {
     with_threads(0, move || {
         let ExportArgs { source, format, to, force } = args;
+        if format == ExportFormat::TensorBoard {
+            return tensorboard(&source, to);
+        }
         // Before the work: a folder that is given must be free.
         if let Some(to) = &to {
             check_free(to)?;
@@ -163,6 +172,15 @@ pub fn export(args: ExportArgs) -> Result<()> {
         print::notice(&format!("{what} of {}", opened.name));
         writeln!(io::stdout(), "{}", folder.display()).map_err(print::stdout_failed)
     })
+}
+
+/// The curves of a run; the file of an earlier export is replaced.
+fn tensorboard(source: &Source, to: Option<PathBuf>) -> Result<()> {
+    let run = find(&source.out, &source.target)?;
+    let folder = to.unwrap_or_else(|| run.path().join("tensorboard"));
+    let file = tfevents::export(&run, &folder)?;
+    print::notice(&format!("curves of {}; look at them with `tensorboard --logdir`", run.name()));
+    writeln!(io::stdout(), "{}", file.display()).map_err(print::stdout_failed)
 }
 
 /// `<run>/export/<format>-step-00000600`.
@@ -222,6 +240,8 @@ fn write(opened: &Opened, format: ExportFormat, force: bool, folder: &Path) -> R
             }
             Ok(format!("merged GGUF model in {}", format.name()))
         }
+        // It needs no model and was written before one was opened.
+        ExportFormat::TensorBoard => Ok("curves".into()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! writes, how often it goes round and how long its texts get is bounded (`ticks`). The settings and functions are those of transformers, for which templates are made.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
@@ -259,7 +260,13 @@ pub(super) fn token_text(fields: &Fields, key: &str) -> Result<Option<String>> {
 /// What a template's error says, with the line.
 fn describe(error: &minijinja::Error) -> String {
     let line = error.line().map_or_else(String::new, |line| format!(", line {line}"));
-    let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    // Of a write that failed the reason is in the error below.
+    let below = (error.kind() == ErrorKind::WriteFailure).then(|| error.source()).flatten();
+    let reason = match (error.detail(), below) {
+        (_, Some(below)) => below.to_string(),
+        (Some(detail), None) => detail.to_owned(),
+        (None, None) => error.kind().to_string(),
+    };
     format!("the chat template{line}: {reason}")
 }
 
