@@ -4,7 +4,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`clock`] | where each row stands on the axes that a chart may have |
-//! | [`column`] | values with a pyramid of extremes above them |
+//! | [`mod@column`] | values with a pyramid of extremes above them |
 //! | [`dots`] | which dot of a chart a place of an axis falls into |
 //! | [`m4`] | of each dot's rows those that make the same picture as all of them |
 //! | [`smooth`] | moving means with their own pyramids |

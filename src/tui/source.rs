@@ -4,10 +4,10 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`load`] | a whole log into a model; what a run's files say besides |
-//! | [`follow`] | a log as it grows, and whether its run lives |
-//! | [`live`] | the run of this process: a sink that the trainer never waits for, and the log for what it lost |
-//! | [`replay`] | a log at its own pace or faster |
+//! | `load` | a whole log into a model; what a run's files say besides |
+//! | `follow` | a log as it grows, and whether its run lives |
+//! | `live` | the run of this process: a sink that the trainer never waits for, and the log for what it lost |
+//! | `replay` | a log at its own pace or faster |
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
