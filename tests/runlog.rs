@@ -270,7 +270,11 @@ proptest! {
             cli::line::Mode::Lines, run.clone(), Box::new(std::io::sink()), Box::new(std::io::sink()));
         for event in &read.events {
             fullrank::runlog::EventSink::on_event(&mut view, event);
-            Event::parse(event.to_line().unwrap().as_bytes()).unwrap();
+            let line = event.to_line().unwrap();
+            // What a newer version wrote is carried as it is, also where this one would want other fields.
+            if !matches!(event.body, Body::Raw { .. }) {
+                Event::parse(line.as_bytes()).unwrap();
+            }
         }
         drop(view);
         effective(read.events);
