@@ -8,6 +8,7 @@ mod attention;
 mod bias;
 mod ends;
 mod magnitude;
+mod parts;
 mod probe;
 mod products;
 mod rows;
@@ -63,7 +64,7 @@ type Check = (&'static str, fn(&mut Probe<'_>));
 
 /// Every check, short ones and those that others rest on first. The name of one that checks a single
 /// operation is the operation's.
-const CHECKS: [Check; 44] = [
+const CHECKS: [Check; 49] = [
     ("zero", updates::zero),
     ("fill", updates::fill),
     ("copy", updates::copy),
@@ -83,6 +84,11 @@ const CHECKS: [Check; 44] = [
     ("embedding_grad", ends::embedding_grad),
     ("token_losses", ends::token_losses),
     ("cross_entropy", ends::cross_entropy),
+    ("embedding_rows", parts::embedding_rows),
+    ("put_columns", parts::put_columns),
+    ("logit_losses", parts::logit_losses),
+    ("add_losses", parts::add_losses),
+    ("take_columns", parts::take_columns),
     ("attention", attention::attention),
     ("attention_backward", attention::attention_backward),
     ("copy_rows", attention::copy_rows),
