@@ -97,6 +97,47 @@ fn settings_changed_in_flight_are_told_kept_and_repeated_to_the_bit() {
     assert!(rate(&run) <= 0.02);
 }
 
+/// Makes a run as it was right after its newest checkpoint of a step: nothing later in its folder.
+fn cut_after_checkpoint(run: &RunDir, step: u64) {
+    for checkpoint in run.list_checkpoints().unwrap() {
+        if checkpoint.step > step {
+            fs::remove_dir_all(checkpoint.path).unwrap();
+        }
+    }
+    let events = read_log(run.events()).unwrap().events;
+    let is_it = |body: &Body| matches!(body, Body::Ckpt(_));
+    let last = events.iter().rposition(|event| event.step == step && is_it(&event.body)).unwrap();
+    let log = fs::read_to_string(run.events()).unwrap();
+    let kept: Vec<&str> = log.lines().take(last + 1).collect();
+    fs::write(run.events(), kept.join("\n") + "\n").unwrap();
+}
+
+#[test]
+fn a_change_is_not_lost_when_a_run_is_interrupted_twice_before_it() {
+    let place = Place::new();
+    let more = "--iters 400 --checkpoint-every 5 --keep-checkpoints 1000 --eval-every 5000";
+    let mut live = place.start("run", more);
+    live.wait_for_step(40);
+    let run = place.find("run");
+    let events = std::thread::spawn(move || live.end());
+    place.ok("ctl run set lr=*0.5");
+    let output = events.join().unwrap().1;
+    assert_eq!(output.status.code(), Some(0), "{}", common::stderr(&output));
+
+    let other = RunDir::at(run.path().with_file_name("20200101-000000-other"));
+    copy(run.path(), other.path());
+    for checkpoint in other.list_checkpoints().unwrap() {
+        if checkpoint.step > 10 {
+            fs::remove_dir_all(checkpoint.path).unwrap();
+        }
+    }
+    // The first interruption came after 10 updates, the second after 20, both before the change.
+    place.ok("resume other --ui none");
+    cut_after_checkpoint(&other, 20);
+    place.ok("resume other --ui none");
+    assert_same_run(&run, &other);
+}
+
 #[test]
 fn a_run_gives_its_memory_back_and_goes_on_with_the_same_bits() {
     let place = Place::new();

@@ -51,7 +51,7 @@ pub fn request(matches: &ArgMatches) -> Result<Request> {
             json: matches.get_flag("json"),
         }),
         "generate" => Request::Generate(generate_args(matches)?),
-        "export" => Request::Export(export::args(matches)),
+        "export" => Request::Export(export::args(matches)?),
         "ls" => Request::Ls { out: out(matches), json: matches.get_flag("json") },
         "show" => Request::Show {
             run: text(matches, "run"),

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 
 use super::args::text;
@@ -129,19 +130,30 @@ pub fn command() -> Command {
 }
 
 /// What was given.
-pub fn args(matches: &ArgMatches) -> ExportArgs {
-    ExportArgs {
-        source: source::read(matches),
-        format: match text(matches, "format").as_str() {
-            "peft" => ExportFormat::Peft,
-            "mlx" => ExportFormat::Mlx,
-            "gguf" => ExportFormat::Gguf(dtype(&text(matches, "dtype"))),
-            "tensorboard" => ExportFormat::TensorBoard,
-            _ => ExportFormat::Hf,
-        },
-        to: matches.get_one::<PathBuf>("to").cloned(),
-        force: matches.get_flag("force"),
+///
+/// Errors: `--dtype` for another format than `gguf`.
+pub fn args(matches: &ArgMatches) -> Result<ExportArgs> {
+    let format = match text(matches, "format").as_str() {
+        "peft" => ExportFormat::Peft,
+        "mlx" => ExportFormat::Mlx,
+        "gguf" => ExportFormat::Gguf(dtype(&text(matches, "dtype"))),
+        "tensorboard" => ExportFormat::TensorBoard,
+        _ => ExportFormat::Hf,
+    };
+    let has_dtype = matches.value_source("dtype") == Some(ValueSource::CommandLine);
+    if has_dtype && !matches!(format, ExportFormat::Gguf(_)) {
+        return Err(Error::config(
+            format!("--dtype is for --format gguf, and the format is {}", format.name()),
+            "leave it out (the other formats are f32), or take --format gguf",
+        ));
     }
+    Ok(ExportArgs {
+        source: source::read(matches),
+        format,
+        // Without a slash at its end, so that names can be made from it.
+        to: matches.get_one::<PathBuf>("to").map(|to| to.components().collect()),
+        force: matches.get_flag("force"),
+    })
 }
 
 /// The formats of a GGUF file's matrices.

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 use crate::config::settings::{self, METHODS, Setting};
 use crate::config::{FlagValue, RunConfig, has_rank};
 use crate::error::{Error, Result};
+use crate::run::plan::{CHATML, is_gguf};
 use crate::runlog::compare::{CompareDir, Member, Plan};
 
 /// More members than this are a slip of the finger.
@@ -262,7 +263,8 @@ fn take(tables: &mut Table, table: &str, key: &str) -> Option<Value> {
 
 /// Paths as they are from everywhere, so that a comparison can be resumed from another working directory.
 fn make_paths_absolute(common: &mut Table) -> Result<()> {
-    for key in ["data.data", "data.tokenizer", "model.model"] {
+    for key in ["data.data", "data.tokenizer", "data.chat_template", "model.model", "model.adapter"]
+    {
         let Some((table, name)) = key.split_once('.') else { continue };
         let value = common.get_mut(table).and_then(|table| table.get_mut(name));
         if let Some(Value::String(text)) = value {
@@ -276,7 +278,9 @@ fn absolute(key: &str, text: &str) -> Result<String> {
     let is_path = match key {
         "data.data" => text != "builtin",
         "data.tokenizer" => !matches!(text, "builtin" | "bytes"),
-        "model.model" => Path::new(text).join("config.json").is_file(),
+        "data.chat_template" => text != CHATML,
+        "model.model" => Path::new(text).join("config.json").is_file() || is_gguf(Path::new(text)),
+        "model.adapter" => true,
         _ => false,
     };
     if !is_path || text.is_empty() {

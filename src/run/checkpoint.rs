@@ -25,6 +25,7 @@ use crate::kernels::Matrix;
 use crate::methods::{MethodState, StateReader};
 use crate::model::{Model, Param, ParamId, Role};
 use crate::optim::adamw::Moments;
+use crate::runlog::Cmd;
 
 use super::engine::Engine;
 use super::rank::RankProgress;
@@ -65,6 +66,9 @@ pub struct Progress {
     /// Settings that were changed in flight, with their values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub live: BTreeMap<String, String>,
+    /// Changes in flight that lie ahead: the run went back to before they were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ahead: Vec<Cmd>,
     /// What the rank metrics need to go on.
     #[serde(default)]
     pub rank: RankProgress,

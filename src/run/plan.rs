@@ -27,7 +27,7 @@ mod relora;
 const BILLION: usize = 1_000_000_000;
 
 /// The name of the template for models that bring none.
-pub(super) const CHATML: &str = "chatml";
+pub const CHATML: &str = "chatml";
 
 /// A tokenizer with the template of chats that a user names: `chatml`, or a file. It goes wherever the tokenizer
 /// goes: to the data, to a chat with the model, into exports.
@@ -204,7 +204,7 @@ impl ModelSource {
 }
 
 /// Whether this names a GGUF file, which may be missing.
-pub(super) fn is_gguf(path: &Path) -> bool {
+pub fn is_gguf(path: &Path) -> bool {
     GgufModel::is_named(path) && !path.is_dir()
 }
 

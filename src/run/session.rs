@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::config::{RunConfig, has_rank};
-use crate::data::Loader;
+use crate::data::{Loader, ValidationBlocks};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::atomic::write_atomically;
@@ -32,10 +32,13 @@ pub struct Session {
     prepared: Prepared,
     dir: RunDir,
     lock: RunLock,
+    /// Commands from the moment on at which this process had the lock.
+    control: ControlReader,
     device: Device,
     /// The checkpoint to go on from.
     checkpoint: Option<Checkpoint>,
     is_resumed: bool,
+    is_extended: bool,
     notes: Vec<String>,
 }
 
@@ -81,11 +84,22 @@ impl Session {
 
     fn open_new(prepared: Prepared, device: Device, dir: RunDir) -> Result<Self> {
         let lock = dir.lock()?;
+        let control = ControlReader::open(&dir)?;
         write_atomically(dir.config(), prepared.config.to_toml()?.as_bytes())?;
         write_facts(&dir, &prepared, &device)?;
         let notes = prepared.unusual_start().into_iter().chain(prepared.dataset.notes.clone());
         let notes = notes.collect();
-        Ok(Self { prepared, dir, lock, device, checkpoint: None, is_resumed: false, notes })
+        Ok(Self {
+            prepared,
+            dir,
+            lock,
+            control,
+            device,
+            checkpoint: None,
+            is_resumed: false,
+            is_extended: false,
+            notes,
+        })
     }
 
     /// An existing run, from its newest intact checkpoint; from its start if it has none. `extend` makes the
@@ -110,6 +124,7 @@ impl Session {
         open: impl FnOnce(&RunConfig) -> Result<Device>,
     ) -> Result<Self> {
         let lock = dir.lock()?;
+        let control = ControlReader::open(&dir)?;
         checkpoint::tidy(&dir.checkpoints())?;
         let mut config = RunConfig::read(&dir.config())?;
         let mut notes = Vec::new();
@@ -127,9 +142,11 @@ impl Session {
             }
             notes.push(format!("extended from {total} to {iters} updates"));
             config.train.iters = Some(iters);
-        } else if attempts >= total && has_finished(&dir)? {
+        } else if let Some(what) = all_done(&config, checkpoint.as_ref())
+            && has_finished(&dir)?
+        {
             return Err(Error::run(
-                format!("{} has done all its {total} updates", dir.name()),
+                format!("{} {what}", dir.name()),
                 format!(
                     "make it longer with `fullrank resume {} --extend ITERS`",
                     dir.as_argument()
@@ -138,10 +155,7 @@ impl Session {
         }
         let mut prepared = setup::prepare(config)?;
         check_facts(&dir, &prepared)?;
-        if extend.is_some() {
-            // Only now: a resume that was refused must leave the run as it was.
-            write_atomically(dir.config(), prepared.config.to_toml()?.as_bytes())?;
-        }
+        let extended = extend.map(|_| prepared.config.to_toml()).transpose()?;
         if let Some(threads) = threads {
             prepared.config.train.threads = threads;
         }
@@ -158,7 +172,21 @@ impl Session {
                 device.name()
             ));
         }
-        Ok(Self { prepared, dir, lock, device, checkpoint, is_resumed: true, notes })
+        if let Some(text) = extended {
+            // Only now: a resume that was refused must leave the run as it was.
+            write_atomically(dir.config(), text.as_bytes())?;
+        }
+        Ok(Self {
+            prepared,
+            dir,
+            lock,
+            control,
+            device,
+            checkpoint,
+            is_resumed: true,
+            is_extended: extend.is_some(),
+            notes,
+        })
     }
 
     /// The run's folder.
@@ -194,37 +222,21 @@ impl Session {
         mut sink: Box<dyn EventSink + 'a>,
         signals: Signals,
     ) -> Result<Trainer<'a>> {
-        let Self { prepared, dir, lock, device, checkpoint, is_resumed, notes } = self;
-        let mut config = prepared.config.clone();
-        let control = ControlReader::open(&dir)?;
-        let mut log = RunWriter::open(dir.events())?;
-        let (engine, progress) = match begin(&prepared, checkpoint.as_ref(), &device) {
+        let mut log = RunWriter::open(self.dir.events())?;
+        let begun = match self.begin() {
             Ok(begun) => begun,
             Err(error) => {
                 // The first error is the one to report; the log may be what failed.
-                let step = checkpoint.as_ref().map_or(0, |c| c.progress().t);
+                let step = self.checkpoint.as_ref().map_or(0, |c| c.progress().t);
                 let what = error.to_string();
                 let _ = log.emit(step, End { status: EndStatus::Failed, what });
                 let _ = log.sync();
                 return Err(error);
             }
         };
-        for (key, value) in &progress.live {
-            config = config.changed_live(key, value)?.config;
-        }
-        let mut engine = engine;
-        engine.retune(&config)?;
-        let repeats = if is_resumed {
-            Repeats::of(&dir, progress.event_seq, progress.attempts)?
-        } else {
-            Repeats::default()
-        };
-        let mut loader = loader(&prepared)?;
-        if let Some(position) = progress.position {
-            loader.seek(position)?;
-        }
-        let predicted_bytes =
-            estimate::peak_bytes(&config, &prepared.shape, device.gpu().is_some())?.total();
+        let Begun { config, engine, progress, repeats, loader, valid, predicted_bytes } = begun;
+        let Self { prepared, dir, lock, control, device, is_resumed, is_extended, notes, .. } =
+            self;
 
         let run = run_event(&prepared, &dir, &device, &engine, &progress);
         sink.on_event(&log.emit(engine.t, run)?);
@@ -235,7 +247,6 @@ impl Session {
         for msg in notes {
             sink.on_event(&log.emit(engine.t, Log { level: Level::Warn, msg })?);
         }
-        let valid = prepared.dataset.validation()?;
         let rank = RankMonitor::new(&config, &prepared.shape, &prepared.source, dir.path());
         Ok(Trainer {
             config,
@@ -253,10 +264,43 @@ impl Session {
             repeats,
             signals,
             predicted_bytes,
-            stage: Stage::default(),
+            stage: Stage::new(is_extended),
             shares_device: false,
         })
     }
+
+    /// What the first update starts from.
+    fn begin(&self) -> Result<Begun> {
+        let Self { prepared, checkpoint, device, .. } = self;
+        let (mut engine, progress) = begin(prepared, checkpoint.as_ref(), device)?;
+        let mut config = prepared.config.clone();
+        for (key, value) in &progress.live {
+            config = config.changed_live(key, value)?.config;
+        }
+        engine.retune(&config)?;
+        let repeats =
+            if self.is_resumed { Repeats::of(&self.dir, &progress)? } else { Repeats::default() };
+        let mut loader = loader(prepared)?;
+        if let Some(position) = progress.position {
+            loader.seek(position)?;
+        }
+        let valid = prepared.dataset.validation()?;
+        let predicted_bytes =
+            estimate::peak_bytes(&config, &prepared.shape, device.gpu().is_some())?.total();
+        Ok(Begun { config, engine, progress, repeats, loader, valid, predicted_bytes })
+    }
+}
+
+/// A run brought to the place from which it trains.
+struct Begun {
+    /// With what was changed in flight.
+    config: RunConfig,
+    engine: Engine,
+    progress: Progress,
+    repeats: Repeats,
+    loader: Loader,
+    valid: ValidationBlocks,
+    predicted_bytes: u64,
 }
 
 /// The newest run below `out` that has the same resolved configuration and is not done: what
@@ -312,6 +356,22 @@ fn loader(prepared: &Prepared) -> Result<Loader> {
 fn model_name(prepared: &Prepared) -> String {
     let name = &prepared.config.model.model;
     Path::new(name).file_name().map_or_else(|| name.clone(), |n| n.to_string_lossy().into_owned())
+}
+
+/// What a run has done where its last checkpoint leaves nothing to do.
+fn all_done(config: &RunConfig, checkpoint: Option<&Checkpoint>) -> Option<String> {
+    let progress = checkpoint?.progress();
+    let total = config.train.iters.unwrap_or(0);
+    if progress.attempts >= total {
+        return Some(format!("has done all its {total} updates"));
+    }
+    let patience = config.train.early_stop?;
+    (progress.evals_since_best >= patience).then(|| {
+        format!(
+            "stopped early after {} of {total} updates: {} evaluations without a lower validation loss",
+            progress.attempts, progress.evals_since_best
+        )
+    })
 }
 
 /// Whether the run has done everything, export included. A run that was killed after its last checkpoint has

@@ -38,6 +38,8 @@ pub struct Prepared {
 /// Errors: also a run that does not fit the machine's memory.
 pub fn prepare(mut config: RunConfig) -> Result<Prepared> {
     let (source, tokenizer, shape) = resolve(&mut config)?;
+    // The samples of the run need it: better now than after the last update.
+    tokenizer.generation_ends()?;
     estimate::check_fits(&config, &shape)?;
     let corpus = Corpus::open(&config.data.data, config.data.valid_fraction)?;
     let seq_len = config.data.max_seq_length.unwrap_or(shape.max_position_embeddings);

@@ -98,13 +98,20 @@ pub struct Stage {
     hold: Hold,
     /// A checkpoint was due after an update that was skipped.
     owes_checkpoint: bool,
-    /// This process has evaluated after an update.
-    has_evaluated: bool,
+    /// The run was made longer and has not been evaluated since: what ended it before does not end it again.
+    is_extended: bool,
     /// Seconds of training at which the run ends.
     max_s: Option<f64>,
     clock: Clock,
     alerts: Alerts,
     machine: Machine,
+}
+
+impl Stage {
+    /// Before the first turn.
+    pub fn new(is_extended: bool) -> Self {
+        Self { is_extended, ..Self::default() }
+    }
 }
 
 /// What a turn of the loop came to.
@@ -171,14 +178,17 @@ impl Trainer<'_> {
             Ok(Next::Going) => Ok(Turn::Going),
             Ok(Next::Paused) => Ok(Turn::Paused),
             Ok(Next::Stop(stop)) => self.finish(stop).map(|()| Turn::Over),
-            Err(error) => {
-                let what = error.to_string();
-                // The first error is the one to report; the log may be what failed.
-                let _ = self.emit(End { status: EndStatus::Failed, what });
-                let _ = self.log.sync();
-                Err(error)
-            }
+            Err(error) => Err(self.failed(error)),
         }
+    }
+
+    /// Puts an error that ends the run into its log.
+    fn failed(&mut self, error: Error) -> Error {
+        let what = error.to_string();
+        // The first error is the one to report; the log may be what failed.
+        let _ = self.emit(End { status: EndStatus::Failed, what });
+        let _ = self.log.sync();
+        error
     }
 
     /// Ends the run because the time is up that it had together with others.
@@ -199,6 +209,9 @@ impl Trainer<'_> {
             Next::Going => {}
             other => return Ok(other),
         }
+        if let Some(stop) = self.early_stop() {
+            return Ok(Next::Stop(stop));
+        }
         if self.stage.max_s.is_some_and(|limit| self.progress.active_s >= limit) {
             let minutes = self.config.train.max_minutes.unwrap_or(0.0);
             return Ok(Next::Stop(Stop::TimeIsUp { minutes }));
@@ -211,7 +224,7 @@ impl Trainer<'_> {
             ))));
         }
         self.at_intervals(outcome.is_applied)?;
-        Ok(self.early_stop().map_or(Next::Going, Next::Stop))
+        Ok(Next::Going)
     }
 
     /// Whether the validation loss has not fallen for as many evaluations as the run's patience. The end of the
@@ -219,7 +232,7 @@ impl Trainer<'_> {
     fn early_stop(&self) -> Option<Stop> {
         let patience = self.config.train.early_stop?;
         let Progress { evals_since_best, best, attempts, .. } = self.progress;
-        let is_due = self.stage.has_evaluated && evals_since_best >= patience;
+        let is_due = !self.stage.is_extended && evals_since_best >= patience;
         (is_due && attempts < self.engine.total)
             .then_some(Stop::NoGain { evaluations: evals_since_best, best: best? })
     }
@@ -229,7 +242,7 @@ impl Trainer<'_> {
         self.emit_method_events()?;
         self.emit(Phase { name: "train".into(), detail: String::new() })?;
         if self.progress.attempts == 0 {
-            self.evaluate()?;
+            self.evaluate_for_best()?;
         }
         self.stage.max_s = time_limit_s(self.config.train.max_minutes, &self.progress);
         Ok(())
@@ -314,10 +327,10 @@ impl Trainer<'_> {
         if report {
             self.report()?;
         }
+        let mut is_best = false;
         if eval {
-            self.evaluate()?;
-            self.stage.has_evaluated = true;
-            let is_best = self.progress.best.is_some_and(|best| best.step == self.engine.t);
+            self.stage.is_extended = false;
+            is_best = self.evaluate_for_best()?;
             // Only what the configuration asks for counts, so that nobody who looks in between stops the run sooner.
             self.progress.evals_since_best =
                 if is_best { 0 } else { self.progress.evals_since_best + 1 };
@@ -334,7 +347,7 @@ impl Trainer<'_> {
         }
         // Weights that just gave a loss that is not finite must not push out good ones.
         self.stage.owes_checkpoint |= save_is_due;
-        if self.stage.owes_checkpoint && is_applied && !is_last {
+        if self.stage.owes_checkpoint && (is_applied || is_best) && !is_last {
             self.stage.owes_checkpoint = false;
             self.save()?;
         }
@@ -360,17 +373,25 @@ impl Trainer<'_> {
         self.emit(machine)
     }
 
-    fn evaluate(&mut self) -> Result<()> {
+    /// The validation loss now.
+    fn evaluate(&mut self) -> Result<f64> {
         let train = &self.config.train;
         let batch_size = train.batch_size.unwrap_or(1);
         let result = evaluate(&self.engine.model, &self.valid, batch_size, train.eval_batches)?;
-        self.progress.last_eval = Some(result.loss);
-        let is_best = self.progress.best.is_none_or(|best| result.loss < best.loss);
-        if is_best && result.loss.is_finite() {
-            self.progress.best = Some(Best { loss: result.loss, step: self.engine.t });
-        }
         let (loss, ppl, tokens) = (result.loss, result.perplexity(), result.tokens);
-        self.emit(Eval { loss, ppl, tokens })
+        self.emit(Eval { loss, ppl, tokens })?;
+        Ok(loss)
+    }
+
+    /// An evaluation that the configuration asks for: whether it is the best so far.
+    fn evaluate_for_best(&mut self) -> Result<bool> {
+        let loss = self.evaluate()?;
+        self.progress.last_eval = Some(loss);
+        let is_best = loss.is_finite() && self.progress.best.is_none_or(|best| loss < best.loss);
+        if is_best {
+            self.progress.best = Some(Best { loss, step: self.engine.t });
+        }
+        Ok(is_best)
     }
 
     /// Measures ranks within their budget, or all of them where that was asked for.
@@ -410,6 +431,7 @@ impl Trainer<'_> {
         self.tell_rest()?;
         self.log.sync()?;
         self.progress.event_seq = self.log.seq();
+        self.progress.ahead = self.repeats.ahead();
         let path = checkpoint::save(&self.dir.checkpoints(), &mut self.engine, &self.progress)?;
         let is_best = self.progress.best.is_some_and(|best| best.step == self.engine.t);
         // Later ones are damaged (else the run would have gone on from them) and must not push out good ones.
@@ -428,37 +450,8 @@ impl Trainer<'_> {
     }
 
     fn finish(&mut self, stop: Stop) -> Result<()> {
-        if self.stage.hold != Hold::Unloaded {
-            self.tell_rest()?;
-        }
-        let has_all = matches!(stop, Stop::Done | Stop::TimeIsUp { .. } | Stop::NoGain { .. });
-        if let Stop::NoGain { evaluations, best } = &stop {
-            let detail = format!(
-                "{evaluations} evaluations without a validation loss below {:.4}, that of step {}",
-                best.loss, best.step
-            );
-            self.emit(Phase { name: "early-stop".into(), detail })?;
-        }
-        if has_all {
-            if matches!(stop, Stop::TimeIsUp { .. }) {
-                self.evaluate()?;
-            }
-            let attempts = self.progress.attempts;
-            // An early stop comes after what was due at its evaluation.
-            let is_measured =
-                matches!(stop, Stop::NoGain { .. }) && self.rank.is_due(attempts, false);
-            if !matches!(stop, Stop::Done) && !is_measured && self.rank.is_due(attempts, true) {
-                self.measure_ranks(false)?;
-            }
-            self.sample()?;
-        }
-        // A run that diverged keeps the states from before: the last one is what went wrong.
-        if !matches!(stop, Stop::Diverged(_)) && self.stage.hold != Hold::Unloaded {
-            self.save()?;
-        }
-        if has_all {
-            self.emit(Phase { name: "export".into(), detail: "model/".into() })?;
-            write_model(&self.dir.model(), &self.engine.model, &self.tokenizer)?;
+        if let Err(error) = self.wind_up(&stop) {
+            return Err(self.failed(error));
         }
         let (status, what, result) = match stop {
             Stop::Done => (EndStatus::Finished, String::new(), Ok(())),
@@ -490,6 +483,49 @@ impl Trainer<'_> {
         self.emit(End { status, what })?;
         self.log.sync()?;
         result
+    }
+
+    /// The last looks at a run that has done what it was to do, its last checkpoint, its result.
+    fn wind_up(&mut self, stop: &Stop) -> Result<()> {
+        let has_all = matches!(stop, Stop::Done | Stop::TimeIsUp { .. } | Stop::NoGain { .. });
+        if has_all {
+            self.let_go()?;
+        }
+        if self.stage.hold != Hold::Unloaded {
+            self.tell_rest()?;
+        }
+        if let Stop::NoGain { evaluations, best } = stop {
+            let detail = format!(
+                "{evaluations} evaluations without a validation loss below {:.4}, that of step {}",
+                best.loss, best.step
+            );
+            self.emit(Phase { name: "early-stop".into(), detail })?;
+        }
+        let looked = if has_all { self.look_last(stop) } else { Ok(()) };
+        // A run that diverged keeps the states from before: the last one is what went wrong.
+        if !matches!(stop, Stop::Diverged(_)) && self.stage.hold != Hold::Unloaded {
+            // Whatever the looks came to: they must not cost the last updates.
+            let saved = self.save();
+            looked.and(saved)?;
+        }
+        if has_all {
+            self.emit(Phase { name: "export".into(), detail: "model/".into() })?;
+            write_model(&self.dir.model(), &self.engine.model, &self.tokenizer)?;
+        }
+        Ok(())
+    }
+
+    fn look_last(&mut self, stop: &Stop) -> Result<()> {
+        if matches!(stop, Stop::TimeIsUp { .. }) {
+            self.evaluate_for_best()?;
+        }
+        let attempts = self.progress.attempts;
+        // An early stop comes after what was due at its evaluation.
+        let is_measured = matches!(stop, Stop::NoGain { .. }) && self.rank.is_due(attempts, false);
+        if !matches!(stop, Stop::Done) && !is_measured && self.rank.is_due(attempts, true) {
+            self.measure_ranks(false)?;
+        }
+        self.sample()
     }
 
     /// Writes what the method told since the last look.

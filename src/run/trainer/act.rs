@@ -4,28 +4,30 @@ use std::collections::VecDeque;
 use std::mem;
 
 use crate::error::{Error, Result};
-use crate::run::checkpoint::Checkpoint;
+use crate::run::checkpoint::{Checkpoint, Progress};
 use crate::run::setup;
 use crate::runlog::{Action, Body, Changed, Cmd, Command, Pause, Resume, RunDir, read_log};
 
 use super::{Hold, Next, Stop, Trainer};
 
-/// What the log says was changed in flight after the checkpoint that a run goes on from: done again at the same places,
-/// a resumed run has the bits of one that never stopped.
+/// What was changed in flight after the checkpoint that a run goes on from: done again at the same places, a resumed run
+/// has the bits of one that never stopped.
 #[derive(Debug, Default)]
 pub struct Repeats(VecDeque<Cmd>);
 
 impl Repeats {
-    /// The changes after event `seq` of a run's log that come at or after an attempt.
-    pub fn of(dir: &RunDir, seq: u64, attempts: u64) -> Result<Self> {
-        let mut changes: Vec<Cmd> = Vec::new();
+    /// The changes that lay ahead of a checkpoint already when it was written, and those that the log has after it.
+    pub fn of(dir: &RunDir, progress: &Progress) -> Result<Self> {
+        let mut changes = progress.ahead.clone();
         for event in read_log(dir.events())?.events {
-            if event.seq <= seq {
+            if event.seq <= progress.event_seq {
                 continue;
             }
             match event.body {
-                // The run went back further than to the checkpoint of `seq` before: what was repeated stands twice.
-                Body::Cmd(cmd) if cmd.ok && cmd.set.is_some() && cmd.attempts >= attempts => {
+                // What was repeated before stands twice.
+                Body::Cmd(cmd)
+                    if cmd.ok && cmd.set.is_some() && cmd.attempts >= progress.attempts =>
+                {
                     changes.retain(|earlier| earlier.id != cmd.id);
                     changes.push(cmd);
                 }
@@ -38,6 +40,11 @@ impl Repeats {
 
     fn due(&mut self, attempts: u64) -> Option<Cmd> {
         self.0.pop_front_if(|cmd| cmd.attempts <= attempts)
+    }
+
+    /// Those that are still ahead.
+    pub(super) fn ahead(&self) -> Vec<Cmd> {
+        self.0.iter().cloned().collect()
     }
 }
 
@@ -84,9 +91,7 @@ impl Trainer<'_> {
                 answer.what = "the run is not paused".into();
             }
             Action::Resume => {
-                if mem::take(&mut self.stage.hold) == Hold::Unloaded {
-                    self.reload()?;
-                }
+                self.let_go()?;
                 self.emit(Resume::default())?;
             }
             Action::Checkpoint => {
@@ -96,8 +101,7 @@ impl Trainer<'_> {
             Action::Stop => stop = Some(Stop::Asked),
             Action::Sample => self.sample()?,
             Action::Eval => {
-                self.evaluate()?;
-                let loss = self.progress.last_eval.unwrap_or(f64::NAN);
+                let loss = self.evaluate()?;
                 answer.what = format!("validation loss {loss:.4}");
             }
             Action::Spectra => self.measure_ranks(true)?,
@@ -153,6 +157,14 @@ impl Trainer<'_> {
         cmd.what = format!("{}: {} -> {}, as before", changed.key, changed.from, changed.to);
         cmd.set = Some(changed);
         self.emit(cmd)
+    }
+
+    /// Ends a pause, with the engine as it was before it.
+    pub(super) fn let_go(&mut self) -> Result<()> {
+        if mem::take(&mut self.stage.hold) == Hold::Unloaded {
+            self.reload()?;
+        }
+        Ok(())
     }
 
     /// Writes a checkpoint and frees the device.
