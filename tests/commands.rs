@@ -241,6 +241,21 @@ fn a_paused_run_still_obeys_signals() {
 // ---- curves for other tools ----
 
 #[test]
+fn an_export_may_be_named_with_a_slash_at_its_end() {
+    let place = Place::new();
+    place.train("run", "--iters 2");
+    for (format, file) in [("hf", "model.safetensors"), ("gguf", "")] {
+        let line = format!("export run --format {format} --to out-{format}/");
+        assert_eq!(place.ok(&line).trim(), format!("out-{format}"));
+        assert!(place.path(&format!("out-{format}")).join(file).exists());
+    }
+    let refused = place.run("export run --format hf --dtype q8_0 --to other");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(stderr(&refused).contains("--dtype is for --format gguf"), "{}", stderr(&refused));
+    assert!(!place.path("other").exists());
+}
+
+#[test]
 fn curves_are_written_as_event_files_of_tensorboard() {
     let place = Place::new();
     let run = place.train("run", "--iters 6 --eval-every 3");

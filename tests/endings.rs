@@ -29,7 +29,7 @@ fn steps(run: &RunDir) -> usize {
 #[test]
 fn a_result_that_cannot_be_written_costs_no_update_and_is_told() {
     let place = Place::new();
-    let more = "--iters 400 --checkpoint-every 0 --eval-every 0";
+    let more = "--iters 400 --checkpoint-every 0 --eval-every 5000";
     let mut live = place.start("run", more);
     live.wait_for_step(1);
     let run = place.find("run");

@@ -348,6 +348,28 @@ mod tests {
     }
 
     #[test]
+    fn a_comparison_does_not_depend_on_the_folder_it_was_begun_in() {
+        let mut all = wanted(&["lora"]);
+        all.common = "[model]\nmodel = \"m.gguf\"\nadapter = \"tuned\"\n[data]\ndata = \"rows\"\n\
+                      chat_template = \"t.jinja\"\ntokenizer = \"bytes\"\n"
+            .parse()
+            .unwrap();
+        let common = make(&all).unwrap().common;
+        for (table, name) in
+            [("model", "model"), ("model", "adapter"), ("data", "data"), ("data", "chat_template")]
+        {
+            let text = common[table][name].as_str().unwrap();
+            assert!(Path::new(text).is_absolute(), "{table}.{name} = {text}");
+        }
+        assert_eq!(common["data"]["tokenizer"].as_str(), Some("bytes"));
+        all.common =
+            "[model]\nmodel = \"demo\"\n[data]\nchat_template = \"chatml\"\n".parse().unwrap();
+        let common = make(&all).unwrap().common;
+        assert_eq!(common["model"]["model"].as_str(), Some("demo"));
+        assert_eq!(common["data"]["chat_template"].as_str(), Some("chatml"));
+    }
+
+    #[test]
     fn a_members_configuration_is_the_common_one_with_its_own_settings() {
         let mut all = wanted(&["full", "lora"]);
         all.common =
