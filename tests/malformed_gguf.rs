@@ -2,6 +2,8 @@
 //! for more than the file holds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod fuzz;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +11,6 @@ use fullrank::formats::gguf::{Format, GgufModel, GgufWriter, ModelInfo};
 use fullrank::formats::hf_config::{Family, HfConfig, Rope, RopeKind, Variant};
 use fullrank::formats::tokenizer::Tokenizer;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 
 const U32: u32 = 4;
 const I32: u32 = 5;
@@ -536,48 +537,34 @@ fn a_real_tokenizer_goes_through_a_file_with_its_template() {
 }
 
 /// Random damage to a good file: bytes changed, cut out, doubled. Reading ends, with a value or an error.
-/// `FULLRANK_FUZZ_SECONDS` makes it go on for that long.
 #[test]
 fn damage_anywhere_gives_an_error_or_a_model() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     let good = file(&metadata(), &tensors());
     let header = good.len() - 640;
-    let seconds = std::env::var("FULLRANK_FUZZ_SECONDS").ok().and_then(|s| s.parse::<u64>().ok());
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(seconds.unwrap_or(0));
     let change = (0..header, any::<u8>(), 0..4u8, 1..16usize, any::<u64>());
-    let strategy = proptest::collection::vec(change, 1..4);
-    loop {
-        let cases = if seconds.is_some() { 20_000 } else { 600 };
-        let mut runner =
-            TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
-        runner
-            .run(&strategy, |changes| {
-                let mut bytes = good.clone();
-                for (at, byte, how, len, number) in changes {
-                    let at = at.min(bytes.len() - 1);
-                    let end = (at + len).min(bytes.len());
-                    match how {
-                        0 => bytes[at] = byte,
-                        1 => drop(bytes.drain(at..end)),
-                        2 => {
-                            let part = bytes[at..end].to_vec();
-                            bytes.splice(at..at, part);
-                        }
-                        _ => {
-                            let number = number.to_le_bytes();
-                            let end = (at + 8).min(bytes.len());
-                            bytes[at..end].copy_from_slice(&number[..end - at]);
-                        }
-                    }
+    fuzz::each("GGUF", 600, &proptest::collection::vec(change, 1..4), |changes| {
+        let mut bytes = good.clone();
+        for (at, byte, how, len, number) in changes {
+            let at = at.min(bytes.len() - 1);
+            let end = (at + len).min(bytes.len());
+            match how {
+                0 => bytes[at] = byte,
+                1 => drop(bytes.drain(at..end)),
+                2 => {
+                    let part = bytes[at..end].to_vec();
+                    bytes.splice(at..at, part);
                 }
-                fs::write(&path, &bytes).unwrap();
-                let _ = read_all(&path);
-                Ok(())
-            })
-            .unwrap();
-        if std::time::Instant::now() >= until {
-            break;
+                _ => {
+                    let number = number.to_le_bytes();
+                    let end = (at + 8).min(bytes.len());
+                    bytes[at..end].copy_from_slice(&number[..end - at]);
+                }
+            }
         }
-    }
+        fs::write(&path, &bytes).unwrap();
+        let _ = read_all(&path);
+        Ok(())
+    });
 }
