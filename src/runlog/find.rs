@@ -93,9 +93,10 @@ pub fn find_any(out: impl AsRef<Path>, what: &str) -> Result<Named> {
         let dirs: Vec<&CompareDir> =
             dirs.iter().filter(|dir| fit(&dir.name(), &dir.short_name())).collect();
         // A member of a comparison that fits must fit by its own name.
-        let fits = |run: &RunDir| match dirs.iter().any(|dir| run.path().starts_with(dir.path())) {
-            true => fit(&run.short_name(), &run.short_name()),
-            false => fit(&run.name(), &run.short_name()),
+        let fits = |run: &RunDir| {
+            let short = run.short_name();
+            let is_inside = dirs.iter().any(|dir| run.path().starts_with(dir.path()));
+            if is_inside { fit(&short, &short) } else { fit(&run.name(), &short) }
         };
         let runs: Vec<&RunDir> = runs.iter().filter(|run| fits(run)).collect();
         match (&dirs[..], &runs[..]) {

@@ -121,7 +121,7 @@ fn broken_indexes_are_refused() {
 
 #[test]
 fn broken_tokenizers_are_refused() {
-    let good = include_str!("../assets/tokenizer-4096.json");
+    let good = include_str!("../../assets/tokenizer-4096.json");
     let change = |edit: &dyn Fn(&mut Value)| {
         let mut json: Value = serde_json::from_str(good).unwrap();
         edit(&mut json);
