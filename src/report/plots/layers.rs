@@ -87,7 +87,7 @@ pub fn ranks(comparison: &Comparison) -> Vec<(String, Heat)> {
             entry.group.clone(),
             Heat {
                 title: format!("Effective rank of the change by layer: {}", entry.name),
-                note: "share of the largest rank that the layer can have; white: not measured"
+                note: "share of the largest rank that the layer can have; gaps: not measured"
                     .into(),
                 rows: layers.iter().map(|layer| short_layer(layer)).collect(),
                 edges,
