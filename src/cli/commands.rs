@@ -88,7 +88,13 @@ pub fn command() -> Command {
                     "Moves runs to .trash inside the folder of the runs. The name of a comparison moves it with all \
                      its members. What is live is refused.",
                 )
-                .args([run_arg().num_args(1..), out_arg()]),
+                .args([
+                    run_arg()
+                        .value_name("RUN|COMPARISON")
+                        .num_args(1..)
+                        .help("Folder of a run or comparison, its name in --out, or `latest`"),
+                    out_arg(),
+                ]),
         )
         .subcommand(watch_command())
         .subcommand(report_command())
