@@ -84,6 +84,45 @@ fn members_take_turns_and_each_has_its_own_clock() {
 }
 
 #[test]
+fn members_train_one_after_the_other_where_memory_does_not_hold_them_together() {
+    let place = Place::new();
+    let line = line("full,lora", "--iters 6 --device cpu --rank 2");
+    place.ok(&format!("{line} --ui none"));
+    let table = read_json(dir(&place).path().join("table.json"));
+    let needs = [0, 1].map(|at| table["members"][at]["predicted_bytes"].as_f64().unwrap());
+    let all = needs[0] + needs[1];
+    let compare = |name: &str, bytes: f64| {
+        let gib = bytes / f64::from(1 << 30);
+        let output =
+            place.run(&format!("{line} --name {name} --ui line --memory-budget {gib:.12}"));
+        let compared = find_comparison(place.path("runs"), name).unwrap().unwrap();
+        (output, compared)
+    };
+    let note = "one after the other";
+    let times = |run: &RunDir| -> Vec<i64> {
+        read_log(run.events()).unwrap().events.iter().map(|event| event.ts).collect()
+    };
+    for (name, bytes, together) in [("wide", 1.01 * all, true), ("narrow", 0.99 * all, false)] {
+        let (output, compared) = compare(name, bytes);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert_eq!(!stderr(&output).contains(note), together, "{}", stderr(&output));
+        let [full, lora] = ["full", "lora"].map(|name| times(&compared.member(name)));
+        assert_eq!(lora[0] < *full.last().unwrap(), together, "{name}");
+    }
+    // What does not fit alone fails, with both sizes, and leaves the room to the other.
+    let (most, between) = (needs[0].max(needs[1]), all / 2.0);
+    assert!(most > 1.01 * between, "{needs:?}");
+    let (output, compared) = compare("tight", between);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains(note), "{}", stderr(&output));
+    let statuses = ["full", "lora"].map(|name| status(&compared.member(name)));
+    let expected =
+        needs.map(|bytes| if bytes < between { Status::Finished } else { Status::Failed });
+    assert_eq!(statuses, expected, "{needs:?}");
+    assert!(stdout(&output).contains("this run needs "), "{}", stdout(&output));
+}
+
+#[test]
 fn a_member_that_fails_is_recorded_and_stops_no_other() {
     let place = Place::new();
     let more = "--iters 4 --for lora:rank=64 --for switchlora:learning_rate=1e30 --max-grad-norm 0";

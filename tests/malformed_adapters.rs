@@ -1,6 +1,8 @@
 //! Adapters that are not what they should be: an error that says what is wrong, never a panic, never an adapter.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)] // helpers of tests may stop
 
+mod fuzz;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -348,7 +350,13 @@ fn weight_files_that_are_none_are_refused() {
 /// Bytes changed at random: whatever comes of it, no panic; and what is read has finite values of the right sizes.
 #[test]
 fn random_damage_is_an_error_or_a_whole_adapter() {
-    let mut random = stream(7, "damage", "test", 0);
+    for round in fuzz::rounds("adapters, 1600 cases a round") {
+        damage_at_random(round);
+    }
+}
+
+fn damage_at_random(round: u64) {
+    let mut random = stream(7, "damage", "test", round);
     let mut below = |n: usize| (random.uniform() * n as f32) as usize % n.max(1);
     for has_lengths in [false, true] {
         let place = Place::new(has_lengths);
@@ -383,7 +391,6 @@ fn random_damage_is_an_error_or_a_whole_adapter() {
             }
             fs::write(&path, &whole).unwrap();
         }
-        eprintln!("random damage: {refused} refused, {read} read");
         assert!(refused > 300 && read > 0, "{refused} refused, {read} read");
     }
 }

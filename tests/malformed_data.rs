@@ -4,6 +4,8 @@
 // clippy.toml allows these in test functions; the functions that help them are not recognised.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod fuzz;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
@@ -299,17 +301,15 @@ fn good_lines() -> Vec<&'static str> {
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Whatever the bytes are, the good rows before and after them are used, and positions add up.
-    #[test]
-    fn any_bytes_between_good_rows_do_no_harm(
-        picks in prop::collection::vec((0_usize..6, 0_usize..200, any::<u8>(), 0_u8..4), 1..12),
-        noise in prop::collection::vec(any::<u8>(), 0..200),
-    ) {
-        let folder = tempfile::tempdir().unwrap();
-        let template = ChatTemplate::chatml("<|im_end|>").unwrap();
+/// Whatever the bytes are, the good rows before and after them are used, and positions add up.
+#[test]
+fn any_bytes_between_good_rows_do_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = ChatTemplate::chatml("<|im_end|>").unwrap();
+    let pick = (0_usize..6, 0_usize..200, any::<u8>(), 0_u8..4);
+    let noise = prop::collection::vec(any::<u8>(), 0..200);
+    let strategy = (prop::collection::vec(pick, 1..12), noise);
+    fuzz::each("rows", 400, &strategy, |(picks, noise)| {
         let mut file = b"{\"text\": \"good\"}\n".to_vec();
         for (kind, at, byte, how) in picks {
             let mut line = good_lines()[kind].as_bytes().to_vec();
@@ -318,7 +318,9 @@ proptest! {
                 0 => line[at] = byte,
                 1 => line.truncate(at),
                 2 => line.insert(at, byte),
-                _ => { line.remove(at); }
+                _ => {
+                    line.remove(at);
+                }
             }
             file.extend(line);
             file.push(b'\n');
@@ -326,14 +328,19 @@ proptest! {
         file.extend(&noise);
         file.extend(b"\n{\"text\": \"good\"}\n");
         let data = prepare(folder.path(), &file, Some(&template)).unwrap();
-        let (train, valid) = (data.facts.train.rows.clone().unwrap(), data.facts.valid.rows.clone().unwrap());
-        let lines = file.split(|b| *b == b'\n').filter(|l| !l.trim_ascii().is_empty()).count() as u64;
+        let (train, valid) =
+            (data.facts.train.rows.clone().unwrap(), data.facts.valid.rows.clone().unwrap());
+        let lines =
+            file.split(|b| *b == b'\n').filter(|l| !l.trim_ascii().is_empty()).count() as u64;
         prop_assert_eq!(train.kinds.values().sum::<u64>() + train.bad_rows, lines);
-        prop_assert!(train.rows + train.dropped + valid.rows + valid.dropped == lines - train.bad_rows);
+        prop_assert!(
+            train.rows + train.dropped + valid.rows + valid.dropped == lines - train.bad_rows
+        );
         let mut loader = data.loader(1).unwrap();
         let batch = loader.next_batch(3).unwrap();
         prop_assert_eq!(batch.inputs.len(), 3 * 64);
         prop_assert!(batch.inputs.iter().all(|id| (0..257).contains(id)));
         prop_assert!(batch.targets.iter().any(|id| *id >= 0));
-    }
+        Ok(())
+    });
 }

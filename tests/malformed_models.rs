@@ -2,6 +2,8 @@
 //! panic, and none takes memory that the files do not have.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // helpers of tests may stop
 
+mod fuzz;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -433,70 +435,79 @@ fn edited(bytes: &[u8], edits: &[(prop::sample::Index, u8)], below: usize) -> Ve
     bytes
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+/// Usual number of random cases of each kind.
+const FEW: u32 = 64;
 
-    #[test]
-    fn random_changes_of_a_header_never_panic(changes in edits()) {
-        let files = Files::of("qwen2");
-        let (_, data) = files.header();
-        let begin = files.weights.len() - data.len();
+#[test]
+fn random_changes_of_a_header_never_panic() {
+    let files = Files::of("qwen2");
+    let (_, data) = files.header();
+    let begin = files.weights.len() - data.len();
+    let config = files.config.to_string();
+    fuzz::each("header", FEW, &edits(), |changes| {
         let weights = edited(&files.weights, &changes, begin);
-        if let Err(error) = load(files.config.to_string().as_bytes(), &weights) {
+        if let Err(error) = load(config.as_bytes(), &weights) {
             check("header", &error);
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn random_changes_of_a_configuration_never_panic(changes in edits()) {
-        let files = Files::of("qwen3");
-        let config = files.config.to_string();
+#[test]
+fn random_changes_of_a_configuration_never_panic() {
+    let files = Files::of("qwen3");
+    let config = files.config.to_string();
+    fuzz::each("configuration", FEW, &edits(), |changes| {
         let config = edited(config.as_bytes(), &changes, usize::MAX);
         if let Err(error) = load(&config, &files.weights) {
             check("configuration", &error);
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn random_changes_of_an_index_never_panic(changes in edits()) {
-        let files = Files::of("qwen2");
-        let (header, _) = files.header();
-        let names = header.as_object().unwrap().keys().filter(|name| !name.starts_with("__"));
-        let map: serde_json::Map<String, Value> =
-            names.map(|name| (name.clone(), json!("weights.safetensors"))).collect();
-        let index = json!({"metadata": {"total_size": 1}, "weight_map": map}).to_string();
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("weights.safetensors"), &files.weights).unwrap();
-        let path = folder.path().join("model.safetensors.index.json");
-        fs::write(path, edited(index.as_bytes(), &changes, usize::MAX)).unwrap();
+#[test]
+fn random_changes_of_an_index_never_panic() {
+    let files = Files::of("qwen2");
+    let (header, _) = files.header();
+    let names = header.as_object().unwrap().keys().filter(|name| !name.starts_with("__"));
+    let map: serde_json::Map<String, Value> =
+        names.map(|name| (name.clone(), json!("weights.safetensors"))).collect();
+    let index = json!({"metadata": {"total_size": 1}, "weight_map": map}).to_string();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("weights.safetensors"), &files.weights).unwrap();
+    let path = folder.path().join("model.safetensors.index.json");
+    fuzz::each("index", FEW, &edits(), |changes| {
+        fs::write(&path, edited(index.as_bytes(), &changes, usize::MAX)).unwrap();
         if let Err(error) = HfCheckpoint::open(folder.path()) {
             check("index", &error);
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn random_objects_are_no_configuration(value in json_value()) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config.json");
+#[test]
+fn random_objects_are_no_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    fuzz::each("objects", FEW, &json_value(), |value| {
         fs::write(&path, value.to_string()).unwrap();
-        let read = HfConfig::read(&path);
-        prop_assert!(read.is_err());
-    }
+        prop_assert!(HfConfig::read(&path).is_err());
+        Ok(())
+    });
+}
 
-    #[test]
-    fn random_texts_are_no_path_out_of_the_cache(text in "[a-z./@~\\\\-]{0,24}") {
-        let cache = tempfile::tempdir().unwrap();
+#[test]
+fn random_texts_are_no_path_out_of_the_cache() {
+    let cache = tempfile::tempdir().unwrap();
+    fuzz::each("names", FEW, &"[a-z./@~\\\\-]{0,24}", |text| {
         if let Some(id) = HubId::parse(&text) {
             let result = hub::find_in(cache.path(), id);
             prop_assert!(result.is_err());
             prop_assert!(!text.contains("..") || Path::new(&text).components().count() == 2);
         }
-    }
-}
-
-/// How many random cases of each kind: `FULLRANK_FUZZ_CASES`, else few.
-fn cases() -> u32 {
-    std::env::var("FULLRANK_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(64)
+        Ok(())
+    });
 }
 
 fn json_value() -> impl Strategy<Value = Value> {

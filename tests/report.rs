@@ -12,8 +12,8 @@ use std::path::Path;
 
 use common::{Place, read_json, stderr};
 use fullrank::runlog::{
-    Body, End, EndStatus, Eval, Mem, Merge, Reset, Run, RunDir, RunWriter, Step, Switch,
-    SwitchLayer, find_comparison,
+    Body, End, EndStatus, Eval, Mem, Merge, MergeLayer, Reset, Run, RunDir, RunWriter, Step,
+    Subspace, Switch, SwitchLayer, find_comparison,
 };
 use resvg::tiny_skia::Pixmap;
 use resvg::usvg::{Options, Tree};
@@ -61,9 +61,25 @@ fn full_of_events(method: &str) -> Vec<(u64, Body)> {
         told.push((at, Switch { l: vec![row(0), row(1)] }.into()));
         if at % 10 == 0 {
             told.push(eval(at, 5.4 - 0.05 * at as f64));
-            told.push((at, Merge::default().into()));
+            let merged = MergeLayer { cosine: Some(0.1), ..MergeLayer::default() };
+            told.push((at, Merge { count: at / 10, l: vec![merged] }.into()));
             told.push((at, Reset::default().into()));
             for layer in &layers {
+                let (side, layer_name) = ("left".into(), layer.clone());
+                let before = (at > 10).then_some(at - 10);
+                told.push((
+                    at,
+                    Subspace {
+                        layer: layer_name,
+                        side,
+                        rank: at,
+                        rank_before: before,
+                        energy: 0.5,
+                        overlap: before.map(|_| 0.25),
+                        ms: 1.0,
+                    }
+                    .into(),
+                ));
                 let rank = json!({
                     "layer": layer, "matrix": "change", "full": 32, "effective": at as f64 / 4.0,
                     "sigma": [[0, 2.0], [1, 1.0], [5, 0.01]],
@@ -130,6 +146,7 @@ fn a_run_with_everything_gets_every_plot() {
         [
             "events",
             "gradient-norm",
+            "heads",
             "learning-rate",
             "loss-flop",
             "loss-time",
@@ -137,11 +154,25 @@ fn a_run_with_everything_gets_every_plot() {
             "memory",
             "rank",
             "rank-all",
+            "rank-in-use",
             "spectra-all",
+            "subspace-energy",
+            "subspace-overlap",
             "switches-all",
             "validation",
         ]
     );
+    let svg =
+        |name: &str| fs::read_to_string(run.path().join(format!("report/{name}.svg"))).unwrap();
+    for name in ["loss-tokens", "loss-time", "loss-flop", "gradient-norm", "events"] {
+        for act in ["merge", "reset", "new subspace", "rank changed"] {
+            assert_eq!(svg(name).matches(&format!(">{act}<")).count(), 1, "{act} in {name}");
+        }
+        assert!(!svg(name).contains(">update skipped<"), "{name}");
+        // Four merges, three changes of the rank, a sign of each in the legend.
+        assert_eq!(svg(name).matches("<polygon").count(), 4 + 3 + 2, "{name}");
+    }
+    assert!(!svg("validation").contains(">merge<"));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests, not only tests
 
+mod fuzz;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -242,15 +244,14 @@ fn almost_an_event() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![good, object, torn, prop::collection::vec(any::<u8>(), 0..60)]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn no_content_of_a_run_folder_can_panic_a_reader(
-        lines in prop::collection::vec(almost_an_event(), 0..8),
-        config in prop::collection::vec(any::<u8>(), 0..40),
-        is_ended in any::<bool>(),
-    ) {
+#[test]
+fn no_content_of_a_run_folder_can_panic_a_reader() {
+    let strategy = (
+        prop::collection::vec(almost_an_event(), 0..8),
+        prop::collection::vec(any::<u8>(), 0..40),
+        any::<bool>(),
+    );
+    fuzz::each("run folder", 256, &strategy, |(lines, config, is_ended)| {
         let folder = tempfile::tempdir().unwrap();
         let run = RunDir::at(folder.path().join("20261121-180011-x"));
         fs::create_dir_all(run.path()).unwrap();
@@ -267,7 +268,11 @@ proptest! {
         let mut tail = Tail::new(run.events());
         prop_assert_eq!(tail.poll().unwrap().len(), read.events.len());
         let mut view = cli::line::LineView::with_outputs(
-            cli::line::Mode::Lines, run.clone(), Box::new(std::io::sink()), Box::new(std::io::sink()));
+            cli::line::Mode::Lines,
+            run.clone(),
+            Box::new(std::io::sink()),
+            Box::new(std::io::sink()),
+        );
         for event in &read.events {
             fullrank::runlog::EventSink::on_event(&mut view, event);
             let line = event.to_line().unwrap();
@@ -288,5 +293,6 @@ proptest! {
         let mut writer = RunWriter::open(run.events()).unwrap();
         writer.emit(1, Log::default()).unwrap();
         writer.sync().unwrap();
-    }
+        Ok(())
+    });
 }

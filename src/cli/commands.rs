@@ -85,9 +85,16 @@ pub fn command() -> Command {
             Command::new("rm")
                 .about("Moves runs to the trash folder")
                 .long_about(
-                    "Moves runs to .trash inside the folder of the runs. A live run is refused.",
+                    "Moves runs to .trash inside the folder of the runs. The name of a comparison moves it with all \
+                     its members. What is live is refused.",
                 )
-                .args([run_arg().num_args(1..), out_arg()]),
+                .args([
+                    run_arg()
+                        .value_name("RUN|COMPARISON")
+                        .num_args(1..)
+                        .help("Folder of a run or comparison, its name in --out, or `latest`"),
+                    out_arg(),
+                ]),
         )
         .subcommand(watch_command())
         .subcommand(report_command())
@@ -251,11 +258,7 @@ fn compare_command() -> Command {
                 .help("Go on with a comparison: its folder, its name or `latest`"),
         )
         .arg(
-            Arg::new("config")
-                .long("config")
-                .value_name("FILE")
-                .value_hint(ValueHint::FilePath)
-                .value_parser(value_parser!(PathBuf))
+            file_arg("config")
                 .help("Read common settings from a TOML file")
                 .long_help(
                     "Read common settings from a TOML file. What it sets, it sets for every method: the \
@@ -452,12 +455,8 @@ fn generate_command() -> Command {
 }
 
 fn config_arg() -> Arg {
-    Arg::new("config")
+    file_arg("config")
         .short('c')
-        .long("config")
-        .value_name("FILE")
-        .value_hint(ValueHint::FilePath)
-        .value_parser(value_parser!(PathBuf))
         .help("Read settings from a TOML file")
         .long_help("Read settings from a TOML file. A run's own is run.toml in its folder.")
 }
@@ -471,13 +470,25 @@ fn run_arg() -> Arg {
 }
 
 pub(super) fn out_arg() -> Arg {
-    Arg::new("out")
-        .long("out")
-        .value_name("PARENT")
-        .default_value("runs")
-        .value_hint(ValueHint::DirPath)
+    folder_arg("out").value_name("PARENT").default_value("runs").help("Folder with the runs")
+}
+
+/// A flag that takes the path of a folder.
+pub(super) fn folder_arg(name: &'static str) -> Arg {
+    path_arg(name, "DIR", ValueHint::DirPath)
+}
+
+/// A flag that takes the path of a file.
+fn file_arg(name: &'static str) -> Arg {
+    path_arg(name, "FILE", ValueHint::FilePath)
+}
+
+fn path_arg(name: &'static str, value: &'static str, hint: ValueHint) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name(value)
+        .value_hint(hint)
         .value_parser(value_parser!(PathBuf))
-        .help("Folder with the runs")
 }
 
 fn json_arg() -> Arg {

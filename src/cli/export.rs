@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::args::text;
-use super::commands::{device_arg, out_arg};
+use super::commands::{device_arg, folder_arg, out_arg};
 use super::{print, source};
 use crate::error::{Error, Result};
 use crate::formats::gguf::{Format, GgufModel};
@@ -113,12 +113,7 @@ pub fn command() -> Command {
                 .help("Merge adapters into the weights: the same as --format hf"),
         )
         .arg(
-            Arg::new("to")
-                .long("to")
-                .value_name("DIR")
-                .value_hint(ValueHint::DirPath)
-                .value_parser(value_parser!(PathBuf))
-                .help("Folder to make, or FILE.gguf [default: export/ in the run's folder]"),
+            folder_arg("to").help("Folder to make, or FILE.gguf [default: export/ in the run's folder]"),
         )
         .arg(
             Arg::new("force")

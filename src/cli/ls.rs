@@ -1,4 +1,4 @@
-//! `fullrank ls`: the runs, newest first.
+//! `fullrank ls`: runs and comparisons, newest first.
 
 use std::io::Write;
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::text::{self, ABSENT, Table};
 use crate::error::{Error, Result};
 use crate::runlog::event::now_ms;
 use crate::runlog::summary::RunState;
-use crate::runlog::{RunDir, list};
+use crate::runlog::{CompareDir, RunDir, Status, compare, index, list};
 
 /// Prints the runs under `out` as a table, or with `is_json` as a list of records.
 ///
@@ -21,19 +21,14 @@ pub fn ls(out: &Path, is_json: bool, stdout: &mut dyn Write) -> Result<()> {
 }
 
 fn ls_at(now: i64, out: &Path, is_json: bool, stdout: &mut dyn Write) -> Result<()> {
-    let runs: Vec<(RunDir, Result<RunState>)> = list(out)?
-        .into_iter()
-        .map(|run| {
-            let state = RunState::of(&run);
-            (run, state)
-        })
-        .collect();
     if is_json {
+        let runs = list(out)?;
         let records: Vec<serde_json::Value> =
-            runs.iter().map(|(run, state)| record(run, state)).collect();
+            runs.iter().map(|run| record(run, &RunState::of(run))).collect();
         return text::print_json(stdout, &records);
     }
-    if runs.is_empty() {
+    let listed = listed(out)?;
+    if listed.is_empty() {
         let place = out.display();
         return text::print(
             stdout,
@@ -51,13 +46,53 @@ fn ls_at(now: i64, out: &Path, is_json: bool, stdout: &mut dyn Write) -> Result<
         ">tokens/s",
         ">age",
     ]);
-    for (run, state) in &runs {
-        table.row(&match state {
-            Ok(state) => row(state, now),
-            Err(_) => vec![run.name(), "unreadable".into()],
-        });
+    for (dir, runs) in &listed {
+        let states: Vec<Result<RunState>> = runs.iter().map(RunState::of).collect();
+        if let Some(dir) = dir {
+            table.row(&comparison(dir, &states));
+        }
+        for (run, state) in runs.iter().zip(&states) {
+            table.row(&match state {
+                Ok(state) => row(state, now),
+                Err(_) => vec![run.name(), "unreadable".into()],
+            });
+        }
     }
     text::print(stdout, &table.render(0))
+}
+
+/// A comparison with the members that were begun, or a run alone.
+type Listed = (Option<CompareDir>, Vec<RunDir>);
+
+/// Newest first; members stay with their comparison, in the order of its plan.
+fn listed(out: &Path) -> Result<Vec<Listed>> {
+    let dirs = compare::list(out)?;
+    let is_member = |run: &RunDir| dirs.iter().any(|dir| run.path().starts_with(dir.path()));
+    let alone = list(out)?.into_iter().filter(|run| !is_member(run));
+    let mut all: Vec<(String, Listed)> =
+        alone.map(|run| (index::time(&run.name()).to_owned(), (None, vec![run]))).collect();
+    for dir in dirs {
+        let runs = dir.runs()?;
+        all.push((index::time(&dir.name()).to_owned(), (Some(dir), runs)));
+    }
+    all.sort_by(|a, b| b.0.cmp(&a.0));
+    Ok(all.into_iter().map(|(_, listed)| listed).collect())
+}
+
+/// How a comparison stands: its members tell the rest.
+fn comparison(dir: &CompareDir, states: &[Result<RunState>]) -> Vec<String> {
+    let (Ok(plan), Ok(is_locked)) = (dir.plan(), dir.is_locked()) else {
+        return vec![dir.name(), "unreadable".into()];
+    };
+    let is_finished =
+        |state: &&Result<RunState>| matches!(state, Ok(state) if state.status == Status::Finished);
+    let (finished, all) = (states.iter().filter(is_finished).count(), plan.members.len());
+    let status = match (is_locked, finished == all) {
+        (true, _) => "live".into(),
+        (false, true) => "finished".into(),
+        (false, false) => format!("{finished} of {all} finished"),
+    };
+    vec![dir.name(), status, format!("{all} {}", if all == 1 { "run" } else { "runs" })]
 }
 
 fn row(state: &RunState, now: i64) -> Vec<String> {
@@ -92,8 +127,11 @@ fn record(run: &RunDir, state: &Result<RunState>) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::test_runs;
     use super::*;
+    use crate::runlog::compare::{Member, Plan};
 
     fn text(out: &Path, is_json: bool) -> String {
         let mut stdout = Vec::new();
@@ -119,6 +157,43 @@ name                   status    method      model      step    loss  val ppl  t
 20261101-000000-empty  crashed   -           -             0       -        -         -      -
 "
         );
+    }
+
+    #[test]
+    fn a_comparison_stands_above_its_members_in_the_order_of_the_plan() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path();
+        test_runs::finished(out, "20261121-180011-demo");
+        let member = |name: &str| Member {
+            name: name.into(),
+            group: name.into(),
+            seed: 0,
+            settings: BTreeMap::default(),
+        };
+        let members = ["switchlora", "full", "lora"].map(member).to_vec();
+        let plan = toml::to_string(&Plan::new("full".into(), toml::Table::new(), members)).unwrap();
+        let dir = CompareDir::at(out.join("compare-20261122-070000-x"));
+        std::fs::create_dir_all(dir.members()).unwrap();
+        std::fs::write(dir.plan_file(), plan).unwrap();
+        assert!(text(out, false).contains("\ncompare-20261122-070000-x  0 of 3 finished  3 runs"));
+        for name in ["full", "switchlora"] {
+            test_runs::finished(&dir.members(), name);
+        }
+        std::fs::create_dir(out.join("compare-20261101-000000-bad")).unwrap();
+        std::fs::write(out.join("compare-20261101-000000-bad/compare.toml"), "x").unwrap();
+        assert_eq!(
+            text(out, false),
+            "\
+name                                          status           method      model   step    loss  val ppl  tokens/s    age
+compare-20261122-070000-x                     2 of 3 finished  3 runs
+compare-20261122-070000-x/members/switchlora  finished         switchlora  demo   30/30  4.9097    81.45     1,024  2 min
+compare-20261122-070000-x/members/full        finished         switchlora  demo   30/30  4.9097    81.45     1,024  2 min
+20261121-180011-demo                          finished         switchlora  demo   30/30  4.9097    81.45     1,024  2 min
+compare-20261101-000000-bad                   unreadable
+"
+        );
+        let _lock = dir.lock().unwrap();
+        assert!(text(out, false).contains("\ncompare-20261122-070000-x                     live "));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::report::Comparison;
 use crate::report::page;
 use crate::report::series::At;
-use crate::runlog::{RunDir, find, find_comparison};
+use crate::runlog::{Named, RunDir, find, find_any};
 
 /// Writes the report beside the runs and prints where it is.
 ///
@@ -41,12 +41,10 @@ pub fn report(args: &ReportArgs, stdout: &mut dyn Write) -> Result<()> {
 
 /// What the words name: one comparison, or runs; and where its report goes.
 fn open(args: &ReportArgs) -> Result<(Comparison, PathBuf)> {
-    if let [what] = &args.runs[..] {
-        // `latest` is a run.
-        let found = if what == "latest" { None } else { exact_or_only(args, what)? };
-        if let Some((comparison, folder)) = found {
-            return Ok((comparison, folder));
-        }
+    if let [what] = &args.runs[..]
+        && let Named::Comparison(dir) = find_any(&args.out, what)?
+    {
+        return Ok((Comparison::read(&dir, &dir.plan()?)?, dir.path().join("report")));
     }
     let mut runs: Vec<RunDir> = Vec::new();
     for what in &args.runs {
@@ -60,14 +58,4 @@ fn open(args: &ReportArgs) -> Result<(Comparison, PathBuf)> {
         _ => args.out.join("report"),
     };
     Ok((Comparison::of_runs(&runs)?, folder))
-}
-
-/// A comparison of this name, unless a run fits it too.
-fn exact_or_only(args: &ReportArgs, what: &str) -> Result<Option<(Comparison, PathBuf)>> {
-    if RunDir::at(what).is_run() || RunDir::at(args.out.join(what)).is_run() {
-        return Ok(None);
-    }
-    let Some(dir) = find_comparison(&args.out, what)? else { return Ok(None) };
-    let comparison = Comparison::read(&dir, &dir.plan()?)?;
-    Ok(Some((comparison, dir.path().join("report"))))
 }

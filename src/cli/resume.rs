@@ -6,13 +6,13 @@ use super::train::{follow, in_front};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::run::session::{Session, with_threads};
-use crate::runlog::{CompareDir, RunDir, find, find_comparison};
+use crate::runlog::{Named, find_any};
 
 /// Resumes a run, or what is left of a comparison; the bits are those of a run that was never stopped.
 pub fn resume(args: ResumeArgs) -> Result<()> {
-    let dir = match open(&args)? {
-        Found::Run(dir) => dir,
-        Found::Comparison(dir) => {
+    let dir = match find_any(&args.out, &args.run)? {
+        Named::Run(dir) => dir,
+        Named::Comparison(dir) => {
             if args.extend.is_some() || args.threads.is_some() || args.device.is_some() {
                 return Err(Error::config(
                     "--extend, --threads and --device are for single runs",
@@ -32,26 +32,4 @@ pub fn resume(args: ResumeArgs) -> Result<()> {
             follow(Session::resume(dir, extend, wanted, device.as_deref())?, show)
         })
     })
-}
-
-enum Found {
-    Run(RunDir),
-    Comparison(CompareDir),
-}
-
-/// What the user means: a run before a comparison, unless a comparison's folder is named.
-fn open(args: &ResumeArgs) -> Result<Found> {
-    let ResumeArgs { run, out, .. } = args;
-    let named = [std::path::PathBuf::from(run), out.join(run)].map(CompareDir::at);
-    if let Some(dir) = named.into_iter().find(CompareDir::is_comparison) {
-        return Ok(Found::Comparison(dir));
-    }
-    match find(out, run) {
-        Ok(dir) => Ok(Found::Run(dir)),
-        // A name that fits the members of one comparison fits no single run.
-        Err(error) => match find_comparison(out, run) {
-            Ok(Some(dir)) if run != "latest" => Ok(Found::Comparison(dir)),
-            _ => Err(error),
-        },
-    }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
 
 use super::args::out;
+use super::commands::folder_arg;
 use crate::run::open::{Source, Which};
 
 /// The arguments that say it, beside `--out` and `--device`.
@@ -21,12 +22,7 @@ pub fn args() -> [Arg; 5] {
             .conflicts_with("target")
             .value_hint(ValueHint::DirPath)
             .help("The same, as a flag"),
-        Arg::new("adapter")
-            .long("adapter")
-            .value_name("DIR")
-            .value_hint(ValueHint::DirPath)
-            .value_parser(value_parser!(PathBuf))
-            .help("PEFT adapter to put on the Hugging Face folder"),
+        folder_arg("adapter").help("PEFT adapter to put on the Hugging Face folder"),
         Arg::new("step")
             .long("step")
             .value_name("N")

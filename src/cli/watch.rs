@@ -12,7 +12,7 @@ use super::screen::{self, Hands};
 use super::text;
 use crate::error::{Error, Result};
 use crate::runlog::summary::{RunRecord, RunState};
-use crate::runlog::{CompareDir, RunDir, find, find_comparison, list};
+use crate::runlog::{CompareDir, Named, RunDir, find, find_any, list};
 use crate::tui::action::{Effect, ViewId};
 use crate::tui::app::{App, Msg};
 use crate::tui::model::Preview;
@@ -89,19 +89,9 @@ fn opened(args: &WatchArgs) -> Result<(Vec<RunDir>, ViewId)> {
     }
     let mut runs = Vec::new();
     for what in &args.runs {
-        let named = [PathBuf::from(what), out.join(what)].map(CompareDir::at);
-        let comparison = named.into_iter().find(CompareDir::is_comparison);
-        if let Some(dir) = comparison {
-            runs.extend(members(&dir)?);
-            continue;
-        }
-        match find(out, what) {
-            Ok(run) => runs.push(run),
-            // A name that fits the members of one comparison fits no single run.
-            Err(error) => match find_comparison(out, what) {
-                Ok(Some(dir)) => runs.extend(members(&dir)?),
-                _ => return Err(error),
-            },
+        match find_any(out, what)? {
+            Named::Run(run) => runs.push(run),
+            Named::Comparison(dir) => runs.extend(members(&dir)?),
         }
     }
     let view = if runs.len() > 1 { ViewId::Compare } else { ViewId::Train };

@@ -13,6 +13,7 @@ use crate::device::Device;
 use crate::device::memory::machine_bytes;
 use crate::error::{Error, Result};
 use crate::formats::atomic::write_atomically;
+use crate::report::text;
 use crate::run::commands::Signals;
 use crate::run::session::{Session, open_device};
 use crate::run::trainer::{Trainer, Turn};
@@ -299,7 +300,9 @@ fn fit_together(
         let Ok((_, _, shape)) = setup::resolve(&mut config) else { continue };
         let peak = |on_gpu| estimate::peak_bytes(&config, &shape, on_gpu);
         let bytes = |on_gpu| peak(on_gpu).map_or(0, |estimate| estimate.total());
-        needed = needed.saturating_add(bytes(false).max(bytes(true)));
+        // Which device another choice comes to is known when it is opened.
+        let on_gpu = if config.train.device == "cpu" { 0 } else { bytes(true) };
+        needed = needed.saturating_add(bytes(false).max(on_gpu));
         budget = config.train.memory_budget;
     }
     let gib = f64::from(1 << 30);
@@ -312,9 +315,9 @@ fn fit_together(
         return true;
     }
     observer.borrow_mut().on_note(&format!(
-        "all members together need about {:.1} GiB, there are {:.1} GiB: one after the other",
-        needed as f64 / gib,
-        has / gib
+        "all members together need about {}, there are {}: one after the other",
+        text::bytes(needed),
+        text::bytes(has as u64)
     ));
     false
 }

@@ -13,6 +13,12 @@ use super::chat::{self, ChatTemplate};
 use super::json::{Fields, read_bytes, read_object};
 use crate::error::{Error, Result};
 
+mod byte_level;
+mod stream;
+
+use byte_level::byte_level_json;
+pub use stream::StreamDecoder;
+
 const FILE: &str = "tokenizer.json";
 const CONFIG_FILE: &str = "tokenizer_config.json";
 const BUILTIN_NAME: &str = "built-in tokenizer";
@@ -213,7 +219,7 @@ impl Tokenizer {
 
     /// Turns ids into text one at a time.
     pub fn stream(&self) -> StreamDecoder<'_> {
-        StreamDecoder { tokenizer: self, ids: Vec::new(), shown: 0 }
+        StreamDecoder::new(self)
     }
 
     /// One more than the largest id.
@@ -323,49 +329,6 @@ impl Tokenizer {
     }
 }
 
-/// Text from ids that arrive one at a time; never shows half a character.
-#[derive(Debug)]
-pub struct StreamDecoder<'a> {
-    tokenizer: &'a Tokenizer,
-    /// The ids that are not shown yet, behind those shown last: some decoders treat the first
-    /// token of a sequence differently, so new ones are never decoded alone.
-    ids: Vec<u32>,
-    /// How many of `ids` are shown.
-    shown: usize,
-}
-
-impl StreamDecoder<'_> {
-    /// After this many ids without a whole character, the bytes are no text: a character has at
-    /// most four.
-    const MAX_WAITING: usize = 8;
-
-    /// Takes the next id and returns the text that is now certain, often a word, sometimes nothing.
-    pub fn push(&mut self, id: u32) -> Result<String> {
-        self.ids.push(id);
-        let text = self.waiting_text()?;
-        let is_whole = !text.is_empty() && !text.ends_with(char::REPLACEMENT_CHARACTER);
-        if is_whole || self.ids.len() - self.shown > Self::MAX_WAITING {
-            self.ids.drain(..self.shown);
-            self.shown = self.ids.len();
-            return Ok(text);
-        }
-        Ok(String::new())
-    }
-
-    /// The rest: a character that was begun and not finished becomes U+FFFD.
-    pub fn finish(mut self) -> Result<String> {
-        let text = self.waiting_text()?;
-        self.ids.clear();
-        Ok(text)
-    }
-
-    fn waiting_text(&self) -> Result<String> {
-        let before = self.tokenizer.decode(&self.ids[..self.shown])?;
-        let all = self.tokenizer.decode(&self.ids)?;
-        Ok(all.strip_prefix(before.as_str()).unwrap_or_default().to_owned())
-    }
-}
-
 /// The id of a special token that `tokenizer_config.json` names, as a text or as an object with
 /// `content`.
 fn special_token(
@@ -409,48 +372,6 @@ fn cannot_decode(e: &tokenizers::Error) -> Error {
 
 fn wrong_call(path: &Path, e: &tokenizers::Error) -> Error {
     Error::file(path, format!("cannot be set up: {e}"), "use another tokenizer.json")
-}
-
-/// `tokenizer.json` of the byte tokenizer: a byte-level BPE without merges.
-fn byte_level_json() -> Value {
-    let mut vocab = Map::new();
-    vocab.insert(END_OF_TEXT.to_owned(), json!(0));
-    for byte in 0..=255_u8 {
-        vocab.insert(byte_level_char(byte).to_string(), json!(u32::from(byte) + 1));
-    }
-    let byte_level = json!({
-        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false,
-    });
-    json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": [{
-            "id": 0, "content": END_OF_TEXT, "single_word": false, "lstrip": false,
-            "rstrip": false, "normalized": false, "special": true,
-        }],
-        "normalizer": null,
-        "pre_tokenizer": byte_level,
-        "post_processor": null,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": false, "vocab": vocab, "merges": [],
-        },
-    })
-}
-
-/// The printable character that stands for a byte in byte-level vocabularies: itself where it is
-/// visible in Latin-1, else the next free one from U+0100 on.
-/// Source: GPT-2's `bytes_to_unicode`.
-fn byte_level_char(byte: u8) -> char {
-    let is_visible = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-    if is_visible(byte) {
-        return char::from(byte);
-    }
-    let hidden_before = (0..byte).filter(|b| !is_visible(*b)).count() as u32;
-    char::from_u32(0x100 + hidden_before).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A chart with lines: axes, raw values behind smoothed ones, bands over seeds, points, names at the ends of the lines.
 
-use super::svg::{Anchor, COLOURS, Svg};
+use super::pins::{Pin, Pins};
+use super::svg::{Anchor, COLOURS, Svg, shortened};
 use super::ticks;
 
 const WIDTH: f64 = 920.0;
@@ -11,8 +12,6 @@ const TOP: f64 = 64.0;
 const BOTTOM: f64 = 52.0;
 /// Lines of names stand at least so far apart.
 const NAME_HEIGHT: f64 = 15.0;
-/// Longest name of a line, in characters.
-const MAX_NAME: usize = 26;
 /// Raw values are drawn as at most so many pieces, each from its smallest to its largest value.
 const PIECES: usize = 400;
 /// Ways to draw lines when there are more of them than colours.
@@ -57,6 +56,8 @@ pub struct Line {
     pub band: Vec<(f64, f64, f64)>,
     /// Single points.
     pub dots: Curve,
+    /// What happened on the way.
+    pub pins: Vec<Pin>,
 }
 
 /// A chart.
@@ -130,14 +131,18 @@ impl Chart {
         let mut svg = Svg::new(WIDTH, HEIGHT, &self.title);
         svg.words(LEFT, 26.0, 17.0, Anchor::Start, "ink", &self.title);
         svg.words(LEFT, 45.0, 12.0, Anchor::Start, "faint", &self.note);
-        let (Some(x), Some(y)) = (self.x_scale(), self.y_scale()) else {
+        let pins = Pins::new(self.lines.iter().map(|line| &line.pins[..]));
+        let across = (LEFT, WIDTH - 24.0);
+        let top = TOP + pins.height(across.0, across.1);
+        let (Some(x), Some(y)) = (self.x_scale(), self.y_scale(top)) else {
             let middle = (LEFT + WIDTH - RIGHT) / 2.0;
             svg.words(middle, HEIGHT / 2.0, 14.0, Anchor::Middle, "faint", "nothing to show yet");
             return svg.finish();
         };
+        pins.draw_legend(&mut svg, across, TOP);
         self.axes(&mut svg, &x, &y);
         let (left, width) = (LEFT, WIDTH - LEFT - RIGHT);
-        svg.begin_clip("inside", left - 4.0, TOP - 4.0, width + 8.0, HEIGHT - TOP - BOTTOM + 8.0);
+        svg.begin_clip("inside", left - 4.0, top - 4.0, width + 8.0, HEIGHT - top - BOTTOM + 8.0);
         let at = |curve: &[(f64, f64)]| -> Curve {
             curve.iter().map(|(a, b)| (x.place(*a), y.place(*b))).collect()
         };
@@ -158,6 +163,10 @@ impl Chart {
             for (a, b) in at(&line.dots) {
                 svg.dot(a, b, 4.0, line.number);
             }
+        }
+        for (number, line) in self.lines.iter().enumerate() {
+            let at = |pin: &Pin| (x.place(pin.x), y.place(pin.y));
+            pins.draw(&mut svg, number, line.number, HEIGHT - BOTTOM, at);
         }
         svg.end_clip();
         self.names(&mut svg, &y);
@@ -186,7 +195,7 @@ impl Chart {
         Some(Scale { low, high, from: LEFT, to: WIDTH - RIGHT, is_log: self.x.is_log })
     }
 
-    fn y_scale(&self) -> Option<Scale> {
+    fn y_scale(&self, top: f64) -> Option<Scale> {
         let (low, high) = range(self.points().map(|(_, y)| y))?;
         let is_log = self.y.is_log && low > 0.0;
         let (low, high) = if is_log {
@@ -198,7 +207,7 @@ impl Chart {
             let low = if low >= 0.0 && low < 0.3 * high { 0.0 } else { low - room };
             (low, high + room)
         };
-        Some(Scale { low, high, from: HEIGHT - BOTTOM, to: TOP, is_log })
+        Some(Scale { low, high, from: HEIGHT - BOTTOM, to: top, is_log })
     }
 
     fn axes(&self, svg: &mut Svg, x: &Scale, y: &Scale) {
@@ -216,7 +225,7 @@ impl Chart {
         svg.rule(LEFT, bottom, right, bottom, "faint");
         let middle = f64::midpoint(LEFT, right);
         svg.words(middle, HEIGHT - 12.0, 13.0, Anchor::Middle, "ink", &self.x.label);
-        svg.words_upwards(18.0, f64::midpoint(TOP, bottom), 13.0, "ink", &self.y.label);
+        svg.words_upwards(18.0, f64::midpoint(y.to, bottom), 13.0, "ink", &self.y.label);
     }
 
     /// The names of the lines at their right ends, moved apart where they would cover each other.
@@ -230,7 +239,7 @@ impl Chart {
             self.lines.iter().filter_map(|line| Some((last(line)?, line))).collect();
         ends.sort_by(|a, b| a.0.total_cmp(&b.0));
         let wanted: Vec<f64> = ends.iter().map(|(at, _)| *at).collect();
-        let places = apart(&wanted, TOP, HEIGHT - BOTTOM);
+        let places = apart(&wanted, y.to, HEIGHT - BOTTOM);
         for ((_, line), place) in ends.iter().zip(places) {
             let dashes = DASHES[line.number / COLOURS.len() % DASHES.len()];
             let from = WIDTH - RIGHT + 10.0;
@@ -242,15 +251,6 @@ impl Chart {
             svg.words(from + 22.0, place + 4.0, 12.0, Anchor::Start, "ink", &shortened(&line.name));
         }
     }
-}
-
-fn shortened(name: &str) -> String {
-    if name.chars().count() <= MAX_NAME {
-        return name.to_owned();
-    }
-    let mut short: String = name.chars().take(MAX_NAME - 1).collect();
-    short.push('…');
-    short
 }
 
 fn range(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {

@@ -1,4 +1,4 @@
-//! Layers over time in colours, bars, and a strip of what happened when.
+//! Layers over time in colours, and bars.
 
 use super::svg::{Anchor, Svg};
 use super::ticks;
@@ -219,64 +219,6 @@ impl Bars {
             svg.words(end, y + 15.0, 12.0, Anchor::Start, "faint", &measured);
             if let Some(predicted) = predicted {
                 svg.rect(x(*predicted) - 1.5, y - 4.0, 3.0, ROW - 4.0, "ink", "#1F2328", "");
-            }
-        }
-        svg.finish()
-    }
-}
-
-/// What happened when: a row for each run, a sign for each act.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Strip {
-    /// What it shows.
-    pub title: String,
-    /// The names of the kinds of acts, in the order of their colours.
-    pub kinds: Vec<String>,
-    /// Name of each run, and position and kind of each act.
-    pub rows: Vec<(String, Vec<(f64, usize)>)>,
-    /// The end of the horizontal axis.
-    pub end: f64,
-    /// What the horizontal axis shows.
-    pub x_label: String,
-}
-
-impl Strip {
-    /// Draws it.
-    pub fn draw(&self) -> String {
-        const ROW: f64 = 28.0;
-        let inner = ROW * self.rows.len() as f64;
-        let height = TOP + inner + BOTTOM;
-        let mut svg = Svg::new(WIDTH, height, &self.title);
-        svg.words(24.0, 26.0, 17.0, Anchor::Start, "ink", &self.title);
-        // Each kind that occurs has a lane of its own: a merge and a reset come at the same update.
-        let occurs =
-            |kind: &usize| self.rows.iter().any(|(_, acts)| acts.iter().any(|a| a.1 == *kind));
-        let lanes: Vec<usize> = (0..self.kinds.len()).filter(occurs).collect();
-        let lane_height = (ROW - 8.0) / lanes.len().max(1) as f64;
-        let mut at = 24.0;
-        for (kind, name) in self.kinds.iter().enumerate().filter(|(kind, _)| lanes.contains(kind)) {
-            svg.line(&[(at + 2.0, 36.0), (at + 2.0, 47.0)], kind, "stroke-width=\"2.5\"");
-            svg.words(at + 9.0, 46.0, 12.0, Anchor::Start, "faint", name);
-            at += 30.0 + 6.7 * name.chars().count() as f64;
-        }
-        let end = if self.end > 0.0 { self.end } else { 1.0 };
-        let x = |value: f64| LEFT + value / end * (WIDTH - LEFT - RIGHT);
-        let bottom = TOP + inner;
-        for value in ticks::linear(0.0, end, 7) {
-            svg.rule(x(value), TOP, x(value), bottom + 4.0, "grid");
-            svg.words(x(value), bottom + 19.0, 12.0, Anchor::Middle, "faint", &ticks::name(value));
-        }
-        let middle = (LEFT + WIDTH - RIGHT) / 2.0;
-        svg.words(middle, height - 12.0, 13.0, Anchor::Middle, "ink", &self.x_label);
-        for (row, (name, acts)) in self.rows.iter().enumerate() {
-            let y = TOP + ROW * row as f64;
-            svg.words(LEFT - 8.0, y + 18.0, 12.0, Anchor::End, "ink", name);
-            svg.rule(LEFT, y + ROW - 1.0, WIDTH - RIGHT, y + ROW - 1.0, "grid");
-            for (at, kind) in acts {
-                let lane = lanes.iter().position(|lane| lane == kind).unwrap_or(0) as f64;
-                let (from, to) =
-                    (y + 4.0 + lane * lane_height, y + 3.0 + (lane + 1.0) * lane_height);
-                svg.line(&[(x(*at), from), (x(*at), to)], *kind, "stroke-width=\"2\"");
             }
         }
         svg.finish()

@@ -4,15 +4,18 @@
 //! numbers over time, `table` compares runs, `plots` says what is drawn, `page` puts it together, `text` is how numbers
 //! look.
 
+pub mod acts;
 pub mod chart;
 mod diff;
 pub mod flop;
 pub mod heat;
 pub mod page;
+pub mod pins;
 pub mod plots;
 pub mod render;
 pub mod series;
 pub mod stats;
+mod strip;
 pub mod svg;
 pub mod table;
 pub mod text;

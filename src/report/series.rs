@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::acts::Act;
 use super::flop::Shape;
+use super::stats::Stat;
 use crate::error::Result;
-use crate::runlog::body::{Body, Run};
+use crate::runlog::body::{Body, Run, Subspace};
 use crate::runlog::status::{LastWord, Status};
 use crate::runlog::{Event, RunDir, effective, read_log};
 
@@ -43,19 +45,6 @@ pub struct Evaluated {
     pub active_s: f64,
     /// Validation loss.
     pub loss: f64,
-}
-
-/// Something a method did between updates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
-    /// Factors went into the dense weights.
-    Merge,
-    /// Factors or moments began anew.
-    Reset,
-    /// A gradient's subspace was found anew.
-    Subspace,
-    /// An update was skipped.
-    Skip,
 }
 
 /// Vectors that one layer exchanged in one update.
@@ -104,6 +93,39 @@ impl Ranked {
     }
 }
 
+/// What one layer's step is bound to from an update on: the subspace of a projected gradient, or the rank of factors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spanned {
+    /// The update.
+    pub step: u64,
+    /// The layer's name.
+    pub layer: String,
+    /// Whether a gradient is projected on it; `false` for the rank of factors.
+    pub is_gradient: bool,
+    /// Its dimension.
+    pub rank: u64,
+    /// The dimension before, where there was one.
+    pub rank_before: Option<u64>,
+    /// Share of the squared norm that lies in it.
+    pub energy: f64,
+    /// How much it shares with the one before, from 0 to 1; `NaN` without one.
+    pub overlap: f64,
+}
+
+impl Spanned {
+    fn of(step: u64, found: Subspace) -> Self {
+        Self {
+            step,
+            is_gradient: found.side != "both",
+            layer: found.layer,
+            rank: found.rank,
+            rank_before: found.rank_before,
+            energy: found.energy,
+            overlap: found.overlap.unwrap_or(f64::NAN),
+        }
+    }
+}
+
 /// Memory as the run measured it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Memory {
@@ -132,8 +154,12 @@ pub struct History {
     pub points: Vec<Point>,
     /// Its evaluations, in order.
     pub evals: Vec<Evaluated>,
-    /// What the method did, with the update it was at.
+    /// What happened between updates, with the update it was at; each act once an update.
     pub acts: Vec<(u64, Act)>,
+    /// Subspaces and ranks of layers as they changed.
+    pub spaces: Vec<Spanned>,
+    /// How far the heads of a layer that are merged had learned the same: mean cosine between two, over the layers.
+    pub cosines: Vec<(u64, f64)>,
     /// Vectors exchanged.
     pub switched: Vec<Switched>,
     /// What was measured of ranks.
@@ -178,6 +204,8 @@ impl History {
             points: Vec::new(),
             evals: Vec::new(),
             acts: Vec::new(),
+            spaces: Vec::new(),
+            cosines: Vec::new(),
             switched: Vec::new(),
             ranks: Vec::new(),
             memory: Memory::default(),
@@ -193,6 +221,13 @@ impl History {
 
     fn add(&mut self, event: Event) {
         let step = event.step;
+        for act in Act::of(&event.body) {
+            // Layers tell one by one; an update is marked once.
+            let of_update = self.acts.iter().rev().take_while(|(at, _)| *at == step);
+            if !of_update.into_iter().any(|(_, known)| *known == act) {
+                self.acts.push((step, act));
+            }
+        }
         match event.body {
             Body::Run(run) => {
                 self.run = *run;
@@ -220,12 +255,11 @@ impl History {
                 self.evals.retain(|earlier| earlier.step != step);
                 self.evals.push(Evaluated { step, tokens, active_s, loss: eval.loss });
             }
-            Body::Skip(_) => self.acts.push((step, Act::Skip)),
-            Body::Merge(_) => self.acts.push((step, Act::Merge)),
-            Body::Reset(_) => self.acts.push((step, Act::Reset)),
-            // One event a layer; one mark an update.
-            Body::Subspace(_) if self.acts.last() == Some(&(step, Act::Subspace)) => {}
-            Body::Subspace(_) => self.acts.push((step, Act::Subspace)),
+            Body::Subspace(found) => self.spaces.push(Spanned::of(step, found)),
+            Body::Merge(merge) => {
+                let cosines: Vec<f64> = merge.l.iter().filter_map(|layer| layer.cosine).collect();
+                self.cosines.extend(Stat::of(&cosines).map(|stat| (step, stat.mean)));
+            }
             Body::Switch(switch) => {
                 let switched = switch.l.iter().map(|row| Switched {
                     step,
@@ -315,6 +349,8 @@ impl History {
         self.evals.retain(|eval| is_in(eval.step, eval.tokens, eval.active_s));
         let last = self.points.last().map_or(0, |point| point.step);
         self.acts.retain(|(step, _)| *step <= last);
+        self.spaces.retain(|space| space.step <= last);
+        self.cosines.retain(|(step, _)| *step <= last);
         self.switched.retain(|switched| switched.step <= last);
         self.ranks.retain(|rank| rank.step <= last);
     }

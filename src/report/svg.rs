@@ -47,6 +47,9 @@ pub enum Anchor {
     End,
 }
 
+/// Longest name beside a drawing, in characters.
+const MAX_NAME: usize = 26;
+
 /// A drawing.
 #[derive(Debug)]
 pub struct Svg {
@@ -69,6 +72,16 @@ pub fn escape(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// A name as there is room for it.
+pub fn shortened(name: &str) -> String {
+    if name.chars().count() <= MAX_NAME {
+        return name.to_owned();
+    }
+    let mut short: String = name.chars().take(MAX_NAME - 1).collect();
+    short.push('…');
+    short
 }
 
 fn theme(class: &str) -> &'static str {

@@ -313,7 +313,7 @@ pub struct Eval {
 pub struct Subspace {
     /// The layer's name.
     pub layer: String,
-    /// `left` or `right`: which singular vectors span it.
+    /// `left` or `right`: which singular vectors span it; `both`: no gradient is projected, factors got another rank.
     pub side: String,
     /// Its dimension.
     pub rank: u64,

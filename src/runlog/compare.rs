@@ -166,11 +166,40 @@ impl CompareDir {
         Ok(plan)
     }
 
+    /// The members that were begun, in the order of the plan; where that cannot be read, by their names.
+    ///
+    /// Errors: `Error::Io` if the folder cannot be listed.
+    pub fn runs(&self) -> Result<Vec<RunDir>> {
+        let folders = folders(&self.members())?.into_iter();
+        let mut runs: Vec<RunDir> = folders.map(RunDir::at).filter(RunDir::is_run).collect();
+        if let Ok(plan) = self.plan() {
+            let place = |run: &RunDir| {
+                let is_it = |member: &Member| self.member(&member.name).path() == run.path();
+                plan.members.iter().position(is_it).unwrap_or(usize::MAX)
+            };
+            runs.sort_by_key(place);
+        }
+        Ok(runs)
+    }
+
     /// Takes the comparison for this process.
     ///
     /// Errors: `Error::Run` if another process trains it.
     pub fn lock(&self) -> Result<RunLock> {
+        if self.is_locked()? {
+            return Err(Error::run(
+                format!("comparison {} is being trained by another process", self.name()),
+                format!("look at it with `fullrank watch {}`", self.path.display()),
+            ));
+        }
         RunDir::at(&self.path).lock()
+    }
+
+    /// Whether a process trains it.
+    ///
+    /// Errors: `Error::Io` if the lock cannot be asked.
+    pub fn is_locked(&self) -> Result<bool> {
+        RunDir::at(&self.path).is_locked()
     }
 }
 
@@ -194,11 +223,7 @@ pub fn find_comparison(out: impl AsRef<Path>, what: &str) -> Result<Option<Compa
             return Ok(Some(dir));
         }
     }
-    let mut all: Vec<CompareDir> = folders(out)?
-        .into_iter()
-        .map(CompareDir::at)
-        .filter(|dir| dir.name().starts_with(COMPARE_PREFIX) && dir.is_comparison())
-        .collect();
+    let mut all = list(out)?;
     if what == "latest" {
         return Ok(all.pop());
     }
@@ -222,6 +247,14 @@ pub fn find_comparison(out: impl AsRef<Path>, what: &str) -> Result<Option<Compa
         }
     }
     Ok(None)
+}
+
+/// All comparisons under `out`, oldest first by the time in their names.
+///
+/// Errors: `Error::Io` if the folder cannot be listed.
+pub fn list(out: &Path) -> Result<Vec<CompareDir>> {
+    let all = folders(out)?.into_iter().map(CompareDir::at);
+    Ok(all.filter(|dir| dir.name().starts_with(COMPARE_PREFIX) && dir.is_comparison()).collect())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::compare::{self, CompareDir};
 use super::index::{RunDir, latest, list};
 use crate::error::{Error, Result};
 
@@ -46,13 +47,83 @@ pub fn find(out: impl AsRef<Path>, what: &str) -> Result<RunDir> {
             if others.is_empty() {
                 return Ok(first.clone());
             }
-            return Err(Error::run(
-                format!("{} runs fit \"{what}\": {}", others.len() + 1, names(first, &others)),
-                "give more of the name; `latest` is the newest run",
-            ));
+            return Err(several(what, first, &others));
         }
     }
     Err(not_found(out, what, &runs))
+}
+
+/// What a name fits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// A run; it may be a member of a comparison.
+    Run(RunDir),
+    /// A comparison as a whole.
+    Comparison(CompareDir),
+}
+
+/// Finds a run as [`find`] does, or a comparison in the same ways. What fits the folder of a comparison means the
+/// comparison and none of its members; `latest` is a run.
+///
+/// Errors: `Error::Run` if nothing fits, or more than one thing fits as well.
+pub fn find_any(out: impl AsRef<Path>, what: &str) -> Result<Named> {
+    let out = out.as_ref();
+    let what = what.trim_end_matches(['/', '\\']);
+    for path in [Path::new(what), &out.join(what)] {
+        let (run, dir) = (RunDir::at(path), CompareDir::at(path));
+        if !what.is_empty() && dir.is_comparison() {
+            return Ok(Named::Comparison(dir));
+        }
+        if !what.is_empty() && run.is_run() {
+            return Ok(Named::Run(run));
+        }
+    }
+    let dirs = compare::list(out)?;
+    if what == "latest" || what.is_empty() || dirs.is_empty() {
+        return find(out, what).map(Named::Run);
+    }
+    let runs = list(out)?;
+    // By whole name and its part after the stamp.
+    let fits: [&dyn Fn(&str, &str) -> bool; 3] = [
+        &|_, short| short == what,
+        &|name, short| name.starts_with(what) || short.starts_with(what),
+        &|name, _| name.contains(what),
+    ];
+    for fit in fits {
+        let dirs: Vec<&CompareDir> =
+            dirs.iter().filter(|dir| fit(&dir.name(), &dir.short_name())).collect();
+        // A member of a comparison that fits must fit by its own name.
+        let fits = |run: &RunDir| {
+            let short = run.short_name();
+            let is_inside = dirs.iter().any(|dir| run.path().starts_with(dir.path()));
+            if is_inside { fit(&short, &short) } else { fit(&run.name(), &short) }
+        };
+        let runs: Vec<&RunDir> = runs.iter().filter(|run| fits(run)).collect();
+        match (&dirs[..], &runs[..]) {
+            ([], []) => {}
+            ([dir], []) => return Ok(Named::Comparison((*dir).clone())),
+            ([], [run]) => return Ok(Named::Run((*run).clone())),
+            ([], [first, others @ ..]) => return Err(several(what, first, others)),
+            _ => {
+                let names = dirs.iter().map(|dir| dir.name());
+                let names: Vec<String> = names.chain(runs.iter().map(|run| run.name())).collect();
+                let more = if names.len() > MAX_NAMED { ", …" } else { "" };
+                let shown = names[..names.len().min(MAX_NAMED)].join(", ");
+                return Err(Error::run(
+                    format!("{} runs and comparisons fit \"{what}\": {shown}{more}", names.len()),
+                    "give the whole name of one",
+                ));
+            }
+        }
+    }
+    Err(not_found(out, what, &runs))
+}
+
+fn several(what: &str, first: &RunDir, others: &[&RunDir]) -> Error {
+    Error::run(
+        format!("{} runs fit \"{what}\": {}", others.len() + 1, names(first, others)),
+        "give more of the name; `latest` is the newest run",
+    )
 }
 
 fn no_runs(out: &Path) -> Error {
@@ -125,6 +196,51 @@ mod tests {
                 format!("2 runs fit \"{what}\": 20261102-000000-demo, 20261101-000000-demo")
             );
         }
+    }
+
+    #[test]
+    fn a_comparison_is_found_as_a_whole_and_its_members_by_their_own_names() {
+        let folder = runs(&[
+            "20261101-000000-demo",
+            "compare-20261102-000000-full-lora/members/full",
+            "compare-20261102-000000-full-lora/members/lora",
+            "compare-20261103-000000-ranks/members/lora-r8",
+            "20261104-000000-ranks",
+        ]);
+        let out = folder.path();
+        let named = |what: &str| {
+            find_any(out, what).map_or_else(
+                |error| error.to_string(),
+                |named| match named {
+                    Named::Run(run) => run.name(),
+                    Named::Comparison(dir) => format!("all of {}", dir.name()),
+                },
+            )
+        };
+        for name in ["full-lora", "ranks"] {
+            let dir =
+                format!("compare-2026110{}-000000-{name}", if name == "ranks" { 3 } else { 2 });
+            std::fs::write(out.join(&dir).join("compare.toml"), "").unwrap();
+            let path = out.join(&dir);
+            assert_eq!(named(&dir), format!("all of {dir}"));
+            assert_eq!(named(path.to_str().unwrap()), format!("all of {dir}"));
+        }
+        let all = "all of compare-20261102-000000-full-lora";
+        assert_eq!(named("full-lora"), all);
+        assert_eq!(named("full-l"), all);
+        assert_eq!(named("compare-20261102"), all);
+        assert_eq!(named("compare-20261103"), "all of compare-20261103-000000-ranks");
+        assert_eq!(named("full"), "compare-20261102-000000-full-lora/members/full");
+        assert_eq!(named("lora-r"), "compare-20261103-000000-ranks/members/lora-r8");
+        assert_eq!(named("demo"), "20261101-000000-demo");
+        assert_eq!(named("latest"), "20261104-000000-ranks");
+        assert_eq!(
+            named("ranks"),
+            "2 runs and comparisons fit \"ranks\": compare-20261103-000000-ranks, 20261104-000000-ranks"
+        );
+        assert!(named("2026").starts_with("2 runs fit \"2026\": 20261104"), "{}", named("2026"));
+        assert!(named("nothing").starts_with("no run \"nothing\" in "));
+        assert!(named("").starts_with("no run \"\" in "));
     }
 
     #[test]

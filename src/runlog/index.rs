@@ -204,9 +204,13 @@ pub fn list(out: impl AsRef<Path>) -> Result<Vec<RunDir>> {
             runs.extend(Some(RunDir::at(&path)).filter(RunDir::is_run));
         }
     }
-    let time = |name: &str| name.strip_prefix(COMPARE_PREFIX).unwrap_or(name).to_string();
-    runs.sort_by_cached_key(|run| std::cmp::Reverse(time(&run.name())));
+    runs.sort_by_cached_key(|run| std::cmp::Reverse(time(&run.name()).to_owned()));
     Ok(runs)
+}
+
+/// The part of a name that begins with its time: without the word that marks comparisons.
+pub fn time(name: &str) -> &str {
+    name.strip_prefix(COMPARE_PREFIX).unwrap_or(name)
 }
 
 /// The run that the file `latest` names; `None` if there is no such file or no such run.

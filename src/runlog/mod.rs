@@ -29,7 +29,7 @@ pub use body::{
 pub use compare::{CompareDir, find_comparison};
 pub use control::{Action, Command, ControlReader};
 pub use event::{Event, EventSink};
-pub use find::find;
+pub use find::{Named, find, find_any};
 pub use index::{RunDir, list};
 pub use rank::{Coverage, Rank, SideCoverage};
 pub use restart::{Merge, MergeLayer, Reset};

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
+use ratatui::buffer::Buffer;
+
 use crate::runlog::body::{
     Alert, Body, Ckpt, Cmd, End, EndStatus, Eval, Level, Log, Mem, Phase, Run, Sample, Skip, Step,
     Subspace, Sys, Time,
 };
-use crate::runlog::summary::{RunRecord, Summary};
+use crate::runlog::summary::{RunRecord, RunState};
 use crate::runlog::{
-    Coverage, Event, Merge, MergeLayer, Rank, Reset, SideCoverage, Status, Switch, SwitchLayer,
+    Coverage, Event, Merge, MergeLayer, Rank, Reset, RunDir, SideCoverage, Status, Switch,
+    SwitchLayer,
 };
 
 use super::app::App;
@@ -359,37 +362,8 @@ pub fn config(method: &str, seed: u64) -> std::collections::BTreeMap<String, Str
 
 /// The row of a browser for a run.
 pub fn record(run: &RunModel, status: Status) -> RunRecord {
-    let summary: &Summary = &run.summary;
-    let path = run.dir.clone().unwrap_or_default();
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-    RunRecord {
-        name: name.unwrap_or_default(),
-        path,
-        status,
-        method: summary.run.method.clone(),
-        model: summary.run.model.clone(),
-        data: summary.run.data.clone(),
-        device: summary.run.device.clone(),
-        started: summary.started,
-        updated: summary.updated,
-        step: summary.step,
-        steps: summary.run.steps,
-        tokens: summary.tokens,
-        active_s: summary.active_s,
-        tok_s: summary.tok_s(),
-        loss: summary.loss,
-        smooth_loss: summary.smooth.value(),
-        eval: summary.last_eval(),
-        best: summary.best_eval(),
-        unigram_ppl: summary.run.unigram_ppl,
-        skipped: summary.skipped,
-        peak_bytes: summary.peak_bytes,
-        alerts: summary.alerts,
-        resumes: summary.resumes,
-        damaged_lines: summary.damaged,
-        seed: summary.run.seed,
-        rank: summary.run.rank,
-    }
+    let dir = RunDir::at(run.dir.clone().unwrap_or_default());
+    RunState { run: dir, status, summary: run.summary.clone() }.record()
 }
 
 /// An app with a live `SwitchLoRA` run and finished ones of four other methods, and a folder with more.
@@ -433,4 +407,22 @@ mod tests {
         assert_eq!(app.browser.len(), 8);
         assert_eq!(events("lora", 1, 50), events("lora", 1, 50));
     }
+}
+
+/// A drawn part of a screen as lines of text, without spaces at their ends.
+pub fn text(buffer: &Buffer) -> String {
+    let row = |y| {
+        let row = (0..buffer.area.width).map(|x| buffer[(x, y)].symbol());
+        row.collect::<String>().trim_end().to_owned()
+    };
+    (0..buffer.area.height).map(row).collect::<Vec<_>>().join("\n")
+}
+
+/// Compares a picture with the one that is kept.
+pub fn snapshot(name: &str, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("../../tests/snapshots/tui");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, text));
 }

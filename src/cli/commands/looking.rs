@@ -1,11 +1,9 @@
 //! Commands that look at runs, steer them or predict them; none of them trains.
 
-use std::path::PathBuf;
-
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
 
-use super::{ascii_arg, config_arg, device_arg, json_arg, out_arg, run_arg};
+use super::{ascii_arg, config_arg, device_arg, file_arg, folder_arg, json_arg, out_arg, run_arg};
 use crate::cli::settings;
 use crate::runlog::control;
 
@@ -98,12 +96,7 @@ pub(super) fn watch_command() -> Command {
                 .help("Print one frame as text and leave"),
         )
         .arg(
-            Arg::new("svg")
-                .long("svg")
-                .value_name("FILE")
-                .value_hint(ValueHint::FilePath)
-                .value_parser(value_parser!(PathBuf))
-                .help("Draw one frame into this SVG file and leave"),
+            file_arg("svg").help("Draw one frame into this SVG file and leave"),
         )
         .arg(
             Arg::new("size")
@@ -148,12 +141,7 @@ pub(super) fn report_command() -> Command {
         )
         .arg(out_arg())
         .arg(
-            Arg::new("to")
-                .long("to")
-                .value_name("DIR")
-                .value_hint(ValueHint::DirPath)
-                .value_parser(value_parser!(PathBuf))
-                .help("Folder of the report [default: report/ beside the runs]"),
+            folder_arg("to").help("Folder of the report [default: report/ beside the runs]"),
         )
         .arg(
             Arg::new("at")

@@ -352,22 +352,8 @@ fn roughness(value: f64) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tui::fixture::{snapshot, text};
     use proptest::prelude::*;
-
-    fn text(buffer: &Buffer) -> String {
-        let row = |y| {
-            let row = (0..buffer.area.width).map(|x| buffer[(x, y)].symbol());
-            row.collect::<String>().trim_end().to_owned()
-        };
-        (0..buffer.area.height).map(row).collect::<Vec<_>>().join("\n")
-    }
-
-    fn snapshot(name: &str, text: &str) {
-        let mut settings = insta::Settings::clone_current();
-        settings.set_snapshot_path("../../../tests/snapshots/tui");
-        settings.set_prepend_module_to_snapshot(false);
-        settings.bind(|| insta::assert_snapshot!(name, text));
-    }
 
     fn drawn(chart: &Chart, width: u16, height: u16) -> String {
         let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));

@@ -63,8 +63,14 @@ impl Player {
         if let Err(error) = read {
             self.out.complain(&error)?;
         }
-        let is_locked = self.out.dir.is_locked().unwrap_or(false);
-        self.out.send(Msg::Status(self.out.place, Status::of(is_locked, self.last_word)))?;
+        match self.out.dir.is_locked() {
+            Ok(is_locked) => {
+                let status = Status::of(is_locked, self.last_word);
+                self.out.send(Msg::Status(self.out.place, status))?;
+            }
+            // Whether it lives cannot be said; what it told was shown.
+            Err(error) => self.out.complain(&error)?,
+        }
         self.out.send(Msg::Notice("the replay is over".into()))
     }
 

@@ -8,7 +8,7 @@ use super::Hits;
 use crate::runlog::{Body, Eval, Event, Level, Log, Mem, Sample, Step, Sys, Time};
 use crate::tui::action::{Action, Effect, ViewId};
 use crate::tui::app::{App, Msg};
-use crate::tui::fixture;
+use crate::tui::fixture::{self, snapshot, text};
 use crate::tui::model::{Metric, RunModel};
 use crate::tui::theme::{Depth, Theme};
 
@@ -19,22 +19,6 @@ fn drawn(app: &App, width: u16, height: u16) -> Buffer {
     let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
     super::draw(app, buffer.area, &mut buffer, &mut Hits::default());
     buffer
-}
-
-fn text(buffer: &Buffer) -> String {
-    let row = |y| {
-        let row = (0..buffer.area.width).map(|x| buffer[(x, y)].symbol());
-        row.collect::<String>().trim_end().to_owned()
-    };
-    (0..buffer.area.height).map(row).collect::<Vec<_>>().join("\n")
-}
-
-fn snapshot(name: &str, text: &str) {
-    let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("../../../tests/snapshots/tui");
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(name, text));
 }
 
 fn app(view: ViewId, is_ascii: bool) -> App {
