@@ -143,7 +143,7 @@ fn read_all(path: &Path) -> fullrank::error::Result<()> {
     let config = model.config().clone();
     let tokenizer = model.tokenizer()?;
     tokenizer.encode("ab ba 12 <|endoftext|>")?;
-    model.chat_template()?;
+    tokenizer.chat_template()?;
     let hidden = config.hidden_size;
     model.read_expected("model.embed_tokens.weight", &[config.vocab_size, hidden])?;
     model.read_expected("model.norm.weight", &[hidden])?;
@@ -365,6 +365,27 @@ fn metadata_that_cannot_be_is_refused_by_name() {
 }
 
 #[test]
+fn a_context_whose_rotary_tables_would_fill_the_memory_is_refused() {
+    let with = |context| {
+        let mut entries = metadata();
+        entries.retain(|(own, _)| *own != "llama.context_length");
+        for (key, value) in [
+            ("llama.context_length", context),
+            ("llama.attention.key_length", 64),
+            ("llama.attention.value_length", 64),
+        ] {
+            entries.push((key, number_entry(key, value)));
+        }
+        refusal(&file(&entries, &tensors()))
+    };
+    let message = with(1 << 22);
+    assert!(message.contains("rotary angles of 1024 MiB, at most 512 MiB"), "{message}");
+    // Heads of 64 do not fit the tensors, which is looked at later.
+    let message = with(1 << 21);
+    assert!(!message.contains("rotary"), "{message}");
+}
+
+#[test]
 fn missing_metadata_is_named() {
     let all = metadata();
     let without = |key: &str| {
@@ -466,7 +487,7 @@ fn what_is_written_is_read_back() {
                 assert_eq!(again.encode(text).unwrap(), tokenizer.encode(text).unwrap());
             }
             assert_eq!((again.bos(), again.eos()), (tokenizer.bos(), tokenizer.eos()));
-            assert!(model.chat_template().unwrap().is_some());
+            assert!(again.chat_template().unwrap().is_some());
         }
     }
 }
@@ -532,7 +553,7 @@ fn a_real_tokenizer_goes_through_a_file_with_its_template() {
         assert_eq!(again.encode(text).unwrap(), wanted, "{text:?}");
     }
     assert_eq!((again.bos(), again.eos()), (Some(1), 2));
-    assert_eq!(model.chat_template().unwrap().unwrap().source(), template.source());
+    assert_eq!(again.chat_template().unwrap().unwrap().source(), template.source());
 }
 
 /// Random damage to a good file: bytes changed, cut out, doubled. Reading ends, with a value or an error.

@@ -204,7 +204,7 @@ impl ModelSource {
 }
 
 /// Whether this names a GGUF file, which may be missing.
-pub(super) fn is_gguf(path: &Path) -> bool {
+pub(in crate::run) fn is_gguf(path: &Path) -> bool {
     GgufModel::is_named(path) && !path.is_dir()
 }
 
