@@ -9,9 +9,10 @@ use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Value, ValueKind};
+use minijinja::value::{Enumerator, Object, Value, ValueKind};
 use minijinja::{Environment, ErrorKind};
 
 use super::json::{Fields, read_bytes};
@@ -40,6 +41,28 @@ impl Message {
     /// A message of a role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A message as a template sees it: an object with its keys in the order in which Python's have them, as templates
+/// print messages with `tojson`.
+#[derive(Debug)]
+struct Shown {
+    role: Value,
+    content: Value,
+}
+
+impl Object for Shown {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        match key.as_str()? {
+            "role" => Some(self.role.clone()),
+            "content" => Some(self.content.clone()),
+            _ => None,
+        }
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(&["role", "content"])
     }
 }
 
@@ -142,13 +165,16 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, minijinja::Error> {
-        let sizes = messages.iter().map(|message| message.role.len() + message.content.len());
+        // The objects that hold them.
+        const OF_MESSAGE: usize = 64;
+        let sizes =
+            messages.iter().map(|message| message.role.len() + message.content.len() + OF_MESSAGE);
         let bytes = self.source.len() + sizes.sum::<usize>();
         let messages: Vec<Value> = messages
             .iter()
             .map(|message| {
-                let pairs = [("role", &message.role), ("content", &message.content)];
-                Value::from_pairs(pairs.map(|(key, text)| (key, text.as_str())))
+                let (role, content) = (message.role.as_str(), message.content.as_str());
+                Value::from_object(Shown { role: role.into(), content: content.into() })
             })
             .collect();
         let mut values = BTreeMap::from([
@@ -313,9 +339,12 @@ mod tests {
         let text =
             render("{{ messages[0].content.split(' ')[0].lower() }} {{ messages[1] | tojson }}");
         assert_eq!(text.unwrap(), "hi {\"role\": \"assistant\", \"content\": \"\\\"Hello\\\"\"}");
+        let source = "{% set m = messages[0] %}{{ m.get('role') }} {{ m.get('name', 'x') }} {{ m.keys() | join }} \
+                      {{ m is mapping }} {{ 'role' in m }} {{ m.name is defined }} {{ m == messages[1] }} \
+                      {{ m | length }} {% for key, value in m.items() %}{{ key }}={{ value }};{% endfor %}";
         assert_eq!(
-            render("{{ {'b': 1, 'a': [true, none]} | tojson }}").unwrap(),
-            "{\"b\": 1, \"a\": [true, null]}"
+            render(source).unwrap(),
+            "user x rolecontent True True False False 2 role=user;content=Hi <there>;"
         );
         assert_eq!(render("{{ strftime_now('%Y') }}").unwrap().len(), 4);
         assert_eq!(render("{% if tools is not none %}tools{% endif %}-").unwrap(), "-");

@@ -1,8 +1,11 @@
 //! Bounds for chat templates, which are programs from the network: how often they go round, how long their texts get.
 //!
-//! The template's source gets a call of a function after every tag that opens a loop, a macro or a block of calls, and
-//! after every tag that sets a variable, with what was set. The function counts, and measures. The calls are put where
-//! they change no white space and no line's number.
+//! The template's source gets a call of a function after every tag that gives names values (loops, macros, blocks of
+//! calls, `set`, `with`), with those values, and after every tag that text follows, with its length. The function
+//! counts, and measures (`budget`). The calls are put where they change no white space and no line's number. Filters
+//! that make much of little look first (`filters`), and both sides of a `*` must be numbers, or one written out.
+//!
+//! Hence a value is measured before a second operation can enlarge it, but for the few of one tag.
 
 mod budget;
 mod filters;
@@ -357,7 +360,11 @@ mod tests {
         );
         assert_eq!(tick("{% raw %}{% for %}{% endraw %}"), "{% raw %}{% for %}{% endraw %}");
         assert_eq!(tick("{% if x %}{% for"), "{% if x %}{% for");
-        assert_eq!(tick("{%- generation %}a{% endgeneration -%}"), "{%- if true %}a{% endif -%}");
+        assert_eq!(
+            tick("{%- generation %}a{% endgeneration -%}"),
+            "{%- if true %}{% set _ = t(1) %}a{% endif -%}"
+        );
+        assert_eq!(tick("{{ {'a': {'b': 1}} }}}} c"), "{{ {'a': {'b': 1}} }}}} c");
     }
 
     fn render(source: &str) -> Result<String, Error> {

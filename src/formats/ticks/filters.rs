@@ -38,7 +38,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         Ok::<_, Error>(value)
     });
     // It prints everything that the template has.
-    environment.remove_function("debug");
+    environment.remove_global("debug");
     environment.set_unknown_method_callback(method);
 }
 
@@ -109,7 +109,14 @@ fn format(state: &mut State, text: &Value, args: Rest<ValueOrKwargs>) -> Result<
 
 /// The bytes of a text with values in its fields, at most: any field may have the largest, and all widths.
 fn formatted(text: &str, args: &[&Value]) -> Result<Option<usize>, Error> {
-    if text.contains('*') {
+    let is_open = |field: &str| {
+        let named = field.strip_prefix('(').and_then(|field| field.split_once(')'));
+        let field = named.map_or(field, |(_, rest)| rest);
+        field
+            .trim_start_matches(|c: char| "-+ #.".contains(c) || c.is_ascii_digit())
+            .starts_with('*')
+    };
+    if text.split('%').skip(1).any(is_open) {
         return Err(wrong("the template formats with a width that is not in its text"));
     }
     let mut largest = 64;
@@ -118,7 +125,7 @@ fn formatted(text: &str, args: &[&Value]) -> Result<Option<usize>, Error> {
     }
     let fields = text.bytes().filter(|byte| b"%{".contains(byte)).count();
     let runs = text.split(|c: char| !c.is_ascii_digit()).filter(|run| !run.is_empty());
-    let widths = runs.map(|run| run.parse::<usize>().ok());
+    let mut widths = runs.map(|run| run.parse::<usize>().ok());
     // A number that a field is filled with may have marks between its digits, and a filler four bytes.
     let widths = widths.try_fold(0_usize, |sum, width| sum.checked_add(width?.checked_mul(4)?));
     let values = fields.checked_mul(largest);
