@@ -348,6 +348,10 @@ fn a_gguf_file_is_trained_and_evaluated_as_a_folder_is() {
         "2",
         "--max-seq-length",
         "32",
+        "--rank-every",
+        "3",
+        "--rank-budget",
+        "inf",
         "--out",
         out,
         "--name",
@@ -355,6 +359,20 @@ fn a_gguf_file_is_trained_and_evaluated_as_a_folder_is() {
     ];
     let (code, _, errors) = fullrank(&train, "");
     assert_eq!(code, 0, "{errors}");
+    // Changes are counted from the file's weights.
+    let log = std::fs::read_to_string(Path::new(out).join("run/events.jsonl")).unwrap();
+    let changes: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|event| event["kind"] == "rank" && event["matrix"] == "change")
+        .collect();
+    assert!(!changes.is_empty() && !log.contains("\"alert\""), "{log}");
+    let estimate = ["estimate", "--model", path, "--batch-size", "1", "--max-seq-length", "32"];
+    let (code, printed, errors) = fullrank(&estimate, "");
+    assert_eq!(code, 0, "{errors}");
+    assert!(printed.contains("vocabulary 257"), "{printed}");
+    let (code, _, errors) = fullrank(&[&estimate[..], &["--vocab-size", "9"]].concat(), "");
+    assert_eq!(code, 2, "{errors}");
     // The result as a file again, which is a model like any other.
     let exported = folder.path().join("tuned.gguf");
     let exported = exported.to_str().unwrap();

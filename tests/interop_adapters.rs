@@ -141,7 +141,7 @@ fn train_and_write(method: &str, change: impl Fn(&mut RunConfig), folder: &Path)
     let (layers, use_rslora) = of_method(engine.method.as_ref(), &engine.model).unwrap();
     let network = given::modules(&engine.model);
     std::fs::create_dir_all(folder).unwrap();
-    write(folder, &layers, &network, &config.model.model, use_rslora).unwrap();
+    write(folder, &layers, &network, &config.model.model.as_str().into(), use_rslora).unwrap();
     let ids = ids(100);
     let logits = engine.model.logits(&batch(&ids, 12, &engine.model)).to_host();
     write_safetensors(

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use fullrank::formats::peft::{AdapterLayer, Module, PeftAdapter, write};
+use fullrank::formats::peft::{AdapterLayer, BaseName, Module, PeftAdapter, write};
 use fullrank::formats::safetensors::{SafetensorsFile, TensorValues, write_safetensors};
 use fullrank::random::stream;
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ impl Place {
             }
         };
         let layers: Vec<AdapterLayer> = network().into_iter().map(layer).collect();
-        write(folder.path(), &layers, &network(), "base", false).unwrap();
+        write(folder.path(), &layers, &network(), &"base".into(), false).unwrap();
         let place = Self { folder };
         assert_eq!(place.read().unwrap().layers, layers, "the good one is read");
         place
@@ -184,6 +184,32 @@ fn fields_with_impossible_values_are_refused_by_name() {
         let shown: String = shown.chars().take(60).collect();
         place.assert_refused(&format!("{key} = {shown}"), fault);
     }
+}
+
+#[test]
+fn no_blocks_are_all_blocks_as_in_peft() {
+    let place = Place::new(false);
+    let mut config = place.config();
+    config["layers_to_transform"] = json!([]);
+    place.set_config(serde_json::to_vec(&config).unwrap());
+    assert_eq!(place.read().unwrap().layers.len(), 14);
+    config["target_modules"] = json!(".*_proj");
+    place.set_config(serde_json::to_vec(&config).unwrap());
+    place.assert_refused("no blocks with a pattern", "does not go with target_modules");
+}
+
+#[test]
+fn the_revision_of_the_base_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers = Place::new(false).read().unwrap().layers;
+    let base = BaseName { name: "org/name".into(), revision: Some("v2".into()) };
+    write(folder.path(), &layers, &network(), &base, false).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(folder.path().join(CONFIG)).unwrap()).unwrap();
+    assert_eq!(
+        (&config["base_model_name_or_path"], &config["revision"]),
+        (&json!("org/name"), &json!("v2"))
+    );
 }
 
 #[test]
@@ -413,10 +439,10 @@ fn no_adapter_with_a_value_that_is_not_finite_is_written() {
             1 => layer.b[5] = f32::INFINITY,
             _ => layer.magnitude.as_mut().unwrap()[5] = f32::NAN,
         }
-        let error = write(folder.path(), &[layer], &network(), "base", false).unwrap_err();
+        let error = write(folder.path(), &[layer], &network(), &"base".into(), false).unwrap_err();
         assert!(error.to_string().contains(fault), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
     }
     let folder = tempfile::tempdir().unwrap();
-    assert!(write(folder.path(), &[], &network(), "base", false).is_err());
+    assert!(write(folder.path(), &[], &network(), &"base".into(), false).is_err());
 }

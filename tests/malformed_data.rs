@@ -25,8 +25,8 @@ fn prepare(folder: &Path, rows: &[u8], template: Option<&ChatTemplate>) -> Resul
     fs::write(&path, rows).unwrap();
     let tokenizer = Tokenizer::bytes().unwrap();
     let corpus = Corpus::from_path(&path, 0.1)?;
-    let format = RowFormat { tokenizer: &tokenizer, template, strict: false };
-    let options = RowOptions { format, seq_len: 64, mask_prompt: true, packing: true };
+    let format = RowFormat { tokenizer: &tokenizer, template, strict: false, mask_prompt: true };
+    let options = RowOptions { format, seq_len: 64, packing: true };
     Dataset::prepare_rows(&corpus, options, &TokenCache::in_memory())
 }
 

@@ -142,7 +142,7 @@ fn read_all(path: &Path) -> fullrank::error::Result<()> {
     let config = model.config().clone();
     let tokenizer = model.tokenizer()?;
     tokenizer.encode("ab ba 12 <|endoftext|>")?;
-    model.chat_template()?;
+    tokenizer.chat_template()?;
     let hidden = config.hidden_size;
     model.read_expected("model.embed_tokens.weight", &[config.vocab_size, hidden])?;
     model.read_expected("model.norm.weight", &[hidden])?;
@@ -361,6 +361,27 @@ fn metadata_that_cannot_be_is_refused_by_name() {
     let mut twice = metadata();
     twice.push(twice[1].clone());
     assert!(refusal(&file(&twice, &tensors())).contains("llama.block_count twice"));
+}
+
+#[test]
+fn a_context_whose_rotary_tables_would_fill_the_memory_is_refused() {
+    let with = |context| {
+        let mut entries = metadata();
+        entries.retain(|(own, _)| *own != "llama.context_length");
+        for (key, value) in [
+            ("llama.context_length", context),
+            ("llama.attention.key_length", 64),
+            ("llama.attention.value_length", 64),
+        ] {
+            entries.push((key, number_entry(key, value)));
+        }
+        refusal(&file(&entries, &tensors()))
+    };
+    let message = with(1 << 22);
+    assert!(message.contains("rotary angles of 1024 MiB, at most 512 MiB"), "{message}");
+    // Heads of 64 do not fit the tensors, which is looked at later.
+    let message = with(1 << 21);
+    assert!(!message.contains("rotary"), "{message}");
 }
 
 #[test]

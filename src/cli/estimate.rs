@@ -12,6 +12,7 @@ use super::text::{self, Table, or_absent};
 use crate::config::RunConfig;
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::formats::gguf::GgufModel;
 use crate::formats::hf_config::HfConfig;
 use crate::model::ModelConfig;
 use crate::run::estimate::{Description, Measured, check_fits, describe, measure};
@@ -116,11 +117,13 @@ fn shape(args: &EstimateArgs, source: &ModelSource) -> Result<ModelConfig> {
     if let ModelSource::Directory(folder) = source {
         if args.vocab_size.is_some() {
             return Err(Error::config(
-                "--vocab-size does not go with a model folder",
-                "leave it out: the folder's config.json fixes the vocabulary",
+                "--vocab-size does not go with a model folder or file",
+                "leave it out: the model's own files fix the vocabulary",
             ));
         }
-        return HfConfig::read(folder.join("config.json"));
+        if !GgufModel::is_named(folder) || folder.is_dir() {
+            return HfConfig::read(folder.join("config.json"));
+        }
     }
     let mut shape = source.model_config(&args.config, &source.tokenizer(&args.config)?)?;
     shape.vocab_size = args.vocab_size.unwrap_or(shape.vocab_size);

@@ -10,6 +10,7 @@ use crate::config::RunConfig;
 use crate::data::cache::TokenCache;
 use crate::data::dataset::row_blocks;
 use crate::data::loader::count_blocks;
+use crate::data::row_cache::RowFormat;
 use crate::data::text::{Format, Validation};
 use crate::data::{Blocks, Corpus, Dataset, RowOptions, ValidationBlocks};
 use crate::error::{Error, Result};
@@ -118,7 +119,8 @@ fn row_blocks_of(
     let cache = TokenCache::of_user();
     let template = data_template(tokenizer)?;
     let options = row_options(config, tokenizer, template.as_ref(), seq_len);
-    let options = RowOptions { mask_prompt: false, ..options };
+    let format = RowFormat { mask_prompt: false, ..options.format };
+    let options = RowOptions { format, ..options };
     let (blocks, notes) = if is_own {
         let dataset = Dataset::prepare_rows(&corpus, options, &cache)?;
         (dataset.valid, dataset.notes)

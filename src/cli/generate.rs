@@ -41,7 +41,12 @@ fn writer<'a>(args: &GenerateArgs, opened: &'a Opened, capacity: usize) -> Resul
 fn continue_prompt(args: &GenerateArgs, opened: &Opened) -> Result<()> {
     let prompt = args.prompt.as_deref().unwrap_or(&opened.config.train.sample_prompt);
     let mut ids = prompt_ids(&opened.tokenizer, prompt)?;
-    cut(&mut ids, opened.model.config.max_position_embeddings, args.max_tokens);
+    cut(
+        &mut ids,
+        opened.tokenizer.bos(),
+        opened.model.config.max_position_embeddings,
+        args.max_tokens,
+    );
     emit(prompt)?;
     let mut writer = writer(args, opened, ids.len().saturating_add(args.max_tokens))?;
     answer(args, &mut writer, &ids)?;

@@ -21,7 +21,7 @@ use crate::formats::tokenizer::Tokenizer;
 
 const MAGIC: &[u8; 8] = b"FRTOKENS";
 /// Changes with the layout, and with anything that makes other tokens of the same text.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 64;
 
 /// Pieces that are encoded at a time by all threads together.
@@ -243,6 +243,7 @@ impl Source for Texts<'_> {
             let mut hasher = blake3::Hasher::new();
             let reader = HashingReader { reader: document.open()?, hasher: &mut hasher };
             let mut pieces = Pieces::new(reader);
+            let mut is_first = true;
             loop {
                 let mut batch = Vec::with_capacity(PIECES_AT_A_TIME);
                 while batch.len() < PIECES_AT_A_TIME {
@@ -255,8 +256,13 @@ impl Source for Texts<'_> {
                 if batch.is_empty() {
                     break;
                 }
+                let encode = |(index, piece): (usize, &String)| match index {
+                    0 if is_first => self.tokenizer.encode(piece),
+                    _ => self.tokenizer.encode_rest(piece),
+                };
                 let encoded: Vec<Result<Vec<u32>>> =
-                    batch.par_iter().map(|piece| self.tokenizer.encode(piece)).collect();
+                    batch.par_iter().enumerate().map(encode).collect();
+                is_first = false;
                 for ids in encoded {
                     sink(&ids?)?;
                 }

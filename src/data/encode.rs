@@ -36,11 +36,22 @@ pub(super) enum RowError {
 pub(super) struct Encoder<'a> {
     pub tokenizer: &'a Tokenizer,
     pub template: Option<&'a ChatTemplate>,
+    /// Rows are of no use without the parts that are to be learned.
+    pub needs_parts: bool,
 }
 
 impl Encoder<'_> {
     /// The marked ids of a row; at least two.
     pub fn encode(&self, row: &Row) -> Result<Vec<u32>, RowError> {
+        // Before the tokenizer adds its own, which would be learned alone.
+        let is_empty = match row {
+            Row::Text(text) => text.is_empty(),
+            Row::Completion { prompt, completion } => prompt.is_empty() && completion.is_empty(),
+            Row::Chat { .. } => false,
+        };
+        if is_empty {
+            return Err(RowError::Row(NO_TEXT.into()));
+        }
         let ids = match row {
             Row::Text(text) => self.text(text, 0)?,
             Row::Completion { prompt, completion } => {
@@ -48,13 +59,13 @@ impl Encoder<'_> {
             }
             Row::Chat { messages, given } => {
                 let template = self.template.ok_or_else(|| RowError::All(no_template()))?;
-                let (text, learned) =
-                    spans::render(template, messages, *given).map_err(RowError::Row)?;
+                let (text, learned) = spans::render(template, messages, *given, self.needs_parts)
+                    .map_err(RowError::Row)?;
                 self.marked(&text, &learned, false)?
             }
         };
         if ids.len() < 2 {
-            return Err(RowError::Row("has no text".into()));
+            return Err(RowError::Row(NO_TEXT.into()));
         }
         let mut ids = ids;
         ids[0] |= FIRST;
@@ -102,6 +113,8 @@ impl Encoder<'_> {
     }
 }
 
+const NO_TEXT: &str = "has no text";
+
 fn no_template() -> Error {
     Error::config(
         "the data have chats, and the model brings no chat template",
@@ -122,7 +135,7 @@ mod tests {
     #[test]
     fn the_completion_and_the_end_of_text_are_learned() {
         for tokenizer in [Tokenizer::bytes().unwrap(), Tokenizer::builtin().unwrap()] {
-            let encoder = Encoder { tokenizer: &tokenizer, template: None };
+            let encoder = Encoder { tokenizer: &tokenizer, template: None, needs_parts: true };
             let row = Row::Completion { prompt: "It was a".into(), completion: " truth".into() };
             let ids = encoder.encode(&row).unwrap();
             assert_eq!(decoded(&tokenizer, &ids, false), "It was a");
@@ -136,7 +149,7 @@ mod tests {
     #[test]
     fn an_id_that_begins_in_the_prompt_counts_with_the_completion() {
         let tokenizer = Tokenizer::builtin().unwrap();
-        let encoder = Encoder { tokenizer: &tokenizer, template: None };
+        let encoder = Encoder { tokenizer: &tokenizer, template: None, needs_parts: true };
         let whole = tokenizer.encode(" the").unwrap();
         assert_eq!(whole.len(), 1);
         let row = Row::Completion { prompt: " t".into(), completion: "he".into() };
@@ -150,7 +163,8 @@ mod tests {
                       {% if add_generation_prompt %}assistant: {% endif %}";
         let template = ChatTemplate::new(source, None, None).unwrap();
         let tokenizer = Tokenizer::bytes().unwrap();
-        let encoder = Encoder { tokenizer: &tokenizer, template: Some(&template) };
+        let encoder =
+            Encoder { tokenizer: &tokenizer, template: Some(&template), needs_parts: true };
         let said = [("user", "é?"), ("assistant", "ä."), ("user", "so"), ("assistant", "…")];
         let messages = said.iter().map(|(role, content)| Message::new(*role, *content)).collect();
         let ids = encoder.encode(&Row::Chat { messages, given: None }).unwrap();
@@ -161,10 +175,44 @@ mod tests {
     #[test]
     fn rows_without_text_and_chats_without_a_template_are_refused() {
         let tokenizer = Tokenizer::bytes().unwrap();
-        let encoder = Encoder { tokenizer: &tokenizer, template: None };
+        let encoder = Encoder { tokenizer: &tokenizer, template: None, needs_parts: true };
         assert!(matches!(encoder.encode(&Row::Text(String::new())), Err(RowError::Row(_))));
         let messages = vec![Message::new("user", "a")];
         let row = Row::Chat { messages, given: None };
         assert!(matches!(encoder.encode(&row), Err(RowError::All(_))));
+    }
+
+    #[test]
+    fn a_row_without_text_is_refused_where_the_tokenizer_begins_every_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let json = serde_json::json!({
+            "version": "1.0",
+            "added_tokens": [
+                {"id": 0, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+                 "normalized": false, "special": true},
+                {"id": 1, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+                 "normalized": false, "special": true}
+            ],
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}
+            },
+            "model": {"type": "BPE", "vocab": {"<s>": 0, "</s>": 1, "a": 2}, "merges": []}
+        });
+        std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+        let tokenizer = Tokenizer::from_file(folder.path()).unwrap();
+        assert!(tokenizer.adds_bos());
+        let encoder = Encoder { tokenizer: &tokenizer, template: None, needs_parts: true };
+        assert_eq!(encoder.encode(&Row::Text("a".into())).unwrap().len(), 3);
+        let empty = Row::Completion { prompt: String::new(), completion: String::new() };
+        for row in [Row::Text(String::new()), empty] {
+            let refused = encoder.encode(&row);
+            assert!(
+                matches!(&refused, Err(RowError::Row(why)) if why == "has no text"),
+                "{refused:?}"
+            );
+        }
     }
 }

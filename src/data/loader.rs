@@ -184,13 +184,6 @@ impl ValidationBlocks {
         Ok(Self { source, blocks })
     }
 
-    /// At most the first `blocks` blocks, at least one.
-    #[must_use]
-    pub fn limited_to(mut self, blocks: usize) -> Self {
-        self.blocks = self.blocks.min(blocks.max(1));
-        self
-    }
-
     /// The number of blocks.
     pub fn blocks(&self) -> usize {
         self.blocks
@@ -316,7 +309,6 @@ mod tests {
         assert_eq!(batches.iter().map(|batch| batch.batch).collect::<Vec<_>>(), [2, 2, 1]);
         let inputs: Vec<i32> = batches.iter().flat_map(|batch| batch.inputs.clone()).collect();
         assert_eq!(inputs, (0..50).collect::<Vec<_>>());
-        assert_eq!(blocks.limited_to(3).batches(2).count(), 2);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Pieces are cut so that a byte-level tokenizer gives the same ids as for the whole text: before
 //! a line break or space that follows a letter or digit. Every pre-tokenizer of that family begins
-//! a new part there and looks at nothing before it.
+//! a new part there and looks at nothing before it. A tokenizer that puts a space before every text
+//! gets the pieces after the first by `Tokenizer::encode_rest`, which leaves it out.
 
 use std::io::{self, Read};
 
@@ -121,6 +122,48 @@ mod tests {
         let ids: Vec<u32> =
             pieces.iter().flat_map(|piece| tokenizer.encode(piece).unwrap()).collect();
         assert_eq!(ids, tokenizer.encode(text).unwrap());
+    }
+
+    #[test]
+    fn a_tokenizer_that_puts_a_space_before_a_text_puts_it_before_the_first_piece_alone() {
+        let mut vocab = serde_json::Map::new();
+        for token in
+            ["</s>", "▁", "\n"].into_iter().map(str::to_owned).chain(('a'..='z').map(String::from))
+        {
+            let id = vocab.len();
+            vocab.insert(token, id.into());
+        }
+        for merged in ["▁w", "▁wo", "wo"] {
+            let id = vocab.len();
+            vocab.insert(merged.into(), id.into());
+        }
+        let merges = serde_json::json!([["▁", "w"], ["▁w", "o"], ["w", "o"]]);
+        let parts = [
+            serde_json::json!({"normalizer": {"type": "Sequence", "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]}}),
+            serde_json::json!({"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": false}}),
+            serde_json::json!({"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true}}),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        for mut json in parts {
+            json["version"] = "1.0".into();
+            json["model"] = serde_json::json!({"type": "BPE", "vocab": vocab, "merges": merges});
+            std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+            let tokenizer = Tokenizer::from_file(folder.path()).unwrap();
+            for word in ["wo ab  cd ", "ab\nwo", "wo ", "wo  wo "] {
+                let text = word.repeat(PIECE_BYTES / 3);
+                let pieces = all(text.as_bytes()).unwrap();
+                assert!(pieces.len() > 1);
+                let mut ids = tokenizer.encode(&pieces[0]).unwrap();
+                for piece in &pieces[1..] {
+                    ids.extend(tokenizer.encode_rest(piece).unwrap());
+                }
+                let whole = tokenizer.encode(&text).unwrap();
+                let first = ids.iter().zip(&whole).position(|(a, b)| a != b);
+                assert_eq!((first, ids.len()), (None, whole.len()), "{word:?} {json}");
+            }
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::formats::chat::ChatTemplate;
 use crate::formats::tokenizer::Tokenizer;
 
 /// Changes with the marks, with the reading of rows, and with anything that makes other ids of the same rows.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Lines, and bytes of them, that are encoded at a time by all threads together.
 const LINES_AT_A_TIME: usize = 1024;
 const BYTES_AT_A_TIME: usize = 4 << 20;
@@ -40,6 +40,8 @@ pub struct RowFormat<'a> {
     pub template: Option<&'a ChatTemplate>,
     /// Stop at a row that cannot be used.
     pub strict: bool,
+    /// Only completions, and what the assistant says, are learned: a chat in which that cannot be found is of no use.
+    pub mask_prompt: bool,
 }
 
 /// What was found in the rows of some files.
@@ -130,6 +132,7 @@ fn key(text_hash: &blake3::Hash, format: &RowFormat<'_>) -> String {
     hasher.update(&format.tokenizer.eos().to_le_bytes());
     hasher.update(&format.tokenizer.bos().unwrap_or(u32::MAX).to_le_bytes());
     hasher.update(format.template.map(ChatTemplate::fingerprint).unwrap_or_default().as_bytes());
+    hasher.update(&[u8::from(format.mask_prompt)]);
     hasher.update(text_hash.as_bytes());
     hasher.finalize().to_hex().to_string()
 }
@@ -178,8 +181,8 @@ impl Rows<'_> {
         lines: &[Waiting],
         sink: &mut Sink<'_>,
     ) -> Result<(), BuildError> {
-        let RowFormat { tokenizer, template, .. } = self.format;
-        let encoder = Encoder { tokenizer, template };
+        let RowFormat { tokenizer, template, mask_prompt, .. } = self.format;
+        let encoder = Encoder { tokenizer, template, needs_parts: mask_prompt };
         let encoded: Vec<_> = lines.par_iter().map(|waiting| row_ids(&encoder, waiting)).collect();
         for (waiting, ids) in lines.iter().zip(encoded) {
             match ids {
@@ -289,7 +292,7 @@ mod tests {
     }
 
     fn format(tokenizer: &Tokenizer) -> RowFormat<'_> {
-        RowFormat { tokenizer, template: None, strict: false }
+        RowFormat { tokenizer, template: None, strict: false, mask_prompt: true }
     }
 
     #[test]
@@ -353,5 +356,23 @@ mod tests {
         };
         assert!(rows(b"{}\nx\n").contains("none of its 2 rows can be used; line 1 has no keys"));
         assert!(rows(b"\n\n").ends_with("has no rows"));
+    }
+
+    #[test]
+    fn chats_that_cannot_be_masked_are_used_where_nothing_is_masked() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}]}\n";
+        let documents = [document(folder.path(), "a.jsonl", line.repeat(3).as_bytes())];
+        let source = "{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}";
+        let template = ChatTemplate::new(source, None, None).unwrap();
+        let tokenizer = Tokenizer::bytes().unwrap();
+        let masked = RowFormat { template: Some(&template), ..format(&tokenizer) };
+        let cache = TokenCache::in_folder(folder.path().join("cache"));
+        for _ in 0..2 {
+            let error = cache.rows(&documents, masked).unwrap_err().to_string();
+            assert!(error.contains("cannot be masked"), "{error}");
+            let all = cache.rows(&documents, RowFormat { mask_prompt: false, ..masked }).unwrap();
+            assert_eq!((all.report.rows(), all.report.bad), (3, 0));
+        }
     }
 }

@@ -17,34 +17,42 @@ const MAX_WORK: usize = 1 << 28;
 const ASSISTANT: &str = "assistant";
 
 /// The text of a chat and the parts of it, in bytes, that are to be learned: every turn of the assistant,
-/// or everything from message `given` on. A turn's part has the mark that ends it.
+/// or everything from message `given` on. A turn's part has the mark that ends it. Where the parts cannot be found,
+/// there are none unless they are `needed`.
 ///
 /// Errors: why the row cannot be used, as the end of a sentence that begins with its line.
 pub(super) fn render(
     template: &ChatTemplate,
     messages: &[Message],
     given: Option<usize>,
+    needed: bool,
 ) -> Result<(String, Vec<Range<usize>>), String> {
+    let whole = write(template, messages, false)?;
+    let parts = parts(&Run { template, messages, whole: &whole }, given);
+    let parts = if needed { parts? } else { parts.unwrap_or_default() };
+    Ok((whole, parts))
+}
+
+fn parts(run: &Run<'_>, given: Option<usize>) -> Result<Vec<Range<usize>>, String> {
+    let messages = run.messages;
     let turns = messages.iter().filter(|message| message.role == ASSISTANT).count();
     let bytes: usize = messages.iter().map(|message| message.content.len() + 16).sum();
     if turns.saturating_mul(bytes) > MAX_WORK {
         return Err(format!(
             "has {turns} turns of the assistant in {bytes} bytes, too many to find where each begins; \
-             cut it into several rows"
+             cut it into several rows, or train on all of it with --mask-prompt false"
         ));
     }
-    let run = Run { template, messages, whole: write(template, messages, false)? };
-    let spans = match given {
+    match given {
         Some(given) => {
             let answer = run.start(given)?..run.whole.len();
-            vec![answer]
+            Ok(vec![answer])
         }
         None => (0..messages.len())
             .filter(|index| messages[*index].role == ASSISTANT)
             .map(|index| run.turn(index))
-            .collect::<Result<_, _>>()?,
-    };
-    Ok((run.whole, spans))
+            .collect(),
+    }
 }
 
 fn write(template: &ChatTemplate, messages: &[Message], asks: bool) -> Result<String, String> {
@@ -54,7 +62,7 @@ fn write(template: &ChatTemplate, messages: &[Message], asks: bool) -> Result<St
 struct Run<'a> {
     template: &'a ChatTemplate,
     messages: &'a [Message],
-    whole: String,
+    whole: &'a str,
 }
 
 impl Run<'_> {
@@ -123,7 +131,7 @@ mod tests {
     }
 
     fn learned(source: &str, messages: &[(&str, &str)], given: Option<usize>) -> Vec<String> {
-        let (text, spans) = render(&template(source), &chat(messages), given).unwrap();
+        let (text, spans) = render(&template(source), &chat(messages), given, true).unwrap();
         spans.into_iter().map(|span| text[span].to_owned()).collect()
     }
 
@@ -162,16 +170,20 @@ mod tests {
     #[test]
     fn a_template_whose_beginnings_differ_is_refused() {
         let source = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}";
-        let error = render(&template(source), &chat(&FOUR), None).unwrap_err();
+        let error = render(&template(source), &chat(&FOUR), None, true).unwrap_err();
         assert!(error.contains("cannot be masked") && error.contains("messages[1]"), "{error}");
-        let error =
-            render(&template("{{ raise_exception('no') }}"), &chat(&FOUR), None).unwrap_err();
+        let (text, parts) = render(&template(source), &chat(&FOUR), None, false).unwrap();
+        assert_eq!((text.as_str(), parts.len()), ("4HiHello.Hello.So?", 0));
+        let raises = template("{{ raise_exception('no') }}");
+        let error = render(&raises, &chat(&FOUR), None, false).unwrap_err();
         assert_eq!(error, "does not fit the template: the chat template, line 1: no");
     }
 
     #[test]
     fn a_row_whose_turns_would_take_hours_is_refused() {
         let many: Vec<Message> = (0..200_000).map(|_| Message::new("assistant", "a")).collect();
-        assert!(render(&template(CHATML), &many, None).unwrap_err().contains("too many"));
+        let error = render(&template(CHATML), &many, None, true).unwrap_err();
+        assert!(error.contains("too many"), "{error}");
+        assert!(render(&template(CHATML), &many, None, false).is_ok());
     }
 }

@@ -11,7 +11,8 @@
 //! trained on; `test.txt` never is.
 //!
 //! A `.jsonl` file holds rows instead of a text, and so does a folder with `train.jsonl` or without any
-//! text: there `train.jsonl`, `valid.jsonl` and `test.jsonl` are what they say.
+//! text but a README or licence: there `train.jsonl`, `valid.jsonl` and `test.jsonl` are what they say.
+//! A folder with both is refused, unless a file named `train` says which.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -227,18 +228,11 @@ struct Folder {
 }
 
 fn folder_documents(folder: &Path) -> Result<Folder> {
-    let mut texts = Vec::new();
+    let (mut texts, mut rows) = (Vec::new(), Vec::new());
     collect(folder, Format::Text, &mut texts)?;
-    let format = if texts.is_empty() || folder.join("train.jsonl").is_file() {
-        Format::Rows
-    } else {
-        Format::Text
-    };
-    let mut found = texts;
-    if format == Format::Rows {
-        found.clear();
-        collect(folder, format, &mut found)?;
-    }
+    collect(folder, Format::Rows, &mut rows)?;
+    let format = folder_format(folder, &texts, &rows)?;
+    let mut found = if format == Format::Rows { rows } else { texts };
     // By components, so that the order is the same wherever the folder lies and on every system.
     found.sort_by(|a, b| a.path().components().cmp(b.path().components()));
     if found.is_empty() {
@@ -268,6 +262,38 @@ fn folder_documents(folder: &Path) -> Result<Folder> {
     }
     let test = test.filter(|document| format == Format::Rows && document.bytes() > 0);
     Ok(Folder { format, train: found, valid, test })
+}
+
+/// Which of a folder's files are its data. What only tells of data (a README, a licence) is no text to train on where
+/// there are rows.
+///
+/// Errors: texts and rows, and no file named `train` that says which.
+fn folder_format(folder: &Path, texts: &[Document], rows: &[Document]) -> Result<Format> {
+    if rows.is_empty() {
+        return Ok(Format::Text);
+    }
+    if folder.join("train.jsonl").is_file() {
+        return Ok(Format::Rows);
+    }
+    let Some(text) = texts.iter().find(|text| !tells_of_data(text.path())) else {
+        return Ok(Format::Rows);
+    };
+    if ["train.txt", "train.md"].iter().any(|name| folder.join(name).is_file()) {
+        return Ok(Format::Text);
+    }
+    let row = rows.first().map_or(folder, Document::path);
+    Err(Error::file(
+        folder,
+        format!("has rows ({}) and texts ({})", row.display(), text.path().display()),
+        "name one file, move one kind away, or call what to train on train.jsonl or train.txt",
+    ))
+}
+
+fn tells_of_data(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    ["readme", "license", "licence", "notice", "changelog"]
+        .iter()
+        .any(|name| stem.eq_ignore_ascii_case(name))
 }
 
 /// Adds the files of a format below a folder, in no particular order.
@@ -388,7 +414,22 @@ mod tests {
         let folder = folder_with(&["a.jsonl", "sub/b.jsonl"]);
         let corpus = Corpus::from_path(folder.path(), 0.1).unwrap();
         assert_eq!(names(&corpus.train, folder.path()), ["a.jsonl", "sub/b.jsonl"]);
+    }
+
+    #[test]
+    fn rows_win_over_a_readme_and_other_texts_beside_them_are_an_error() {
+        let folder = folder_with(&["train-00000.jsonl", "README.md", "sub/license.txt"]);
+        let corpus = Corpus::from_path(folder.path(), 0.1).unwrap();
+        assert_eq!(
+            (corpus.format, names(&corpus.train, folder.path())),
+            (Format::Rows, vec!["train-00000.jsonl".into()])
+        );
         let folder = folder_with(&["a.jsonl", "a.txt"]);
+        let error = Corpus::from_path(folder.path(), 0.1).unwrap_err().to_string();
+        assert!(error.contains("a.jsonl") && error.contains("a.txt"), "{error}");
+        fs::write(folder.path().join("train.txt"), "text").unwrap();
+        assert_eq!(Corpus::from_path(folder.path(), 0.1).unwrap().format, Format::Text);
+        let folder = folder_with(&["README.md"]);
         assert_eq!(Corpus::from_path(folder.path(), 0.1).unwrap().format, Format::Text);
     }
 

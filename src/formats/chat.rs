@@ -1,25 +1,24 @@
 //! Chat templates: a model's own Jinja template turns messages into the text that it was tuned on.
 //!
 //! A template comes from the network and is run, so it gets nothing but the values below, and what it
-//! writes, how often it goes round and how long its texts get is bounded (`ticks`). The settings and functions are those of transformers, for which templates are made.
+//! writes, how often it goes round and how long its texts get is bounded (`ticks`). The settings and functions are
+//! those of transformers, for which templates are made.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Value, ValueKind};
+use minijinja::value::{Enumerator, Object, Value, ValueKind};
 use minijinja::{Environment, ErrorKind};
 
-use super::json::{Fields, read_bytes, read_object};
+use super::json::{Fields, read_bytes};
 use super::ticks;
 use crate::error::{Error, Result};
 
-/// The template's file, as transformers 5 writes it.
-const TEMPLATE_FILE: &str = "chat_template.jinja";
-const CONFIG_FILE: &str = "tokenizer_config.json";
 const NAME: &str = "chat template";
 /// No chat comes near this; a template that writes more does not end.
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
@@ -45,6 +44,28 @@ impl Message {
     }
 }
 
+/// A message as a template sees it: an object with its keys in the order in which Python's have them, as templates
+/// print messages with `tojson`.
+#[derive(Debug)]
+struct Shown {
+    role: Value,
+    content: Value,
+}
+
+impl Object for Shown {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        match key.as_str()? {
+            "role" => Some(self.role.clone()),
+            "content" => Some(self.content.clone()),
+            _ => None,
+        }
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(&["role", "content"])
+    }
+}
+
 /// A chat template, parsed.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -55,36 +76,6 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template of a model's folder: `chat_template.jinja`, else the field `chat_template` of
-    /// `tokenizer_config.json`; `None` where there is neither.
-    ///
-    /// Errors: [`Error::Io`], [`Error::File`] for a file that is not what it should be.
-    pub fn of_folder(folder: &Path) -> Result<Option<Self>> {
-        let config_path = folder.join(CONFIG_FILE);
-        let config = if config_path.is_file() { Some(read_object(&config_path)?) } else { None };
-        let fields = config.as_ref().map(|config| Fields::new(&config_path, config));
-        let template_path = folder.join(TEMPLATE_FILE);
-        let (path, source) = if template_path.is_file() {
-            let source = String::from_utf8(read_bytes(&template_path)?).map_err(|error| {
-                Error::file(&template_path, format!("is not UTF-8: {error}"), REMEDY)
-            })?;
-            (&template_path, source)
-        } else {
-            let Some(source) = fields.map(configured).transpose()?.flatten() else {
-                return Ok(None);
-            };
-            (&config_path, source)
-        };
-        let token = |key: &str| match &fields {
-            Some(fields) => token_text(fields, key),
-            None => Ok(None),
-        };
-        let (bos, eos) = (token("bos_token")?, token("eos_token")?);
-        Self::parse(source, bos, eos)
-            .map(Some)
-            .map_err(|error| Error::file(path, describe(&error), REMEDY))
-    }
-
     /// The template in a file of its own, without the texts of tokens.
     ///
     /// Errors: [`Error::Io`], [`Error::File`] for a file that is no template.
@@ -110,8 +101,6 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         environment
             .set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| {
             Err::<Value, _>(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -122,7 +111,7 @@ impl ChatTemplate {
             Ok::<_, minijinja::Error>(Value::from_safe_string(json))
         });
         ticks::install(&mut environment);
-        environment.add_template_owned(NAME, ticks::with_ticks(&source))?;
+        environment.add_template_owned(NAME, ticks::with_ticks(&source)?)?;
         Ok(Self { environment, source, bos, eos })
     }
 
@@ -176,11 +165,16 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, minijinja::Error> {
+        // The objects that hold them.
+        const OF_MESSAGE: usize = 64;
+        let sizes =
+            messages.iter().map(|message| message.role.len() + message.content.len() + OF_MESSAGE);
+        let bytes = self.source.len() + sizes.sum::<usize>();
         let messages: Vec<Value> = messages
             .iter()
             .map(|message| {
-                let pairs = [("role", &message.role), ("content", &message.content)];
-                Value::from_pairs(pairs.map(|(key, text)| (key, text.as_str())))
+                let (role, content) = (message.role.as_str(), message.content.as_str());
+                Value::from_object(Shown { role: role.into(), content: content.into() })
             })
             .collect();
         let mut values = BTreeMap::from([
@@ -197,7 +191,7 @@ impl ChatTemplate {
         }
         let context = Value::from_pairs(values);
         let mut output = Bounded(Vec::new());
-        ticks::begin();
+        ticks::begin(bytes);
         self.environment.get_template(NAME)?.render_captured_to(context, &mut output)?;
         String::from_utf8(output.0).map_err(|_| {
             minijinja::Error::new(ErrorKind::BadSerialization, "the template wrote no UTF-8")
@@ -344,7 +338,14 @@ mod tests {
     fn python_methods_and_json_are_as_templates_expect_them() {
         let text =
             render("{{ messages[0].content.split(' ')[0].lower() }} {{ messages[1] | tojson }}");
-        assert_eq!(text.unwrap(), "hi {\"content\": \"\\\"Hello\\\"\", \"role\": \"assistant\"}");
+        assert_eq!(text.unwrap(), "hi {\"role\": \"assistant\", \"content\": \"\\\"Hello\\\"\"}");
+        let source = "{% set m = messages[0] %}{{ m.get('role') }} {{ m.get('name', 'x') }} {{ m.keys() | join }} \
+                      {{ m is mapping }} {{ 'role' in m }} {{ m.name is defined }} {{ m == messages[1] }} \
+                      {{ m | length }} {% for key, value in m.items() %}{{ key }}={{ value }};{% endfor %}";
+        assert_eq!(
+            render(source).unwrap(),
+            "user x rolecontent True True False False 2 role=user;content=Hi <there>;"
+        );
         assert_eq!(render("{{ strftime_now('%Y') }}").unwrap().len(), 4);
         assert_eq!(render("{% if tools is not none %}tools{% endif %}-").unwrap(), "-");
     }

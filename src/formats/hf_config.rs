@@ -152,14 +152,8 @@ impl HfConfig {
         let max_position_embeddings = fields
             .count("max_position_embeddings", MAX_SIZE)?
             .unwrap_or_else(|| variant.family.default_context());
-        if max_position_embeddings.saturating_mul(head_dim) > MAX_ANGLES {
-            return Err(wrong(format!(
-                "max_position_embeddings {max_position_embeddings} with head_dim {head_dim} would need tables of rotary \
-                 angles of {} MiB, at most {} MiB are made",
-                (max_position_embeddings.saturating_mul(head_dim)) >> 18,
-                MAX_ANGLES >> 18
-            )));
-        }
+        check_angles("max_position_embeddings", max_position_embeddings, head_dim)
+            .map_err(&wrong)?;
         let config = Self {
             variant,
             hidden_size,
@@ -343,6 +337,26 @@ fn padding(fields: &Fields) -> Result<Option<u32>> {
         Some(-1) => Ok(None),
         _ => fields.id("pad_token_id"),
     }
+}
+
+/// Refuses a context, of the field `name`, whose tables of rotary angles would not fit.
+///
+/// Errors: what is wrong, as a sentence.
+pub(super) fn check_angles(
+    name: &str,
+    positions: usize,
+    head_dim: usize,
+) -> std::result::Result<(), String> {
+    let angles = positions.saturating_mul(head_dim);
+    if angles <= MAX_ANGLES {
+        return Ok(());
+    }
+    Err(format!(
+        "{name} {positions} with heads of {head_dim} would need tables of rotary angles of {} MiB, at most {} MiB are \
+         made",
+        angles >> 18,
+        MAX_ANGLES >> 18
+    ))
 }
 
 #[cfg(test)]

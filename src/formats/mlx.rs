@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::atomic::write_atomically;
-use super::peft::{AdapterLayer, Module};
+use super::peft::{AdapterLayer, BaseName, Module};
 use super::safetensors::{Dtype, SafetensorsWriter, TensorPlan, TensorValues};
 use crate::error::{Error, Result};
 
@@ -23,7 +23,7 @@ const CONFIG: &str = "adapter_config.json";
 pub fn write(
     folder: &Path,
     layers: &[AdapterLayer],
-    base_model: &str,
+    base_model: &BaseName,
     blocks: usize,
 ) -> Result<()> {
     super::peft::check(layers)?;
@@ -72,7 +72,7 @@ pub fn write(
         .collect();
     let is_dora = layers.iter().all(|layer| layer.magnitude.is_some());
     let config = json!({
-        "model": base_model,
+        "model": base_model.name,
         "fine_tune_type": if is_dora { "dora" } else { "lora" },
         "num_layers": blocks,
         "lora_parameters": {
@@ -113,7 +113,7 @@ mod tests {
     fn factors_are_transposed_and_the_product_stays_where_layers_differ() {
         let folder = tempfile::tempdir().unwrap();
         let layers = [layer(0, 2, 0.5), layer(1, 1, 2.0)];
-        write(folder.path(), &layers, "base", 2).unwrap();
+        write(folder.path(), &layers, &"base".into(), 2).unwrap();
         let file = SafetensorsFile::open(folder.path().join(WEIGHTS)).unwrap();
         let name =
             |block: usize, part: &str| format!("model.layers.{block}.self_attn.q_proj.{part}");

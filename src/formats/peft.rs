@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 pub use config::PeftConfig;
 pub use modules::{Modules, target_names};
 pub(crate) use write::check;
-pub use write::{alpha_of, is_zero, write};
+pub use write::{BaseName, alpha_of, is_zero, write};
 
 pub(crate) const CONFIG: &str = "adapter_config.json";
 pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::formats::atomic::sync_folder;
-use crate::formats::peft::{AdapterLayer, Module, is_zero};
+use crate::formats::hub::HubId;
+use crate::formats::peft::{AdapterLayer, BaseName, Module, is_zero};
 use crate::methods::{Export, Method, PlainAdapter, given};
 use crate::model::{LinearId, Model};
 
@@ -21,8 +22,8 @@ pub struct Collected {
     pub network: Vec<Module>,
     /// Whether its scales are `alpha/√r`.
     pub use_rslora: bool,
-    /// The base model: a folder or a name.
-    pub base_model: String,
+    /// The base model.
+    pub base_model: BaseName,
 }
 
 impl Collected {
@@ -81,15 +82,23 @@ pub fn collect(opened: &Opened) -> Result<Collected> {
     Ok(Collected { layers, network, use_rslora, base_model: base_name(&opened.config.model.model) })
 }
 
-/// The base as other machines know it: `ORG/NAME` of a folder in the Hugging Face cache
-/// (`models--ORG--NAME/snapshots/…`), else the folder itself.
-fn base_name(model: &str) -> String {
+/// The base as other machines know it: `ORG/NAME` and the commit of a folder in the Hugging Face cache
+/// (`models--ORG--NAME/snapshots/COMMIT`) or of an id `ORG/NAME@REVISION`, else the folder itself.
+fn base_name(model: &str) -> BaseName {
     let parts: Vec<&str> = model.split(['/', '\\']).collect();
-    let of_cache = parts.windows(2).find_map(|pair| match pair {
-        [name, "snapshots"] => name.strip_prefix("models--"),
+    let of_cache = parts.windows(3).find_map(|parts| match parts {
+        [name, "snapshots", commit] => Some((name.strip_prefix("models--")?, *commit)),
         _ => None,
     });
-    of_cache.map_or_else(|| model.to_owned(), |name| name.replacen("--", "/", 1))
+    if let Some((name, commit)) = of_cache {
+        return BaseName { name: name.replacen("--", "/", 1), revision: Some(commit.to_owned()) };
+    }
+    match model.split_once('@').filter(|_| HubId::parse(model).is_some()) {
+        Some((name, revision)) => {
+            BaseName { name: name.to_owned(), revision: Some(revision.to_owned()) }
+        }
+        None => model.into(),
+    }
 }
 
 /// The layers of a method's plain adapter, and whether their scales are `alpha/√r`.
@@ -173,9 +182,16 @@ mod tests {
     #[test]
     fn a_base_in_the_hugging_face_cache_is_called_by_its_id() {
         let cached = "hub/models--HuggingFaceTB--SmolLM2-135M/snapshots/0a1b2c";
-        assert_eq!(base_name(cached), "HuggingFaceTB/SmolLM2-135M");
-        assert_eq!(base_name("models--a--b/other"), "models--a--b/other");
-        assert_eq!(base_name("models/base"), "models/base");
+        let name = |model: &str| {
+            let BaseName { name, revision } = base_name(model);
+            (name, revision.unwrap_or_default())
+        };
+        let pair = |name: &str, revision: &str| (name.to_owned(), revision.to_owned());
+        assert_eq!(name(cached), pair("HuggingFaceTB/SmolLM2-135M", "0a1b2c"));
+        assert_eq!(name("org/name@v2"), pair("org/name", "v2"));
+        assert_eq!(name("models--a--b/other"), pair("models--a--b/other", ""));
+        assert_eq!(name("models/base"), pair("models/base", ""));
+        assert_eq!(name("/my/models@home/base"), pair("/my/models@home/base", ""));
     }
 
     #[test]

@@ -170,7 +170,7 @@ pub fn continue_text(
     emit: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Written> {
     let mut ids = prompt_ids(tokenizer, prompt)?;
-    cut(&mut ids, model.config.max_position_embeddings, max_tokens);
+    cut(&mut ids, tokenizer.bos(), model.config.max_position_embeddings, max_tokens);
     let capacity = ids.len().saturating_add(max_tokens);
     let mut writer = Writer::new(model, tokenizer, capacity, sampling, random)?;
     writer.read(&ids)?;
@@ -178,16 +178,17 @@ pub fn continue_text(
 }
 
 /// Leaves out the beginning of a prompt that is too long: its end is what matters, and half the context stays for the
-/// answer.
-pub fn cut(ids: &mut Vec<u32>, context: usize, max_tokens: usize) {
-    let longest = context - (context / 2).min(max_tokens);
-    let cut = ids.len().saturating_sub(longest.max(1));
+/// answer. The token that begins a text, `bos`, stays where it stands at the beginning.
+pub fn cut(ids: &mut Vec<u32>, bos: Option<u32>, context: usize, max_tokens: usize) {
+    let longest = (context - (context / 2).min(max_tokens)).max(1);
+    let cut = ids.len().saturating_sub(longest);
     if cut > 0 {
         tracing::warn!(
             "the first {cut} of the prompt's {} tokens are left out: the context has {context}, and some stay for the answer",
             ids.len()
         );
-        ids.drain(..cut);
+        let kept = usize::from(longest > 1 && bos.is_some() && ids.first().copied() == bos);
+        ids.drain(kept..kept + cut);
     }
 }
 
@@ -262,5 +263,20 @@ mod tests {
         };
         assert_eq!(text(1), text(1));
         assert_ne!(text(1), text(2));
+    }
+
+    #[test]
+    fn a_prompt_that_is_too_long_keeps_the_token_that_begins_it() {
+        let cut_of = |ids: &[u32], bos, context, max_tokens| {
+            let mut ids = ids.to_vec();
+            cut(&mut ids, bos, context, max_tokens);
+            ids
+        };
+        let ids = [1, 2, 3, 4, 5, 6, 7, 8];
+        assert_eq!(cut_of(&ids, Some(1), 8, 4), [1, 6, 7, 8]);
+        assert_eq!(cut_of(&ids, Some(9), 8, 4), [5, 6, 7, 8]);
+        assert_eq!(cut_of(&ids, None, 8, 4), [5, 6, 7, 8]);
+        assert_eq!(cut_of(&ids, Some(1), 16, 4), ids);
+        assert_eq!(cut_of(&ids, Some(1), 1, 4), [8]);
     }
 }

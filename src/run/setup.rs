@@ -70,7 +70,7 @@ pub fn row_options<'a>(
     seq_len: usize,
 ) -> RowOptions<'a> {
     let DataTable { mask_prompt, packing, strict, .. } = config.data;
-    RowOptions { format: RowFormat { tokenizer, template, strict }, seq_len, mask_prompt, packing }
+    RowOptions { format: RowFormat { tokenizer, template, strict, mask_prompt }, seq_len, packing }
 }
 
 /// Sets every value of a configuration; looks at the model's shape and the tokenizer, not at the data.

@@ -95,6 +95,15 @@ pub struct Summary {
     pub resumes: u64,
     /// Lines of the log that could not be read.
     pub damaged: u64,
+    /// The events of `skipped` and `alerts`: a resume takes those back that came after its checkpoint.
+    counted: Vec<(u64, Counted)>,
+}
+
+/// An event that is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    Skip,
+    Alert,
 }
 
 impl Default for Summary {
@@ -118,6 +127,7 @@ impl Default for Summary {
             alerts: 0,
             resumes: 0,
             damaged: 0,
+            counted: Vec::new(),
         }
     }
 }
@@ -156,15 +166,18 @@ impl Summary {
                 self.smooth.add(step.loss);
                 self.lr = Some(step.lr);
             }
-            Body::Skip(_) => self.skipped += 1,
+            Body::Skip(_) => self.count(event.seq, Counted::Skip),
             Body::Eval(eval) => {
                 // A resumed run may evaluate a step again: the same evaluation.
                 self.evals.retain(|earlier| earlier.step != event.step);
                 self.evals.push(EvalPoint { step: event.step, loss: eval.loss, ppl: eval.ppl });
             }
             Body::Mem(mem) => self.peak_bytes = Some(mem.peak_bytes),
-            Body::Alert(_) => self.alerts += 1,
-            Body::Resume(Resume { from_step: Some(from_step), .. }) => {
+            Body::Alert(_) => self.count(event.seq, Counted::Alert),
+            Body::Resume(Resume { from_step: Some(from_step), from_seq }) => {
+                if let Some(from_seq) = from_seq {
+                    self.take_back(*from_seq);
+                }
                 self.resumes += 1;
                 self.step = *from_step;
                 self.evals.retain(|eval| eval.step <= *from_step);
@@ -172,6 +185,21 @@ impl Summary {
             Body::End(end) => self.end_text.clone_from(&end.what),
             _ => {}
         }
+    }
+
+    fn count(&mut self, seq: u64, what: Counted) {
+        self.counted.push((seq, what));
+        match what {
+            Counted::Skip => self.skipped += 1,
+            Counted::Alert => self.alerts += 1,
+        }
+    }
+
+    /// Takes back what was counted after the event `seq`.
+    fn take_back(&mut self, seq: u64) {
+        self.counted.retain(|(at, _)| *at <= seq);
+        let count = |of| self.counted.iter().filter(|(_, what)| *what == of).count() as u64;
+        (self.skipped, self.alerts) = (count(Counted::Skip), count(Counted::Alert));
     }
 
     /// The newest evaluation.
@@ -354,6 +382,23 @@ mod tests {
         summary.add(&event(3, 10, Resume { from_step: Some(10), from_seq: Some(1) }));
         assert_eq!((summary.step, summary.resumes), (10, 1));
         assert_eq!(summary.best_eval().map(|eval| eval.step), Some(10));
+    }
+
+    #[test]
+    fn a_resume_takes_back_what_was_skipped_and_warned_of_after_its_checkpoint() {
+        use super::super::body::{Alert, Level, Skip};
+        let skip = || Skip { reason: "loss is not finite".into(), loss: None, grad_norm: None };
+        let alert = || Alert { level: Level::Warn, what: "a".into(), remedy: String::new() };
+        let mut summary = Summary::default();
+        summary.add(&event(1, 5, skip()));
+        summary.add(&event(2, 10, alert()));
+        summary.add(&event(4, 12, skip()));
+        summary.add(&event(5, 13, alert()));
+        assert_eq!((summary.skipped, summary.alerts), (2, 2));
+        summary.add(&event(6, 10, Resume { from_step: Some(10), from_seq: Some(3) }));
+        assert_eq!((summary.skipped, summary.alerts), (1, 1));
+        summary.add(&event(7, 12, skip()));
+        assert_eq!((summary.skipped, summary.alerts), (2, 1));
     }
 
     #[test]

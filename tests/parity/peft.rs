@@ -59,7 +59,7 @@ fn check_round_trip(
     let model = Model::load(base, device).unwrap();
     let (adapter, network) = (read(&model, path), given::modules(&model));
     let use_rslora = adapter.config.use_rslora;
-    write(folder.path(), &adapter.layers, &network, "llama_mha", use_rslora).unwrap();
+    write(folder.path(), &adapter.layers, &network, &"llama_mha".into(), use_rslora).unwrap();
     let again = read(&model, folder.path());
     assert_eq!(again.layers, adapter.layers);
     assert_eq!(again.config.rank, adapter.config.rank);

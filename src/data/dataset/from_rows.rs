@@ -18,20 +18,18 @@ use crate::formats::chat::ChatTemplate;
 /// How rows are read and laid out.
 #[derive(Debug, Clone, Copy)]
 pub struct RowOptions<'a> {
-    /// Tokenizer, template, and whether a wrong row stops.
+    /// Tokenizer, template, what is learned, and whether a wrong row stops.
     pub format: RowFormat<'a>,
     /// Positions of a block.
     pub seq_len: usize,
-    /// Only completions, and what the assistant says, are learned.
-    pub mask_prompt: bool,
     /// Rows share blocks.
     pub packing: bool,
 }
 
 impl RowOptions<'_> {
     fn layout(&self) -> Layout {
-        let Self { seq_len, mask_prompt, packing, format } = *self;
-        Layout { seq_len, mask_prompt, packing, filler: format.tokenizer.eos() }
+        let Self { seq_len, packing, format } = *self;
+        Layout { seq_len, mask_prompt: format.mask_prompt, packing, filler: format.tokenizer.eos() }
     }
 }
 
@@ -139,7 +137,7 @@ fn split(
     options: RowOptions<'_>,
     notes: &mut Vec<String>,
 ) -> Result<(Arc<PackedRows>, SplitFacts)> {
-    let RowOptions { seq_len, mask_prompt, packing, format } = options;
+    let RowOptions { seq_len, packing, format } = options;
     let packed = PackedRows::new(made, range, options.layout())?;
     let counts = packed.counts;
     let name = documents.first().map_or_else(String::new, |d| d.path().display().to_string());
@@ -179,7 +177,7 @@ fn split(
             truncated: counts.truncated,
             longest: counts.longest,
             counted_tokens: counts.learned,
-            mask_prompt,
+            mask_prompt: format.mask_prompt,
             packing,
             chat_template_blake3: format.template.map(ChatTemplate::fingerprint),
         }),

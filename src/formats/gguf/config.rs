@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::hf_config::{Family, HfConfig, Rope, RopeKind, Variant};
+use super::super::hf_config::{Family, HfConfig, Rope, RopeKind, Variant, check_angles};
 use super::header::{Header, Value};
 use super::metadata::Metadata;
 use super::tokenizer;
@@ -144,6 +144,9 @@ pub(super) fn read(path: &Path, header: &Header) -> Result<HfConfig> {
     for key in [tokenizer::EOS, tokenizer::EOT, tokenizer::EOM] {
         eos_token_ids.extend(special(key)?.filter(|id| !eos_token_ids.contains(id)));
     }
+    const CONTEXT: &str = "llama.context_length";
+    let context = metadata.required_count(CONTEXT, MAX_SIZE)?;
+    check_angles(CONTEXT, context, head_dim).map_err(|what| metadata.wrong_file(what))?;
     Ok(HfConfig {
         variant: PLAIN,
         hidden_size: hidden,
@@ -156,7 +159,7 @@ pub(super) fn read(path: &Path, header: &Header) -> Result<HfConfig> {
             .positive("llama.attention.layer_norm_rms_epsilon")?
             .ok_or_else(|| metadata.missing("llama.attention.layer_norm_rms_epsilon"))?,
         vocab_size,
-        max_position_embeddings: metadata.required_count("llama.context_length", MAX_SIZE)?,
+        max_position_embeddings: context,
         tie_word_embeddings: !header.tensors.contains_key("output.weight"),
         rope: read_rope(&metadata)?,
         bos_token_id: special(tokenizer::BOS)?,

@@ -21,7 +21,6 @@ use std::path::{Path, PathBuf};
 
 use self::header::{Entry, Header};
 use self::metadata::Metadata;
-use super::chat::ChatTemplate;
 use super::hf_config::HfConfig;
 use super::positioned::read_exact_at;
 use super::tokenizer::Tokenizer;
@@ -86,16 +85,6 @@ impl GgufModel {
     /// Errors: [`Error::File`] for a kind of tokenizer that is not supported, by name.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         tokenizer::read(&self.metadata())
-    }
-
-    /// The model's chat template, where it has one.
-    pub fn chat_template(&self) -> Result<Option<ChatTemplate>> {
-        let metadata = self.metadata();
-        let Some(source) = metadata.text(tokenizer::CHAT_TEMPLATE)? else { return Ok(None) };
-        let token = |key| tokenizer::special_text(&metadata, key);
-        let (bos, eos) = (token(tokenizer::BOS)?, token(tokenizer::EOS)?);
-        let template = ChatTemplate::new(source, bos.as_deref(), eos.as_deref());
-        template.map(Some).map_err(|error| metadata.wrong_file(error.to_string()))
     }
 
     /// Reads a tensor by its Hugging Face name as f32, `[out, in]` as there.

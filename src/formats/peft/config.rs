@@ -92,7 +92,7 @@ impl PeftConfig {
         let targets =
             modules(&fields, "target_modules")?.ok_or_else(|| fields.missing("target_modules"))?;
         let blocks = blocks(&fields)?;
-        if blocks.is_some() && matches!(targets, Modules::Pattern(_)) {
+        if fields.get("layers_to_transform").is_some() && matches!(targets, Modules::Pattern(_)) {
             return Err(Error::file(
                 &path,
                 "layers_to_transform does not go with target_modules that is a pattern",
@@ -173,11 +173,6 @@ impl PeftConfig {
     pub fn scale(&self, rank: usize, alpha: f64) -> f32 {
         let rank = rank as f64;
         (alpha / if self.use_rslora { rank.sqrt() } else { rank }) as f32
-    }
-
-    /// Whether modules differ in rank or numerator.
-    pub fn has_patterns(&self) -> bool {
-        !self.rank_pattern.is_empty() || !self.alpha_pattern.is_empty()
     }
 
     /// The kind in PEFT's words.
@@ -303,6 +298,8 @@ fn blocks(fields: &Fields<'_>) -> Result<Option<Vec<u64>>> {
     };
     match blocks {
         None => Err(wrong(fields.get("layers_to_transform").unwrap_or(&Value::Null))),
+        // PEFT takes no blocks for all.
+        Some(blocks) if blocks.is_empty() => Ok(None),
         Some(_) if !is_ours => Ok(Some(Vec::new())),
         Some(blocks) => Ok(Some(blocks)),
     }

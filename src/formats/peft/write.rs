@@ -10,6 +10,21 @@ use crate::error::{Error, Result};
 use crate::formats::atomic::write_atomically;
 use crate::formats::safetensors::{Dtype, SafetensorsWriter, TensorPlan, TensorValues};
 
+/// What an adapter says of its base.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseName {
+    /// A folder, or a name on the Hugging Face hub.
+    pub name: String,
+    /// The commit, branch or tag there, where one is known.
+    pub revision: Option<String>,
+}
+
+impl From<&str> for BaseName {
+    fn from(name: &str) -> Self {
+        Self { name: name.to_owned(), revision: None }
+    }
+}
+
 /// Writes `adapter_model.safetensors` and `adapter_config.json` into a folder that exists. `network`: all linear layers
 /// of the base. `use_rslora`: write scales as `alpha/√r`.
 ///
@@ -18,7 +33,7 @@ pub fn write(
     folder: &Path,
     layers: &[AdapterLayer],
     network: &[Module],
-    base_model: &str,
+    base_model: &BaseName,
     use_rslora: bool,
 ) -> Result<()> {
     check(layers)?;
@@ -104,7 +119,7 @@ fn number(value: f64) -> Value {
 fn config(
     layers: &[AdapterLayer],
     network: &[Module],
-    base_model: &str,
+    base_model: &BaseName,
     use_rslora: bool,
 ) -> Value {
     let alpha = |layer: &AdapterLayer| alpha_of(layer.scale, layer.rank, use_rslora);
@@ -136,8 +151,8 @@ fn config(
     json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "revision": null,
+        "base_model_name_or_path": base_model.name,
+        "revision": base_model.revision,
         "r": rank,
         "lora_alpha": number(common_alpha),
         "lora_dropout": 0.0,

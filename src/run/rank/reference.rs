@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
+use crate::formats::gguf::GgufModel;
 use crate::formats::hf_checkpoint::HfCheckpoint;
 use crate::formats::safetensors::{
     Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan, TensorValues,
@@ -15,7 +16,7 @@ use crate::formats::safetensors::{
 use crate::model::llama::initial_values;
 use crate::model::{Linear, ModelConfig};
 use crate::run::engine::Engine;
-use crate::run::plan::ModelSource;
+use crate::run::plan::{ModelSource, is_gguf};
 
 /// What is kept of a layer's reference: enough to notice that it is no longer the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,7 +43,7 @@ impl Seal {
 enum Source {
     /// Drawn from the seed with this standard deviation.
     Drawn { std: f64, seed: u64 },
-    /// The folder the model was loaded from.
+    /// The folder, or the GGUF file, that the model was loaded from.
     Folder(PathBuf),
     /// A file of the run that is written when the warm start ends, after this many updates.
     WarmStart { file: PathBuf, updates: u64 },
@@ -137,10 +138,11 @@ impl Reference {
         let start = |base| engine.method.start_weight(linear, engine.seed, base);
         let values = match &self.source {
             Source::Drawn { std, seed } => start(wide(initial_values(&name, &shape, *std, *seed))),
-            Source::Folder(folder) => {
-                let checkpoint = HfCheckpoint::open(folder)?;
-                start(wide(checkpoint.read_expected(&name, &shape)?.values))
-            }
+            Source::Folder(folder) => start(wide(if is_gguf(folder) {
+                GgufModel::open(folder)?.read_expected(&name, &shape)?
+            } else {
+                HfCheckpoint::open(folder)?.read_expected(&name, &shape)?.values
+            })),
             Source::WarmStart { file, .. } => {
                 SafetensorsFile::open(file)?.read_f64(&linear.name)?
             }
@@ -152,7 +154,7 @@ impl Reference {
                 format!(
                     "{name}: the weights that changes are counted from are not those of before"
                 ),
-                "bring the model's folder back as it was when the run began",
+                "bring the model's folder or file back as it was when the run began",
             ));
         }
         Ok((values, seal))
