@@ -17,6 +17,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
+pub use check::check_methods_flag;
 pub use load::{FlagValue, setting_named};
 pub use methods::{
     AdaRankGradTable, Defaults, FiraTable, GaloreTable, InRankTable, LoraGaTable, LoraPlusTable,

@@ -15,7 +15,7 @@ mod given;
 use crate::bench::{Options, Shape};
 use crate::compare::Wanted;
 use crate::config::settings::{METHODS, Setting};
-use crate::config::{FlagValue, RunConfig, setting_named};
+use crate::config::{FlagValue, RunConfig, check_methods_flag, setting_named};
 use crate::error::{Error, Result};
 use crate::report::series::At;
 use crate::runlog::Action;
@@ -105,7 +105,10 @@ fn estimate_args(matches: &ArgMatches) -> Result<EstimateArgs> {
     let methods = match named.as_slice() {
         [] => vec![config.train.method.clone()],
         [all] if all == "all" => METHODS.iter().map(|&method| method.to_owned()).collect(),
-        _ => named,
+        _ => {
+            check_methods_flag(&named)?;
+            named
+        }
     };
     Ok(EstimateArgs {
         config,

@@ -4,13 +4,13 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::time::Instant;
 
 use super::args::GenerateArgs;
-use super::print;
+use super::{print, source};
 use crate::error::{Error, Result};
 use crate::formats::chat::{ChatTemplate, Message};
 use crate::model::generate::Sampling;
 use crate::random::stream;
 use crate::run::generate::{End, Writer, Written, cut, prompt_ids};
-use crate::run::open::{Opened, open_source};
+use crate::run::open::Opened;
 use crate::run::session::with_threads;
 
 /// A message on the terminal is one line; more than this is not typed.
@@ -19,7 +19,7 @@ const MAX_MESSAGE_BYTES: u64 = 1 << 20;
 /// Prints the prompt and its continuation, or the answers of a chat, as they are made.
 pub fn generate(args: GenerateArgs) -> Result<()> {
     with_threads(0, move || {
-        let opened = open_source(&args.source)?;
+        let opened = source::open(&args.source)?;
         if args.chat { chat(&args, &opened) } else { continue_prompt(&args, &opened) }
     })
 }

@@ -1,6 +1,7 @@
 //! The first and the last words of a run in plain text: what will be done, and what came of it.
 
 use super::text::{self, clock, count};
+use crate::run::commands::Press;
 use crate::runlog::status::LastWord;
 use crate::runlog::{EndStatus, Run, RunDir, Status, Summary};
 
@@ -71,4 +72,25 @@ pub(super) fn last(
         line(if position == 0 { "next" } else { "" }, command.clone());
     }
     lines
+}
+
+/// The answer to a signal; `resumption` says what is left after the second.
+pub(super) fn on_signal(press: Press, resumption: impl Fn() -> String) -> String {
+    match press {
+        Press::First => {
+            "stopping after this update; Ctrl-C again ends now, without a checkpoint".into()
+        }
+        Press::Second => format!("ended without a checkpoint: {}", resumption()),
+    }
+}
+
+/// Where a run goes on that ends now.
+pub(super) fn resumption(dir: &RunDir) -> String {
+    let name = dir.as_argument();
+    match dir.list_checkpoints().unwrap_or_default().last() {
+        Some(newest) => {
+            format!("`fullrank resume {name}` goes on from step {}", count(newest.step))
+        }
+        None => format!("the run has none yet, `fullrank resume {name}` begins it again"),
+    }
 }

@@ -16,7 +16,7 @@ use crate::runlog::status::LastWord;
 use crate::runlog::summary::RunState;
 use crate::runlog::{
     ControlReader, End, EndStatus, EventSink, Level, Log, Resume, Run, RunDir, RunLock, RunWriter,
-    Status, Summary,
+    Status, Summary, check_out,
 };
 
 use super::checkpoint::{self, Checkpoint, Progress};
@@ -62,6 +62,7 @@ pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> Result<R> + 
 impl Session {
     /// A new run in a folder of its own below `out`.
     pub fn create(config: RunConfig, out: &Path, name: Option<&str>) -> Result<Self> {
+        check_out(out)?;
         let prepared = setup::prepare(config)?;
         let device = open_device(&prepared.config)?;
         estimate::check_fits_device(&prepared.config, &prepared.shape, &device)?;
@@ -130,7 +131,7 @@ impl Session {
         let mut notes = Vec::new();
         let folders: Vec<_> = dir.list_checkpoints()?.into_iter().map(|c| c.path).collect();
         let (checkpoint, damaged) = Checkpoint::newest_intact(&folders)?;
-        notes.extend(damaged.iter().map(|error| format!("skipped a damaged checkpoint: {error}")));
+        notes.extend(damaged.iter().map(checkpoint::skipped));
         let attempts = checkpoint.as_ref().map_or(0, |c| c.progress().attempts);
         let total = config.train.iters.unwrap_or(0);
         if let Some(iters) = extend {
@@ -204,9 +205,9 @@ impl Session {
         &self.prepared.config
     }
 
-    /// Trains to the end.
+    /// Trains to the end, or to a signal.
     pub fn train(self, sink: &mut dyn EventSink) -> Result<()> {
-        self.train_until(Signals::listen()?, sink)
+        self.train_until(Signals::listen(|_| {})?, sink)
     }
 
     /// Trains to the end, or to a signal that `signals` has seen.

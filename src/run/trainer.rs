@@ -22,7 +22,7 @@ use super::alerts::Alerts;
 use super::checkpoint::{self, Best, Progress};
 use super::commands::Signals;
 use super::engine::{Engine, Outcome};
-use super::eval::evaluate;
+use super::eval::{Evaluation, evaluate, evaluate_until};
 use super::export::write_model;
 use super::generate::continue_text;
 use super::machine::{Machine, free_bytes};
@@ -242,7 +242,7 @@ impl Trainer<'_> {
         self.emit_method_events()?;
         self.emit(Phase { name: "train".into(), detail: String::new() })?;
         if self.progress.attempts == 0 {
-            self.evaluate_for_best()?;
+            self.evaluate_start()?;
         }
         self.stage.max_s = time_limit_s(self.config.train.max_minutes, &self.progress);
         Ok(())
@@ -376,8 +376,26 @@ impl Trainer<'_> {
     /// The validation loss now.
     fn evaluate(&mut self) -> Result<f64> {
         let train = &self.config.train;
-        let batch_size = train.batch_size.unwrap_or(1);
-        let result = evaluate(&self.engine.model, &self.valid, batch_size, train.eval_batches)?;
+        let (batch_size, limit) = (train.batch_size.unwrap_or(1), train.eval_batches);
+        let result = evaluate(&self.engine.model, &self.valid, batch_size, limit)?;
+        self.tell_evaluation(&result)
+    }
+
+    /// The evaluation before the first update. Cut short by a signal it is not recorded: from a checkpoint of step 0 a
+    /// run begins here again.
+    fn evaluate_start(&mut self) -> Result<()> {
+        let train = &self.config.train;
+        let (batch_size, limit) = (train.batch_size.unwrap_or(1), train.eval_batches);
+        let is_cut = || self.signals.seen().is_some();
+        let model = &self.engine.model;
+        if let Some(result) = evaluate_until(model, &self.valid, batch_size, limit, is_cut)? {
+            let loss = self.tell_evaluation(&result)?;
+            self.keep_best(loss);
+        }
+        Ok(())
+    }
+
+    fn tell_evaluation(&mut self, result: &Evaluation) -> Result<f64> {
         let (loss, ppl, tokens) = (result.loss, result.perplexity(), result.tokens);
         self.emit(Eval { loss, ppl, tokens })?;
         Ok(loss)
@@ -386,12 +404,16 @@ impl Trainer<'_> {
     /// An evaluation that the configuration asks for: whether it is the best so far.
     fn evaluate_for_best(&mut self) -> Result<bool> {
         let loss = self.evaluate()?;
+        Ok(self.keep_best(loss))
+    }
+
+    fn keep_best(&mut self, loss: f64) -> bool {
         self.progress.last_eval = Some(loss);
         let is_best = loss.is_finite() && self.progress.best.is_none_or(|best| loss < best.loss);
         if is_best {
             self.progress.best = Some(Best { loss, step: self.engine.t });
         }
-        Ok(is_best)
+        is_best
     }
 
     /// Measures ranks within their budget, or all of them where that was asked for.
@@ -468,7 +490,8 @@ impl Trainer<'_> {
             Stop::Asked => (EndStatus::Stopped, "asked to".into(), Ok(())),
             Stop::Signal(signal) => {
                 let what = format!("signal {signal}");
-                (EndStatus::Interrupted, what, Err(Error::Interrupted { signal }))
+                let run = Some(self.dir.as_argument());
+                (EndStatus::Interrupted, what, Err(Error::Interrupted { signal, run }))
             }
             Stop::Diverged(what) => {
                 let remedy = "lower --learning-rate, or clip harder with --max-grad-norm; the \
