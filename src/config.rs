@@ -22,7 +22,7 @@ pub use load::{FlagValue, setting_named};
 pub use methods::{
     AdaRankGradTable, Defaults, FiraTable, GaloreTable, InRankTable, LoraGaTable, LoraPlusTable,
     LoraTable, LteTable, PissaTable, ProjectionSettings, ReloraTable, SlTrainTable, SpamTable,
-    SwitchLoraTable, check_batch, check_warmup, has_rank,
+    SwitchLoraTable, check_batch, check_warmup, has_rank, is_table_of,
 };
 pub use rank::RankTable;
 pub use ranks::Ranks;

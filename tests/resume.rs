@@ -15,7 +15,7 @@ use common::{
     status, stderr,
 };
 use fullrank::runlog::status::Status;
-use fullrank::runlog::{Body, EndStatus, RunDir};
+use fullrank::runlog::{Body, EndStatus, RunDir, read_log};
 
 /// Switches often and to the end of the run, so that every checkpoint falls into a freeze.
 const SWITCHING: &str = "--switchlora-interval0 10 --switchlora-ratio 1 --switchlora-freeze 5";

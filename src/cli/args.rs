@@ -122,17 +122,7 @@ fn estimate_args(matches: &ArgMatches) -> Result<EstimateArgs> {
 fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
     let (config, flags) = config(matches)?;
     for FlagValue { setting, .. } in &flags {
-        let table = setting.table();
-        let method = config.train.method.as_str();
-        // rsLoRA and LoRA+ are LoRA in everything else.
-        let is_used =
-            table == method || (table == "lora" && ["rslora", "lora-plus"].contains(&method));
-        let is_idle = if table == "spam" {
-            !config.uses_spam()
-        } else {
-            METHODS.contains(&table) && !is_used
-        };
-        if is_idle {
+        if !config.uses_table(setting.table()) {
             tracing::warn!("--{} has no effect with method {}", setting.flag, config.train.method);
         }
     }

@@ -70,12 +70,7 @@ pub fn doctor(choice: &str, is_json: bool, stdout: &mut dyn Write) -> Result<()>
     outcome
 }
 
-fn one(
-    device: &Device,
-    budget: &Budget,
-    is_json: bool,
-    stdout: &mut dyn Write,
-) -> Result<Report> {
+fn one(device: &Device, budget: &Budget, is_json: bool, stdout: &mut dyn Write) -> Result<Report> {
     let begin = Instant::now();
     // The first failure to write ends the lines, not the test.
     let mut written = Ok(());

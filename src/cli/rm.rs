@@ -16,7 +16,7 @@ pub const TRASH: &str = ".trash";
 ///
 /// All names are looked up, and all locks asked, before the first run is moved.
 ///
-/// Errors: `Error::Run` if a name fits no run or the run is live, `Error::Io`.
+/// Errors: `Error::Config` if a name fits no run, `Error::Run` if the run is live, `Error::Io`.
 pub fn rm(out: &Path, names: &[String], stdout: &mut dyn Write) -> Result<()> {
     let mut runs: Vec<RunDir> = Vec::new();
     for name in names {

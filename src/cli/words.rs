@@ -43,7 +43,17 @@ pub(super) fn last(
     let mut line = |key: &str, words: String| lines.push(format!("  {key:<23}{words}"));
     if let Some(rate) = summary.tok_s() {
         let (tokens, time) = (count(summary.tokens), clock(summary.active_s));
-        line("trained", format!("{tokens} tokens in {time}, {} tokens/s", text::rate(rate)));
+        let (rate, run) = (text::rate(rate), &summary.run);
+        let words = match learned(run, summary.step, summary.tokens) {
+            "" => format!("{tokens} tokens in {time}, {rate} tokens/s"),
+            learned => {
+                let read = count(summary.step * run.tokens_per_step);
+                format!(
+                    "{tokens} {learned}tokens of {read} read in {time}, {rate} {learned}tokens/s"
+                )
+            }
+        };
+        line("trained", words);
     }
     if let Some(last) = summary.last_eval() {
         let best = summary.best_eval().filter(|best| best.step != last.step);
@@ -93,4 +103,9 @@ pub(super) fn resumption(dir: &RunDir) -> String {
         }
         None => format!("the run has none yet, `fullrank resume {name}` begins it again"),
     }
+}
+
+/// What stands before `tokens` where only a part of what is read is learned from, as in chats.
+pub(super) fn learned(run: &Run, step: u64, tokens: u64) -> &'static str {
+    if tokens < step.saturating_mul(run.tokens_per_step) { "learned " } else { "" }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use crate::config::settings::{self, Setting};
+use crate::config::settings::{self, METHODS, Setting};
 use crate::config::{FlagValue, RunConfig, check_methods_flag, has_rank};
 use crate::error::{Error, Result};
 use crate::run::plan::{CHATML, is_gguf};

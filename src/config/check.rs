@@ -78,7 +78,8 @@ pub fn check_methods_flag(methods: &[String]) -> Result<()> {
     match methods.iter().find(|method| !settings::METHODS.contains(&method.as_str())) {
         None => Ok(()),
         Some(method) => {
-            let remedy = match nearest(&method.replace('_', "-"), settings::METHODS.iter().copied()) {
+            let remedy = match nearest(&method.replace('_', "-"), settings::METHODS.iter().copied())
+            {
                 Some(name) => format!("did you mean {name}?"),
                 None => format!("this version has {}", in_words(settings::METHODS, "and")),
             };

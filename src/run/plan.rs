@@ -96,7 +96,8 @@ pub(super) fn no_model(path: &Path) -> Error {
         return Error::config(format!("{name} is a run, not a model folder"), remedy);
     }
     if list(path).is_ok_and(|runs| !runs.is_empty()) {
-        let remedy = format!("name a run: `latest --out {name}`; `fullrank ls --out {name}` lists them");
+        let remedy =
+            format!("name a run: `latest --out {name}`; `fullrank ls --out {name}` lists them");
         return Error::config(format!("{name} is a folder of runs, not a model"), remedy);
     }
     let what = "the folder has no config.json";

@@ -39,7 +39,7 @@ pub struct Session {
     checkpoint: Option<Checkpoint>,
     is_resumed: bool,
     is_extended: bool,
-    notes: Vec<String>,
+    notes: Vec<(Level, String)>,
 }
 
 /// The device a configuration asks for.
@@ -89,7 +89,7 @@ impl Session {
         write_atomically(dir.config(), prepared.config.to_toml()?.as_bytes())?;
         write_facts(&dir, &prepared, &device)?;
         let notes = prepared.unusual_start().into_iter().chain(prepared.dataset.notes.clone());
-        let notes = notes.collect();
+        let notes = notes.map(|note| (Level::Warn, note)).collect();
         Ok(Self {
             prepared,
             dir,
@@ -131,7 +131,7 @@ impl Session {
         let mut notes = Vec::new();
         let folders: Vec<_> = dir.list_checkpoints()?.into_iter().map(|c| c.path).collect();
         let (checkpoint, damaged) = Checkpoint::newest_intact(&folders)?;
-        notes.extend(damaged.iter().map(checkpoint::skipped));
+        notes.extend(damaged.iter().map(|error| (Level::Warn, checkpoint::skipped(error))));
         let attempts = checkpoint.as_ref().map_or(0, |c| c.progress().attempts);
         let total = config.train.iters.unwrap_or(0);
         if let Some(iters) = extend {
@@ -141,7 +141,7 @@ impl Session {
                     format!("give the new total, above {total}"),
                 ));
             }
-            notes.push(format!("extended from {total} to {iters} updates"));
+            notes.push((Level::Info, format!("extended from {total} to {iters} updates")));
             config.train.iters = Some(iters);
         } else if let Some(what) = all_done(&config, checkpoint.as_ref())
             && has_finished(&dir)?
@@ -168,10 +168,11 @@ impl Session {
         estimate::check_fits_device(&prepared.config, &prepared.shape, &device)?;
         let before = device_of(&dir)?;
         if before != device.name() {
-            notes.push(format!(
+            let note = format!(
                 "the run began on {before} and goes on on {}: the bits may differ in the last digits",
                 device.name()
-            ));
+            );
+            notes.push((Level::Warn, note));
         }
         if let Some(text) = extended {
             // Only now: a resume that was refused must leave the run as it was.
@@ -245,8 +246,8 @@ impl Session {
             let resume = Resume { from_step: Some(engine.t), from_seq: Some(progress.event_seq) };
             sink.on_event(&log.emit(engine.t, resume)?);
         }
-        for msg in notes {
-            sink.on_event(&log.emit(engine.t, Log { level: Level::Warn, msg })?);
+        for (level, msg) in notes {
+            sink.on_event(&log.emit(engine.t, Log { level, msg })?);
         }
         let rank = RankMonitor::new(&config, &prepared.shape, &prepared.source, dir.path());
         Ok(Trainer {
