@@ -17,11 +17,12 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
+pub use check::check_methods_flag;
 pub use load::{FlagValue, setting_named};
 pub use methods::{
     AdaRankGradTable, Defaults, FiraTable, GaloreTable, InRankTable, LoraGaTable, LoraPlusTable,
     LoraTable, LteTable, PissaTable, ProjectionSettings, ReloraTable, SlTrainTable, SpamTable,
-    SwitchLoraTable, check_batch, check_warmup, has_rank,
+    SwitchLoraTable, check_batch, check_warmup, has_rank, is_table_of,
 };
 pub use rank::RankTable;
 pub use ranks::Ranks;

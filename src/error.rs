@@ -76,11 +76,13 @@ pub enum Error {
         /// What to do about it.
         remedy: String,
     },
-    /// The user or the system stopped the run; a checkpoint was written.
-    #[error("stopped by signal {signal}, checkpoint written")]
+    /// The user or the system stopped the command; where it trained, a checkpoint was written.
+    #[error("stopped by signal {signal}{}", if run.is_some() { ", checkpoint written" } else { "" })]
     Interrupted {
         /// The signal's number (2 or 15).
         signal: i32,
+        /// What `resume` goes on with, as the user can name it.
+        run: Option<String>,
     },
 }
 
@@ -119,6 +121,18 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// As [`Error::io`] for a path that the user named: one that is not there is a wrong setting.
+    pub fn named(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::config(
+                format!("cannot {action} {}: {source}", path.display()),
+                "check the path",
+            ),
+            _ => Self::Io { action, path, source },
+        }
+    }
+
     /// A run that cannot do what was asked.
     pub fn run(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Run { what: what.into(), remedy: remedy.into() }
@@ -137,19 +151,25 @@ impl Error {
                  this configuration"
                     .into()
             }
-            Self::Io { source, .. } => match source.kind() {
+            Self::Io { action, source, .. } => match source.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => "check the path".into(),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                     "free some disk space, or choose another place with --out; what was saved before is \
                      intact"
                         .into()
                 }
+                io::ErrorKind::PermissionDenied if matches!(*action, "read" | "open" | "list") => {
+                    "make it readable for this user, or name another file".into()
+                }
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     "choose a place you may write to, with --out".into()
                 }
                 _ => "check the path and the disk; what was saved before is intact".into(),
             },
-            Self::Interrupted { .. } => "go on with `fullrank resume RUN`".into(),
+            Self::Interrupted { run: Some(run), .. } => {
+                format!("go on with `fullrank resume {run}`")
+            }
+            Self::Interrupted { run: None, .. } => "give the command again".into(),
         }
     }
 
@@ -160,7 +180,7 @@ impl Error {
             Self::Config { .. } => 2,
             Self::Diverged { .. } => 3,
             Self::Device { .. } => 4,
-            Self::Interrupted { signal } => 128 + u8::try_from(*signal).unwrap_or(2),
+            Self::Interrupted { signal, .. } => 128 + u8::try_from(*signal).unwrap_or(2),
         }
     }
 }

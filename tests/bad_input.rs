@@ -30,8 +30,8 @@ fn data_that_are_missing_empty_or_too_short_are_named() {
     assert_no_run(
         &place,
         "--data none.txt",
-        1,
-        "error: cannot read none.txt\n  why: No such file or directory (os error 2)\n  \
+        2,
+        "error: cannot read none.txt: No such file or directory (os error 2)\n  \
          try: check the path\n",
     );
     fs::write(place.path("empty.txt"), "").unwrap();
@@ -230,7 +230,7 @@ fn a_run_that_does_not_exist_gets_the_nearest_names() {
     for command in ["resume", "eval", "generate", "show"] {
         place.assert_fails(
             &format!("{command} demo"),
-            1,
+            2,
             "error: no runs in runs\n  \
              try: start one with `fullrank train`, or name the runs' folder with --out\n",
         );
@@ -238,10 +238,10 @@ fn a_run_that_does_not_exist_gets_the_nearest_names() {
     let run = place.train("austen", "--iters 1");
     for command in ["resume", "eval", "generate", "show"] {
         let expected = format!(
-            "error: no run \"asten\" in runs\n  try: the nearest names are {}; `fullrank ls` lists all\n",
+            "error: no run \"asten\" in runs\n  try: the nearest name is {}; `fullrank ls` lists all\n",
             run.name()
         );
-        place.assert_fails(&format!("{command} asten"), 1, &expected);
+        place.assert_fails(&format!("{command} asten"), 2, &expected);
     }
 }
 
@@ -305,8 +305,8 @@ fn a_run_whose_data_changed_is_not_resumed_and_stays_as_it_was() {
     fs::remove_file(place.path("text.txt")).unwrap();
     place.assert_fails(
         "resume run",
-        1,
-        "error: cannot read PLACE/text.txt\n  why: No such file or directory (os error 2)\n  \
+        2,
+        "error: cannot read PLACE/text.txt: No such file or directory (os error 2)\n  \
          try: check the path\n",
     );
     fs::write(place.path("text.txt"), text).unwrap();
@@ -329,4 +329,72 @@ fn a_run_without_a_checkpoint_says_how_to_get_one() {
     live.kill();
     let expected = format!("{what}  try: train it on with `fullrank resume {name}`\n");
     place.assert_fails("eval run", 1, &expected);
+}
+
+#[test]
+fn what_is_there_and_is_no_model_is_called_what_it_is() {
+    let place = Place::new();
+    let run = place.train("one", "--iters 1");
+    fs::write(place.path("chats.jsonl"), "{}").unwrap();
+    fs::create_dir_all(place.path("base")).unwrap();
+    fs::write(place.path("base/config.json"), "{}").unwrap();
+    fs::create_dir_all(place.path("empty")).unwrap();
+    fs::write(place.path("m.bin"), "x").unwrap();
+    let result = format!("runs/{}/model", run.name());
+    let cases = [
+        (
+            "chats.jsonl",
+            "chats.jsonl is a file, and no GGUF file: no model",
+            "text and rows go to --data chats.jsonl",
+        ),
+        (
+            "m.bin",
+            "m.bin is a file, and no GGUF file: no model",
+            "name the folder with config.json, or a file *.gguf",
+        ),
+        (
+            "base/config.json",
+            "base/config.json is a file, and no GGUF file: no model",
+            "name its folder: base",
+        ),
+        (
+            "runs",
+            "runs is a folder of runs, not a model",
+            "name a run: `latest --out runs`; `fullrank ls --out runs` lists them",
+        ),
+    ];
+    for (path, what, remedy) in cases {
+        let expected = format!("error: {what}\n  try: {remedy}\n");
+        for command in ["eval", "generate", "train --model"] {
+            place.assert_fails(&format!("{command} {path}"), 2, &expected);
+        }
+    }
+    let expected = "error: empty: the folder has no config.json\n  \
+                    try: name a Hugging Face directory of a LLaMA model, or a file *.gguf\n";
+    for command in ["eval", "generate", "train --model"] {
+        place.assert_fails(&format!("{command} empty"), 1, expected);
+    }
+    let expected = format!(
+        "error: runs/{} is a run, not a model folder\n  try: name its result: {result}\n",
+        run.name()
+    );
+    place.assert_fails(&format!("train --model runs/{}", run.name()), 2, &expected);
+}
+
+#[test]
+fn a_place_where_no_run_can_be_kept_is_refused_at_once() {
+    let place = Place::new();
+    fs::write(place.path("file"), "x").unwrap();
+    for out in ["file", "file/runs"] {
+        let expected = format!(
+            "error: --out {out} cannot be a folder: PLACE/file is a file\n  \
+             try: choose another place with --out\n"
+        );
+        place.assert_fails(
+            &format!("train --iters 1 --out {out} --data text.txt --device cpu"),
+            2,
+            &expected,
+        );
+    }
+    assert!(!place.path("cache").exists(), "nothing was read yet");
 }

@@ -344,7 +344,7 @@ fn chats_without_a_template_say_what_to_do() {
     assert!(said.contains("line 2"), "{said}");
     place.assert_fails(
         &Place::train_line("a", "--data none.json"),
-        1,
-        "error: cannot read none.json\n  why: No such file or directory (os error 2)\n  try: check the path\n",
+        2,
+        "error: cannot read none.json: No such file or directory (os error 2)\n  try: check the path\n",
     );
 }

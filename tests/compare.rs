@@ -205,7 +205,7 @@ fn the_time_of_all_members_together_can_be_limited() {
 fn wrong_usage_is_refused_before_anything_is_made() {
     let place = Place::new();
     for (line, expected) in [
-        ("compare --methods full,lorra", "error: train.method is `lorra`, which is no method"),
+        ("compare --methods full,lorra", "error: --methods names `lorra`, which is no method"),
         (
             "compare --methods full --sweep learnin_rate=1,2",
             "error: there is no setting `learnin_rate`",

@@ -94,6 +94,25 @@ fn a_damaged_checkpoint_is_passed_over_with_a_note() {
 }
 
 #[test]
+fn who_opens_a_run_hears_of_a_damaged_checkpoint_and_no_other_is_called_the_best() {
+    let place = Place::new();
+    let (_, run) = with_checkpoints(&place);
+    fs::write(run.checkpoint(8).join("model.safetensors"), "x").unwrap();
+    for command in ["eval run --batches 1", "generate run --max-tokens 2", "export run"] {
+        let output = place.run(command);
+        let said = stderr(&output);
+        assert!(output.status.success(), "{command}: {said}");
+        assert!(said.contains("warning skipped a damaged checkpoint: "), "{command}: {said}");
+        assert!(said.contains("step-00000008/model.safetensors"), "{command}: {said}");
+        let output = place.run(&format!("{command} --best"));
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{command}: {said}");
+        assert!(said.contains("is its best stands in the newest, which is damaged"), "{said}");
+        assert!(said.contains("choose one with --step N"), "{said}");
+    }
+}
+
+#[test]
 fn a_damaged_checkpoint_does_not_push_out_good_ones() {
     let place = Place::new();
     let more = "--iters 12 --checkpoint-every 4 --keep-checkpoints 1 --eval-every 50";

@@ -75,8 +75,8 @@ fn what_cannot_be_estimated_is_refused() {
     place.assert_fails(
         "estimate --methods full,nothing --device cpu",
         2,
-        "error: train.method is `nothing`, which is no method\n  try: this version has full, lora, \
+        "error: --methods names `nothing`, which is no method\n  try: this version has full, lora, \
          switchlora, relora, galore, fira, lora-ga, rslora, lora-plus, pissa, dora, lte, spam, sltrain, \
-         adarankgrad and inrank: set --method NAME, or method under [train]\n",
+         adarankgrad and inrank\n",
     );
 }

@@ -246,13 +246,13 @@ fn what_cannot_be_reported_is_said() {
         assert!(stderr(&output).starts_with(expected), "`{line}`: {}", stderr(&output));
         assert_eq!(output.status.code(), Some(code), "`{line}`");
     };
-    fails("report x", 1, "error: no runs in runs\n");
+    fails("report x", 2, "error: no runs in runs\n");
     fails("report", 2, "error: the following required arguments");
     write(&place, "empty", &[]);
     fails("report empty", 1, "error: 20261121-000000-empty: no events yet\n");
     write(&place, "one", &[step(1, 5.0)]);
     fails("report one --at 5", 2, "error: --at is `5`, expected tokens=N");
     fails("report one --at tokens=-1", 2, "error: --at is `tokens=-1`");
-    fails("report nothing", 1, "error: no run \"nothing\" in runs\n");
+    fails("report nothing", 2, "error: no run \"nothing\" in runs\n");
     assert!(!place.path("runs/20261121-000000-empty/report").exists());
 }

@@ -15,7 +15,7 @@ use common::{
     status, stderr,
 };
 use fullrank::runlog::status::Status;
-use fullrank::runlog::{Body, EndStatus, RunDir};
+use fullrank::runlog::{Body, EndStatus, RunDir, read_log};
 
 /// Switches often and to the end of the run, so that every checkpoint falls into a freeze.
 const SWITCHING: &str = "--switchlora-interval0 10 --switchlora-ratio 1 --switchlora-freeze 5";
@@ -235,8 +235,10 @@ fn a_signal_ends_a_run_with_a_checkpoint_and_resume_gives_the_same_bits() {
         assert_eq!(output.status.code(), Some(128 + number));
         let run = place.find(signal);
         let expected = format!(
-            "no usable GPU was found: training on the CPU\nerror: stopped by signal {number}, checkpoint written\n  \
-             try: go on with `fullrank resume RUN`\n"
+            "no usable GPU was found: training on the CPU\nstopping after this update; Ctrl-C again ends now, without a \
+             checkpoint\nerror: stopped by signal {number}, checkpoint written\n  \
+             try: go on with `fullrank resume {}`\n",
+            run.name()
         );
         assert_eq!(stderr(&output), expected);
         assert!(matches!(&events.last().unwrap().body, Body::End(end)
@@ -263,8 +265,36 @@ fn a_second_signal_ends_a_run_at_once() {
     live.signal("INT");
     let (_, output) = live.end();
     assert_eq!(output.status.code(), Some(130), "{:?}", output.status.signal());
-    assert!(!stderr(&output).contains("checkpoint written"), "{}", stderr(&output));
-    assert_eq!(status(&place.find("big")), Status::Crashed);
+    let said = stderr(&output);
+    assert!(!said.contains("checkpoint written"), "{said}");
+    let run = place.find("big");
+    let last = format!(
+        "ended without a checkpoint: the run has none yet, `fullrank resume {}` begins it again\n",
+        run.name()
+    );
+    assert!(said.ends_with(&last), "{said}");
+    assert_eq!(status(&run), Status::Crashed);
+}
+
+#[test]
+fn a_signal_cuts_the_first_evaluation_short_and_resume_makes_it_whole() {
+    let place = Place::new();
+    // The first evaluation takes many seconds.
+    let more = "--hidden-size 128 --num-attention-heads 4 --intermediate-size 512 --batch-size 1 \
+                --max-seq-length 64 --eval-batches 0 --valid-fraction 0.5 --iters 1";
+    let mut live = place.start("cut", more);
+    live.wait_for(|event| matches!(&event.body, Body::Phase(phase) if phase.name == "train"));
+    live.signal("INT");
+    let (events, output) = live.end();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(!events.iter().any(|event| matches!(event.body, Body::Eval(_))), "{events:?}");
+    let run = place.find("cut");
+    assert_eq!(newest_checkpoint(&run), run.checkpoint(0));
+    place.ok("resume cut --ui none");
+    let evals = read_log(run.events()).unwrap().events.into_iter();
+    let evals: Vec<u64> =
+        evals.filter(|event| matches!(event.body, Body::Eval(_))).map(|event| event.step).collect();
+    assert_eq!(evals, [0, 1]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ mod given;
 use crate::bench::{Options, Shape};
 use crate::compare::Wanted;
 use crate::config::settings::{METHODS, Setting};
-use crate::config::{FlagValue, RunConfig, setting_named};
+use crate::config::{FlagValue, RunConfig, check_methods_flag, setting_named};
 use crate::error::{Error, Result};
 use crate::report::series::At;
 use crate::runlog::Action;
@@ -105,7 +105,10 @@ fn estimate_args(matches: &ArgMatches) -> Result<EstimateArgs> {
     let methods = match named.as_slice() {
         [] => vec![config.train.method.clone()],
         [all] if all == "all" => METHODS.iter().map(|&method| method.to_owned()).collect(),
-        _ => named,
+        _ => {
+            check_methods_flag(&named)?;
+            named
+        }
     };
     Ok(EstimateArgs {
         config,
@@ -119,17 +122,7 @@ fn estimate_args(matches: &ArgMatches) -> Result<EstimateArgs> {
 fn train_args(matches: &ArgMatches) -> Result<TrainArgs> {
     let (config, flags) = config(matches)?;
     for FlagValue { setting, .. } in &flags {
-        let table = setting.table();
-        let method = config.train.method.as_str();
-        // rsLoRA and LoRA+ are LoRA in everything else.
-        let is_used =
-            table == method || (table == "lora" && ["rslora", "lora-plus"].contains(&method));
-        let is_idle = if table == "spam" {
-            !config.uses_spam()
-        } else {
-            METHODS.contains(&table) && !is_used
-        };
-        if is_idle {
+        if !config.uses_table(setting.table()) {
             tracing::warn!("--{} has no effect with method {}", setting.flag, config.train.method);
         }
     }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::args::{CompareArgs, CompareStart, UiMode};
 use super::line::LINE_EVERY;
 use super::screen::{self, Lines, Stage};
-use super::{log, print, text};
+use super::train::tell_signal;
+use super::{log, print, text, words};
 use crate::compare::{self, Observer, Outcome, config_of};
 use crate::error::{Error, Result};
 use crate::report::Comparison;
@@ -72,17 +73,17 @@ pub(super) fn go_on(
         screen::show(ascii, ViewId::Compare, work, lines)?
     } else {
         let mut view = View::new(dir, &plan, ui)?;
-        let signals = Signals::listen()?;
+        let name = dir.path().display().to_string();
+        let signals = Signals::listen(move |press| {
+            let after = format!("`fullrank resume {name}` goes on from the members' checkpoints");
+            tell_signal(ui, &words::on_signal(press, || after.clone()));
+        })?;
         with_threads(threads, || compare::train(dir, &plan, &signals, &mut view))?
     };
     let table = Comparison::read(dir, &plan)?.table();
     table.write(dir.path())?;
     if let Some(signal) = outcome.signal {
-        if ui != UiMode::None {
-            let dir = dir.path().display();
-            print::notice(&format!("go on with `fullrank resume {dir}`"));
-        }
-        return Err(Error::Interrupted { signal });
+        return Err(Error::Interrupted { signal, run: Some(dir.path().display().to_string()) });
     }
     if ui != UiMode::Json {
         text::print(stdout, &table.text())?;

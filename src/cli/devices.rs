@@ -130,7 +130,12 @@ fn cells(row: &Row, is_auto: bool) -> Vec<String> {
         yes(row.f16),
         yes(row.subgroups),
         yes(row.timestamps),
-        row.unusable_because.as_ref().map_or_else(|| "yes".into(), |why| format!("no: {why}")),
+        match &row.unusable_because {
+            Some(why) => format!("no: {why}"),
+            // `auto` never takes it: the CPU backend is faster.
+            None if row.kind == Kind::Software.name() => "if asked".into(),
+            None => "yes".into(),
+        },
     ]
 }
 
@@ -170,7 +175,7 @@ mod tests {
         let expected = [
             "   device  name      kind      api     driver      one buffer  workgroup  subgroup  f16  subgroups  timestamps  usable",
             "*  gpu:0   Some GPU  discrete  vulkan  driver 1.2     2.0 GiB   48.0 KiB        32  yes  yes        no          yes",
-            "   gpu:1   Some GPU  software  vulkan  driver 1.2     2.0 GiB   48.0 KiB        32  yes  yes        no          yes",
+            "   gpu:1   Some GPU  software  vulkan  driver 1.2     2.0 GiB   48.0 KiB        32  yes  yes        no          if asked",
             "",
             "--device auto takes gpu:0 (*); --device cpu is always there",
             "",

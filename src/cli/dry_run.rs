@@ -26,7 +26,7 @@ pub fn dry_run(config: RunConfig, stdout: &mut dyn Write) -> Result<()> {
             "auto" => open_device(&prepared.config)?.gpu().is_some(),
             _ => true,
         };
-        let mut page = format!("{}\n", prepared.config.to_toml()?.trim_end());
+        let mut page = format!("{}\n", prepared.config.to_toml_in_use()?.trim_end());
         page += &format!("\n{}\n", data(&prepared.dataset.facts, prepared.dataset.seq_len));
         for note in prepared.unusual_start().iter().chain(&prepared.dataset.notes) {
             page += &format!("note   {note}\n");
@@ -56,7 +56,8 @@ fn describe(split: &SplitFacts, seq_len: usize) -> String {
 }
 
 fn of_rows(rows: &RowFacts) -> String {
-    let mut out = format!("{} rows", text::count(rows.rows));
+    let plural = if rows.rows == 1 { "" } else { "s" };
+    let mut out = format!("{} row{plural}", text::count(rows.rows));
     let parts = [
         (rows.bad_rows, "in the files cannot be used"),
         (rows.dropped, "with nothing to learn are left out"),

@@ -205,7 +205,9 @@ fn list(answer: &Answer) -> String {
             format!("{:.1} ms", 1e3 * measured.seconds_per_update),
             "measured: the median of 5 on random tokens",
         )),
-        None => rows.push(("update", "not measured".into(), "--measure runs a few")),
+        None => {
+            rows.push(("update", "not measured".into(), "`fullrank estimate --measure` runs a few"))
+        }
     }
     let mut out = format!(
         "method {}{}{}\n",

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use super::args::EvalArgs;
-use super::{print, text};
+use super::{print, source, text};
 use crate::config::RunConfig;
 use crate::data::cache::TokenCache;
 use crate::data::dataset::row_blocks;
@@ -16,7 +16,7 @@ use crate::data::{Blocks, Corpus, Dataset, RowOptions, ValidationBlocks};
 use crate::error::{Error, Result};
 use crate::formats::tokenizer::Tokenizer;
 use crate::run::eval::evaluate;
-use crate::run::open::{Opened, open_source};
+use crate::run::open::Opened;
 use crate::run::plan::with_template;
 use crate::run::session::with_threads;
 use crate::run::setup::{data_template, row_options};
@@ -25,7 +25,7 @@ use crate::run::setup::{data_template, row_options};
 /// on all of the text given.
 pub fn eval(args: EvalArgs) -> Result<()> {
     with_threads(0, move || {
-        let Opened { model, tokenizer, config, name, .. } = open_source(&args.source)?;
+        let Opened { model, tokenizer, config, name, .. } = source::open(&args.source)?;
         let tokenizer = with_template(tokenizer, args.chat_template.as_deref())?;
         let seq_len = args.max_seq_length.or(config.data.max_seq_length).unwrap_or(256);
         let seq_len = seq_len.min(model.config.max_position_embeddings);

@@ -16,7 +16,7 @@ use crate::formats::{mlx, peft};
 use crate::report::tfevents;
 use crate::run::adapter::{Collected, check_free, collect, whole_folder};
 use crate::run::export::{write_gguf, write_model};
-use crate::run::open::{Opened, Source, open_source};
+use crate::run::open::{Opened, Source};
 use crate::run::session::with_threads;
 use crate::runlog::find;
 
@@ -162,20 +162,27 @@ fn dtype(name: &str) -> Format {
 /// Writes one form into a folder of its own and prints the folder.
 pub fn export(args: ExportArgs) -> Result<()> {
     with_threads(0, move || {
-        let ExportArgs { source, format, to, force } = args;
+        let ExportArgs { source: wanted, format, to, force } = args;
         if format == ExportFormat::TensorBoard {
-            return tensorboard(&source, to);
+            return tensorboard(&wanted, to);
         }
         // Before the work: a folder that is given must be free.
         if let Some(to) = &to {
             check_free(to)?;
         }
-        let opened = open_source(&source)?;
+        let opened = source::open(&wanted)?;
         let folder = match to {
             Some(to) => to,
-            None => default_folder(&opened, &source, format)?,
+            None => default_folder(&opened, &wanted, format)?,
         };
         let what = write(&opened, format, force, &folder)?;
+        let base = Path::new(&opened.config.model.model);
+        if format == ExportFormat::Peft && GgufModel::is_named(base) {
+            print::notice(&format!(
+                "its base is a GGUF file, which PEFT cannot load: `fullrank export {} --to base` makes a folder of it",
+                base.display()
+            ));
+        }
         print::notice(&format!("{what} of {}", opened.name));
         writeln!(io::stdout(), "{}", folder.display()).map_err(print::stdout_failed)
     })

@@ -1,25 +1,32 @@
 //! `fullrank generate`: continues a prompt, or answers in a chat, token by token.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use signal_hook::consts::SIGINT;
+use signal_hook::flag;
+
 use super::args::GenerateArgs;
-use super::print;
+use super::{print, source};
 use crate::error::{Error, Result};
 use crate::formats::chat::{ChatTemplate, Message};
 use crate::model::generate::Sampling;
 use crate::random::stream;
 use crate::run::generate::{End, Writer, Written, cut, prompt_ids};
-use crate::run::open::{Opened, open_source};
+use crate::run::open::Opened;
 use crate::run::session::with_threads;
 
 /// A message on the terminal is one line; more than this is not typed.
 const MAX_MESSAGE_BYTES: u64 = 1 << 20;
+/// What a conversation understands besides messages.
+const COMMANDS: &str = "/reset begins anew, Ctrl-C ends an answer, /quit the chat, /help says this";
 
 /// Prints the prompt and its continuation, or the answers of a chat, as they are made.
 pub fn generate(args: GenerateArgs) -> Result<()> {
     with_threads(0, move || {
-        let opened = open_source(&args.source)?;
+        let opened = source::open(&args.source)?;
         if args.chat { chat(&args, &opened) } else { continue_prompt(&args, &opened) }
     })
 }
@@ -85,11 +92,13 @@ fn chat(args: &GenerateArgs, opened: &Opened) -> Result<()> {
         )
     })?;
     let system = args.system.iter().map(|text| Message::new("system", text.as_str()));
+    let interrupt = Interrupt::default();
     let mut session = Session {
         args,
         opened,
         template,
-        writer: writer(args, opened, usize::MAX)?,
+        writer: writer(args, opened, usize::MAX)?.stopped_by(Arc::clone(&interrupt.stop)),
+        interrupt,
         system: system.collect(),
         messages: Vec::new(),
     };
@@ -109,11 +118,29 @@ fn chat(args: &GenerateArgs, opened: &Opened) -> Result<()> {
     session.say(message.trim_end())
 }
 
+/// Ctrl-C in a conversation: it ends an answer; at the prompt it ends the program.
+#[derive(Default)]
+struct Interrupt {
+    is_waiting: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    fn listen(&self) -> Result<()> {
+        let failed = || Error::io("listen for signals of", "the process");
+        flag::register_conditional_shutdown(SIGINT, 128 + SIGINT, Arc::clone(&self.is_waiting))
+            .map_err(failed())?;
+        flag::register(SIGINT, Arc::clone(&self.stop)).map_err(failed())?;
+        Ok(())
+    }
+}
+
 struct Session<'a> {
     args: &'a GenerateArgs,
     opened: &'a Opened,
     template: ChatTemplate,
     writer: Writer<'a>,
+    interrupt: Interrupt,
     system: Vec<Message>,
     messages: Vec<Message>,
 }
@@ -137,27 +164,35 @@ impl Session<'_> {
             End::Context => {
                 print::notice("(the model's context is full; /reset begins a new chat)");
             }
+            End::Stopped => print::notice("(stopped)"),
         }
         Ok(())
     }
 
     /// Messages from the terminal, a line each.
     fn converse(&mut self, input: &mut dyn BufRead) -> Result<()> {
-        print::notice(&format!("chat with {}; /reset begins anew, /quit ends", self.opened.name));
+        print::notice(&format!("chat with {}; {COMMANDS}", self.opened.name));
+        self.interrupt.listen()?;
         loop {
+            self.interrupt.is_waiting.store(true, Ordering::SeqCst);
             emit("> ")?;
             let mut line = Vec::new();
             input
                 .take(MAX_MESSAGE_BYTES)
                 .read_until(b'\n', &mut line)
                 .map_err(Error::io("read", "standard input"))?;
+            self.interrupt.is_waiting.store(false, Ordering::SeqCst);
             if line.is_empty() {
                 return emit("\n");
             }
             match String::from_utf8_lossy(&line).trim() {
                 "" => {}
                 "/quit" | "/exit" => return Ok(()),
-                "/reset" => self.messages.clear(),
+                "/reset" => {
+                    self.messages.clear();
+                    print::notice("(a new chat)");
+                }
+                "/help" => print::notice(COMMANDS),
                 message => {
                     let before = self.messages.len();
                     match self.say(message) {

@@ -162,7 +162,12 @@ impl LineView {
                     bar.set_message(text::printable(&format!("{} {}", phase.name, phase.detail)));
                 }
                 if !phase.detail.is_empty() {
-                    self.say(&text::printable(&format!("{:<7} {}", phase.name, phase.detail)));
+                    // Of names that are wider than the column, the rest goes on in the text.
+                    let words = match phase.name.len() {
+                        ..8 => format!("{:<7} {}", phase.name, phase.detail),
+                        _ => format!("{:<7} {}: {}", "phase", phase.name, phase.detail),
+                    };
+                    self.say(&text::printable(&words));
                 }
             }
             Body::Clamp(clamp) => {
@@ -211,7 +216,10 @@ impl LineView {
                     self.say(&text::printable(&format!("        {}", alert.remedy)));
                 }
             }
-            Body::Log(log) if log.level != Level::Info => self.say_message(log.level, &log.msg),
+            // Before the first update they are about how the run began; later ones are for the log.
+            Body::Log(log) if log.level != Level::Info || self.last_step.is_none() => {
+                self.say_message(log.level, &log.msg);
+            }
             Body::Cmd(cmd) => {
                 let result = if cmd.ok { "" } else { "refused: " };
                 self.say_at("command", step, &format!("{}  {result}{}", cmd.cmd, cmd.what));
@@ -273,11 +281,12 @@ impl LineView {
         let grad = text::short(update.grad_norm);
         let rate = text::rate(self.pace.tok_s().unwrap_or(update.tok_s));
         let tokens = count(update.tokens);
+        let learned = words::learned(run, step, update.tokens);
         let width = count(run.steps.saturating_mul(run.tokens_per_step)).len();
         let time = clock(update.active_s);
         let left = text::or_absent(self.pace.left_s(run, step, update), clock);
         self.say(&format!(
-            "{} loss {loss:<6}  lr {lr}  grad {grad:<4}  {rate:>7} tok/s  {tokens:>width$} tokens  \
+            "{} loss {loss:<6}  lr {lr}  grad {grad:<4}  {rate:>7} {learned}tok/s  {tokens:>width$} {learned}tokens  \
              time {time:>5}  left {left:>5}",
             self.start("step", step),
         ));
@@ -290,10 +299,11 @@ impl LineView {
         bar.set_prefix(self.start("step", step).trim_end().to_string());
         // A narrow terminal cuts off the end, so what matters most comes first.
         bar.set_message(format!(
-            "loss {}  ppl {}  left {left}  {} tok/s  lr {}  time {}",
+            "loss {}  ppl {}  left {left}  {} {}tok/s  lr {}  time {}",
             text::loss(smooth),
             text::ppl(smooth.exp()),
             text::rate(self.pace.tok_s().unwrap_or(update.tok_s)),
+            words::learned(&self.summary.run, step, update.tokens),
             text::lr(update.lr),
             clock(update.active_s),
         ));
@@ -492,6 +502,21 @@ finished after 30 updates
             stdout.lines().map(|line| Event::parse(line.as_bytes()).unwrap()).collect();
         assert_eq!(read, events);
         assert_eq!(watch(Mode::None, &events), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn tokens_that_are_only_read_are_told_from_those_that_are_learned() {
+        let run = Run { steps: 5, tokens_per_step: 128, ..Run::default() };
+        let (loss, lr, grad_norm) = (1.0, 0.1, 1.0);
+        let step = Step { loss, lr, grad_norm, tokens: 105, active_s: 10.5, tok_s: 10.0 };
+        let mut bodies: Vec<(i64, u64, Body)> = vec![(0, 0, run.into()), (0, 5, step.into())];
+        bodies.push((0, 5, End { status: EndStatus::Finished, what: String::new() }.into()));
+        let (_, stderr) = watch(Mode::Lines, &events(bodies));
+        assert!(stderr.contains(" 10 learned tok/s "), "{stderr}");
+        assert!(
+            stderr.contains("105 learned tokens of 640 read in 0:11, 10 learned tokens/s"),
+            "{stderr}"
+        );
     }
 
     #[test]

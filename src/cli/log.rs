@@ -1,13 +1,17 @@
 //! Where warnings go: to stderr, and while a run trains to its `log.txt` as well, there with more detail.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
@@ -43,6 +47,39 @@ impl Write for RunLogWriter<'_> {
     }
 }
 
+/// Lines as those of a run are: `warning the words`. Words that were just said are not said again.
+#[derive(Default)]
+struct Words {
+    last: Mutex<String>,
+}
+
+impl<S, N> FormatEvent<S, N> for Words
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let word = match *event.metadata().level() {
+            Level::ERROR => "error",
+            Level::WARN => "warning",
+            _ => "note",
+        };
+        let mut text = String::new();
+        context.field_format().format_fields(Writer::new(&mut text), event)?;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != text {
+            writeln!(writer, "{word:<8}{text}")?;
+            *last = text;
+        }
+        Ok(())
+    }
+}
+
 /// Starts logging: warnings to stderr (`FULLRANK_LOG` sets another level), more to the run's file.
 pub fn start() {
     let filter = EnvFilter::builder()
@@ -51,8 +88,7 @@ pub fn start() {
         .from_env_lossy();
     let stderr = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
-        .without_time()
-        .with_target(false)
+        .event_format(Words::default())
         .with_filter(filter);
     let file = tracing_subscriber::fmt::layer()
         .with_writer(RunLog)

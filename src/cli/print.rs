@@ -74,6 +74,18 @@ mod tests {
     }
 
     #[test]
+    fn what_may_not_be_read_and_what_may_not_be_written_are_told_apart() {
+        let denied = || io::ErrorKind::PermissionDenied.into();
+        let read = Error::io("read", "a.txt")(denied()).remedy();
+        let write = Error::io("create", "runs")(denied()).remedy();
+        assert!(read.starts_with("make it readable"), "{read}");
+        assert!(write.ends_with("with --out"), "{write}");
+        let missing = || io::ErrorKind::NotFound.into();
+        assert_eq!(Error::io("read", "a.txt")(missing()).exit_code(), 1);
+        assert_eq!(Error::named("read", "a.txt")(missing()).exit_code(), 2);
+    }
+
+    #[test]
     fn only_a_closed_pipe_is_quiet() {
         let closed = stdout_failed(io::ErrorKind::BrokenPipe.into());
         let full = stdout_failed(io::ErrorKind::StorageFull.into());

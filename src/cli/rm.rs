@@ -17,7 +17,7 @@ pub const TRASH: &str = ".trash";
 ///
 /// All names are looked up, and all locks asked, before anything is moved.
 ///
-/// Errors: `Error::Run` if a name fits nothing or what it fits is live, `Error::Io`.
+/// Errors: `Error::Config` if a name fits nothing, `Error::Run` if what it fits is live, `Error::Io`.
 pub fn rm(out: &Path, names: &[String], stdout: &mut dyn Write) -> Result<()> {
     let mut all: Vec<Removed> = Vec::new();
     for name in names {

@@ -12,15 +12,19 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::text::{self, Table};
+use super::words;
+use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::runlog::status::Status;
 use crate::runlog::summary::{EvalPoint, RunState};
-use crate::runlog::{Body, Rank, RunDir, Sample, find};
+use crate::runlog::{Body, Level, Rank, RunDir, Sample, find};
 
 /// How many evaluations the text form lists; the first stays, the middle goes.
 const MAX_EVALS: usize = 12;
-/// Width of the lists and samples, in characters.
-const WIDTH: usize = 92;
+/// Width of the lists, samples and values, in characters: with what stands before them they fit a terminal of 80.
+const WIDTH: usize = 74;
+/// How much of a hash is shown; `--json` has it whole.
+const HASH_WIDTH: usize = 12;
 
 /// Prints the run `name`: what it is, how far it came, its evaluations, last sample, checkpoints and
 /// configuration; with `is_json` the same as one object.
@@ -40,6 +44,8 @@ struct Details {
     run: RunDir,
     state: RunState,
     sample: Option<(u64, Sample)>,
+    /// The words of the last alert that was no mere note.
+    alert: Option<String>,
     /// The changes of the newest rank measurement, with its step.
     ranks: (u64, Vec<Rank>),
     config: Option<String>,
@@ -48,10 +54,13 @@ struct Details {
 
 impl Details {
     fn read(run: RunDir) -> Result<Self> {
-        let mut sample = None;
+        let (mut sample, mut alert) = (None, None);
         let mut ranks = (0, Vec::new());
         let state = RunState::of_with(&run, |event| match &event.body {
             Body::Sample(text) => sample = Some((event.step, text.clone())),
+            Body::Alert(last) if last.level != Level::Info => {
+                alert = Some(format!("step {}: {}", text::count(event.step), last.what));
+            }
             Body::Rank(rank) if rank.matrix == "change" => {
                 if ranks.0 != event.step {
                     ranks = (event.step, Vec::new());
@@ -64,7 +73,7 @@ impl Details {
         let config = fs::read_to_string(run.config()).ok();
         let facts = fs::read_to_string(run.facts()).ok();
         let facts = facts.and_then(|text| serde_json::from_str(&text).ok());
-        Ok(Self { run, state, sample, ranks, config, facts })
+        Ok(Self { run, state, sample, alert, ranks, config, facts })
     }
 
     fn record(&self) -> Result<Value> {
@@ -114,7 +123,7 @@ impl Details {
                 table.row(&[
                     text::count(checkpoint.step),
                     text::bytes(checkpoint.bytes),
-                    checkpoint.path.display().to_string(),
+                    self.within(&checkpoint.path),
                 ]);
             }
             page.push_str(&table.render(2));
@@ -122,11 +131,24 @@ impl Details {
         page.push_str(&self.settings());
         if let Some(Value::Object(facts)) = &self.facts {
             page.push_str("\nfacts\n");
-            let facts: Vec<String> =
-                facts.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect();
-            page.push_str(&list(&facts, 2));
+            let (groups, bare): (Vec<_>, Vec<_>) =
+                facts.iter().partition(|(_, value)| value.is_object());
+            let bare: Vec<String> =
+                bare.iter().map(|(key, value)| format!("{key} {}", plain(value))).collect();
+            page.push_str(&list(&bare, 2));
+            for (name, group) in groups {
+                page.push_str(&format!("  {name}\n"));
+                let mut facts = Vec::new();
+                flatten("", group, &mut facts);
+                page.push_str(&list(&facts, 4));
+            }
         }
         page
+    }
+
+    /// A path inside the run's folder, which stands above.
+    fn within(&self, path: &Path) -> String {
+        path.strip_prefix(self.run.path()).unwrap_or(path).display().to_string()
     }
 
     fn head(&self, zone: &TimeZone) -> String {
@@ -136,7 +158,11 @@ impl Details {
         let mut line = |key: &str, value: String| {
             if !value.is_empty() {
                 let value = text::printable(&value).replace('\n', " ");
-                page.push_str(&format!("{key:<12}{value}\n"));
+                let mut key = key;
+                for part in text::wrap(&value, WIDTH - 8, usize::MAX) {
+                    page.push_str(&format!("{key:<12}{part}\n"));
+                    key = "";
+                }
             }
         };
         line("run", self.run.name());
@@ -183,6 +209,7 @@ impl Details {
         note(summary.alerts, "alert", "alerts");
         note(summary.damaged, "damaged line in the log", "damaged lines in the log");
         line("notes", notes.join(", "));
+        line("last alert", self.alert.clone().unwrap_or_default());
         page
     }
 
@@ -209,7 +236,7 @@ impl Details {
     fn progress(&self) -> String {
         let summary = &self.state.summary;
         let steps = summary.run.steps;
-        let mut words = match steps {
+        let mut said = match steps {
             0 => format!("{} updates", text::count(summary.step)),
             _ => format!(
                 "{} of {} updates ({:.0} %)",
@@ -219,17 +246,18 @@ impl Details {
             ),
         };
         if let Some(rate) = summary.tok_s() {
-            words.push_str(&format!(
-                ", {} tokens in {} at {} tokens/s",
+            let learned = words::learned(&summary.run, summary.step, summary.tokens);
+            said.push_str(&format!(
+                ", {} {learned}tokens in {} at {} {learned}tokens/s",
                 text::count(summary.tokens),
                 text::clock(summary.active_s),
                 text::rate(rate)
             ));
         }
         if self.state.status == Status::Live && !summary.phase.is_empty() {
-            words.push_str(&format!(", now: {}", summary.phase));
+            said.push_str(&format!(", now: {}", summary.phase));
         }
-        words
+        said
     }
 
     fn validation(&self) -> String {
@@ -290,7 +318,14 @@ impl Details {
         let (tables, bare): (Vec<_>, Vec<_>) =
             config.iter().partition(|(_, value)| value.is_table());
         page.push_str(&list(&bare.into_iter().map(setting).collect::<Vec<_>>(), 2));
+        // A file of another version shows whole.
+        let known =
+            self.config.as_deref().map(|text| RunConfig::from_toml(text, &self.run.config()));
+        let known = known.and_then(Result::ok);
         for (name, table) in tables {
+            if known.as_ref().is_some_and(|config| !config.uses_table(name)) {
+                continue;
+            }
             page.push_str(&format!("  [{name}]\n"));
             let settings = table.as_table().into_iter().flatten().map(setting).collect::<Vec<_>>();
             page.push_str(&list(&settings, 4));
@@ -330,11 +365,32 @@ fn list(entries: &[String], indent: usize) -> String {
     page
 }
 
+/// The values of an object, those of objects inside it with their path.
+fn flatten(path: &str, value: &Value, facts: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                flatten(&path, value, facts);
+            }
+        }
+        Value::Null => {}
+        value => facts.push(format!("{path} {}", plain(value))),
+    }
+}
+
+/// A value in few characters: hashes by their beginning.
 fn plain(value: &Value) -> String {
     match value {
+        Value::String(text) if is_hash(text) => format!("{}…", &text[..HASH_WIDTH]),
         Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
+}
+
+fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 fn when(ts: i64, zone: &TimeZone) -> String {
@@ -387,7 +443,7 @@ last sample, step 30
 
 checkpoints
   step     size  folder
-    20  2.0 KiB  runs/20261121-180011-demo/checkpoints/step-00000020
+    20  2.0 KiB  checkpoints/step-00000020
 
 configuration (run.toml)
   [model]
@@ -398,7 +454,9 @@ configuration (run.toml)
     iters 30 · method switchlora
 
 facts
-  data blake3:ab12 · host {"cpus":2}
+  data blake3:ab12
+  host
+    cpus 2
 "#
         );
     }

@@ -6,7 +6,9 @@ use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
 
 use super::args::out;
 use super::commands::folder_arg;
-use crate::run::open::{Source, Which};
+use super::print;
+use crate::error::Result;
+use crate::run::open::{Opened, Source, Which, open_source};
 
 /// The arguments that say it, beside `--out` and `--device`.
 pub fn args() -> [Arg; 5] {
@@ -15,7 +17,7 @@ pub fn args() -> [Arg; 5] {
             .value_name("RUN|DIR")
             .required_unless_present("model")
             .value_hint(ValueHint::DirPath)
-            .help("Folder of a run, its name in --out, `latest`, or a Hugging Face folder"),
+            .help("Folder of a run, its name in --out, `latest`, a Hugging Face folder or id, or a GGUF file"),
         Arg::new("model")
             .long("model")
             .value_name("DIR")
@@ -34,6 +36,15 @@ pub fn args() -> [Arg; 5] {
             .action(ArgAction::SetTrue)
             .help("The run's checkpoint with the lowest validation loss"),
     ]
+}
+
+/// Opens it, and says what is to be known of it.
+pub fn open(source: &Source) -> Result<Opened> {
+    let opened = open_source(source)?;
+    for warning in &opened.warnings {
+        print::notice(&format!("warning {warning}"));
+    }
+    Ok(opened)
 }
 
 /// What was said: the target itself or `--model`, with an adapter or a choice of checkpoint.

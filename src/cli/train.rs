@@ -1,10 +1,13 @@
 //! `fullrank train`: a new run, or with `--resume auto` the unfinished one of the same configuration.
 
+use std::io::IsTerminal;
+
 use super::args::{TrainArgs, UiMode};
 use super::line::{LineView, Mode};
 use super::screen::{self, Lines, Stage};
-use super::{log, print};
+use super::{log, print, words};
 use crate::error::Result;
+use crate::run::commands::Signals;
 use crate::run::session::{Session, unfinished, with_threads};
 use crate::runlog::{EventSink, RunDir, Summary};
 use crate::tui::action::ViewId;
@@ -86,7 +89,20 @@ pub(super) fn follow(session: Session, show: Show<'_>) -> Result<()> {
     };
     let history = Summary::of(session.dir())?;
     let mut view = view(session.dir(), ui).after(history);
-    session.train(&mut view)
+    let dir = session.dir().clone();
+    let signals = Signals::listen(move |press| {
+        tell_signal(ui, &words::on_signal(press, || words::resumption(&dir)));
+    })?;
+    session.train_until(signals, &mut view)
+}
+
+/// Answers a signal with a line; a progress bar is drawn anew below it.
+pub(super) fn tell_signal(ui: UiMode, line: &str) {
+    match ui {
+        UiMode::None => {}
+        _ if std::io::stderr().is_terminal() => print::notice(&format!("\r\x1b[K{line}")),
+        _ => print::notice(line),
+    }
 }
 
 fn view(dir: &RunDir, ui: UiMode) -> LineView {

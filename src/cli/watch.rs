@@ -72,8 +72,8 @@ pub fn watch(args: &WatchArgs, stdout: &mut dyn Write) -> Result<()> {
     }
     match ended {
         Ended::Quit | Ended::Detached => Ok(()),
-        Ended::Signal(signal) => Err(Error::Interrupted { signal }),
-        Ended::HungUp => Err(Error::Interrupted { signal: signal_hook::consts::SIGHUP }),
+        Ended::Signal(signal) => Err(Error::Interrupted { signal, run: None }),
+        Ended::HungUp => Err(Error::Interrupted { signal: signal_hook::consts::SIGHUP, run: None }),
         Ended::Failed(what) => Err(Error::run(what, "report this; no run was touched")),
     }
 }

@@ -1,6 +1,7 @@
 //! The first and the last words of a run in plain text: what will be done, and what came of it.
 
 use super::text::{self, clock, count};
+use crate::run::commands::Press;
 use crate::runlog::status::LastWord;
 use crate::runlog::{EndStatus, Run, RunDir, Status, Summary};
 
@@ -42,7 +43,17 @@ pub(super) fn last(
     let mut line = |key: &str, words: String| lines.push(format!("  {key:<23}{words}"));
     if let Some(rate) = summary.tok_s() {
         let (tokens, time) = (count(summary.tokens), clock(summary.active_s));
-        line("trained", format!("{tokens} tokens in {time}, {} tokens/s", text::rate(rate)));
+        let (rate, run) = (text::rate(rate), &summary.run);
+        let words = match learned(run, summary.step, summary.tokens) {
+            "" => format!("{tokens} tokens in {time}, {rate} tokens/s"),
+            learned => {
+                let read = count(summary.step * run.tokens_per_step);
+                format!(
+                    "{tokens} {learned}tokens of {read} read in {time}, {rate} {learned}tokens/s"
+                )
+            }
+        };
+        line("trained", words);
     }
     if let Some(last) = summary.last_eval() {
         let best = summary.best_eval().filter(|best| best.step != last.step);
@@ -71,4 +82,30 @@ pub(super) fn last(
         line(if position == 0 { "next" } else { "" }, command.clone());
     }
     lines
+}
+
+/// The answer to a signal; `resumption` says what is left after the second.
+pub(super) fn on_signal(press: Press, resumption: impl Fn() -> String) -> String {
+    match press {
+        Press::First => {
+            "stopping after this update; Ctrl-C again ends now, without a checkpoint".into()
+        }
+        Press::Second => format!("ended without a checkpoint: {}", resumption()),
+    }
+}
+
+/// Where a run goes on that ends now.
+pub(super) fn resumption(dir: &RunDir) -> String {
+    let name = dir.as_argument();
+    match dir.list_checkpoints().unwrap_or_default().last() {
+        Some(newest) => {
+            format!("`fullrank resume {name}` goes on from step {}", count(newest.step))
+        }
+        None => format!("the run has none yet, `fullrank resume {name}` begins it again"),
+    }
+}
+
+/// What stands before `tokens` where only a part of what is read is learned from, as in chats.
+pub(super) fn learned(run: &Run, step: u64, tokens: u64) -> &'static str {
+    if tokens < step.saturating_mul(run.tokens_per_step) { "learned " } else { "" }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use crate::config::settings::{self, METHODS, Setting};
-use crate::config::{FlagValue, RunConfig, has_rank};
+use crate::config::{FlagValue, RunConfig, check_methods_flag, has_rank};
 use crate::error::{Error, Result};
 use crate::run::plan::{CHATML, is_gguf};
 use crate::runlog::compare::{CompareDir, Member, Plan};
@@ -135,13 +135,8 @@ fn check_methods(methods: &[String]) -> Result<()> {
         let remedy = "name some, for example --methods full,lora,switchlora";
         return Err(Error::config("--methods names no method", remedy));
     }
+    check_methods_flag(methods)?;
     for (at, method) in methods.iter().enumerate() {
-        let mut config = RunConfig::default();
-        config.train.method.clone_from(method);
-        if !METHODS.contains(&method.as_str()) {
-            // The words of `train`, with the nearest name.
-            config.check()?;
-        }
         if methods[..at].contains(method) {
             return Err(Error::config(
                 format!("--methods names {method} twice"),

@@ -71,6 +71,23 @@ fn check_data(data: &DataTable) -> Result<()> {
     number("data.valid_fraction", share, share > 0.0 && share < 1.0, "above 0 and below 1")
 }
 
+/// Checks the names that `--methods` gives.
+///
+/// Errors: `Error::Config` with the nearest name.
+pub fn check_methods_flag(methods: &[String]) -> Result<()> {
+    match methods.iter().find(|method| !settings::METHODS.contains(&method.as_str())) {
+        None => Ok(()),
+        Some(method) => {
+            let remedy = match nearest(&method.replace('_', "-"), settings::METHODS.iter().copied())
+            {
+                Some(name) => format!("did you mean {name}?"),
+                None => format!("this version has {}", in_words(settings::METHODS, "and")),
+            };
+            Err(Error::config(format!("--methods names `{method}`, which is no method"), remedy))
+        }
+    }
+}
+
 fn check_method(method: &str) -> Result<()> {
     if settings::METHODS.contains(&method) {
         return Ok(());

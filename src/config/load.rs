@@ -71,6 +71,18 @@ impl RunConfig {
             )
         })
     }
+
+    /// The same for a reader: without the tables of methods that the run does not use.
+    pub fn to_toml_in_use(&self) -> Result<String> {
+        let mut tables = parse(&self.to_toml()?, Path::new("run.toml"))?;
+        tables.retain(|name, _| self.uses_table(name));
+        toml::to_string(&tables).map_err(|error| {
+            Error::config(
+                format!("the configuration cannot be written as TOML: {error}"),
+                "use values that TOML can hold",
+            )
+        })
+    }
 }
 
 /// Puts the values of flags into tables.

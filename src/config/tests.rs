@@ -223,3 +223,23 @@ proptest! {
         let _ = RunConfig::from_toml(&text, Path::new("a.toml"));
     }
 }
+
+#[test]
+fn a_reader_sees_the_tables_of_the_method_alone() {
+    let tables = |method: &str, uses_spam: bool| {
+        let mut config = RunConfig::default();
+        config.train.method = method.into();
+        config.spam.enabled = uses_spam;
+        let text = config.to_toml_in_use().unwrap();
+        let mut again = RunConfig::from_toml(&text, Path::new("run.toml")).unwrap();
+        // What is left out of it is as it is without a word.
+        again.spam.enabled = uses_spam;
+        assert_eq!(again, config);
+        let names = text.lines().filter(|line| line.starts_with('[')).map(str::to_owned);
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(tables("full", false), ["[model]", "[data]", "[train]", "[rank]"]);
+    assert_eq!(tables("rslora", false), ["[model]", "[data]", "[train]", "[rank]", "[lora]"]);
+    let both = ["[model]", "[data]", "[train]", "[rank]", "[galore]", "[spam]"];
+    assert_eq!(tables("galore", true), both);
+}

@@ -183,7 +183,11 @@ fn in_cache(source: &mut dyn Source, folder: &Path, path: &Path) -> Result<Token
         Ok(tokens) => Ok(tokens),
         Err(BuildError::Text(error)) => Err(error),
         Err(BuildError::Cache(error)) => {
-            tracing::warn!("tokens stay in memory, as the cache cannot be used: {error}");
+            let why = std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), ToString::to_string);
+            let folder = folder.display();
+            // The same words for each part of a corpus, so that they are said once.
+            tracing::warn!("tokens stay in memory, as nothing can be kept in {folder}: {why}");
             in_memory(source)
         }
     }

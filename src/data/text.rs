@@ -160,7 +160,7 @@ impl Corpus {
                 "0.05 holds out the last twentieth",
             ));
         }
-        let metadata = fs::metadata(path).map_err(Error::io("read", path))?;
+        let metadata = fs::metadata(path).map_err(Error::named("read", path))?;
         let Folder { format, train, valid, test } = if metadata.is_dir() {
             folder_documents(path)?
         } else if metadata.is_file() {

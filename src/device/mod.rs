@@ -71,7 +71,8 @@ impl Device {
                 };
                 match all.get(number) {
                     Some(adapter) => adapter.open(tiling),
-                    None => Err(none(format!("there is no adapter {number}, only {}", all.len()))),
+                    None if all.is_empty() => Err(none("no adapter was found".into())),
+                    None => Err(no_adapter(number, all.len())),
                 }
             }
         }
@@ -133,6 +134,17 @@ impl Device {
     #[doc(hidden)]
     pub fn tensor_device(&self) -> &burn::tensor::Device {
         &self.tensor
+    }
+}
+
+fn no_adapter(number: usize, count: usize) -> Error {
+    let there = match count {
+        1 => "gpu:0 only".into(),
+        _ => format!("gpu:0 to gpu:{}", count - 1),
+    };
+    Error::Device {
+        what: format!("there is no gpu:{number}, there is {there}"),
+        remedy: "see `fullrank devices`, and name one of them".into(),
     }
 }
 

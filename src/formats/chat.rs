@@ -80,9 +80,10 @@ impl ChatTemplate {
     ///
     /// Errors: [`Error::Io`], [`Error::File`] for a file that is no template.
     pub fn of_file(path: &Path) -> Result<Self> {
+        let remedy = "mend the template there, or name another one";
         let source = String::from_utf8(read_bytes(path)?)
-            .map_err(|error| Error::file(path, format!("is not UTF-8: {error}"), REMEDY))?;
-        Self::parse(source, None, None).map_err(|error| Error::file(path, describe(&error), REMEDY))
+            .map_err(|error| Error::file(path, format!("is not UTF-8: {error}"), remedy))?;
+        Self::parse(source, None, None).map_err(|error| Error::file(path, describe(&error), remedy))
     }
 
     /// A template from its text, with the texts of the tokens that begin and end a text.

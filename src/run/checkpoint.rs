@@ -276,6 +276,11 @@ fn hash(path: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
+/// What to tell of a damaged checkpoint in whose place an older one is used.
+pub fn skipped(error: &Error) -> String {
+    format!("skipped a damaged checkpoint: {error}")
+}
+
 /// Removes checkpoints beyond the newest `keep` and the best one.
 pub fn prune(checkpoints: &[PathBuf], keep: usize, best: Option<u64>) -> Result<()> {
     let best = best.map(Checkpoint::folder_name);

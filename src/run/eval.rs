@@ -1,7 +1,7 @@
 //! Loss and perplexity on held-out text, weighted by tokens.
 
 use crate::data::ValidationBlocks;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Batch, Model};
 
 /// Result of an evaluation.
@@ -29,10 +29,25 @@ pub fn evaluate(
     batch_size: usize,
     limit: usize,
 ) -> Result<Evaluation> {
+    evaluate_until(model, blocks, batch_size, limit, || false)?
+        .ok_or_else(|| Error::run("the evaluation was cut short", "report this"))
+}
+
+/// As [`evaluate`]; nothing where `is_cut` says so between two batches.
+pub fn evaluate_until(
+    model: &Model,
+    blocks: &ValidationBlocks,
+    batch_size: usize,
+    limit: usize,
+    is_cut: impl Fn() -> bool,
+) -> Result<Option<Evaluation>> {
     let limit = if limit == 0 { usize::MAX } else { limit };
     let (mut sum, mut tokens) = (0.0, 0);
     let (mut completion_sum, mut completion_tokens) = (0.0, 0);
     for block in blocks.batches(batch_size).take(limit) {
+        if is_cut() {
+            return Ok(None);
+        }
         let block = block?;
         let batch = Batch::of(&block, model.device());
         tokens += batch.counted as u64;
@@ -48,5 +63,5 @@ pub fn evaluate(
     model.device().check()?;
     let completions = (completion_tokens > 0)
         .then(|| (completion_sum / completion_tokens as f64, completion_tokens));
-    Ok(Evaluation { loss: sum / tokens.max(1) as f64, tokens, completions })
+    Ok(Some(Evaluation { loss: sum / tokens.max(1) as f64, tokens, completions }))
 }

@@ -1,5 +1,8 @@
 //! Text from a network: a prompt or a chat in, text out token by token.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::error::{Error, Result};
 use crate::formats::tokenizer::Tokenizer;
 use crate::model::Model;
@@ -18,6 +21,8 @@ pub enum End {
     Length,
     /// The model's context is full.
     Context,
+    /// It was stopped from outside.
+    Stopped,
 }
 
 /// What was written.
@@ -43,6 +48,8 @@ pub struct Writer<'a> {
     fed: Vec<i32>,
     /// Logits after the last of them.
     logits: Vec<f32>,
+    /// Set from outside to end a text; taken back when it has.
+    stop: Option<Arc<AtomicBool>>,
 }
 
 impl<'a> Writer<'a> {
@@ -61,7 +68,7 @@ impl<'a> Writer<'a> {
         ends.extend(tokenizer.generation_ends()?);
         let decoder = Decoder::new(model, capacity);
         let (fed, logits) = (Vec::new(), Vec::new());
-        Ok(Self { tokenizer, decoder, model, sampling, random, ends, fed, logits })
+        Ok(Self { tokenizer, decoder, model, sampling, random, ends, fed, logits, stop: None })
     }
 
     /// Also ends where the chats of known models end a turn.
@@ -75,6 +82,13 @@ impl<'a> Writer<'a> {
     #[must_use]
     pub fn without_end(mut self) -> Self {
         self.ends.clear();
+        self
+    }
+
+    /// Ends a text before its next token when `stop` is set, and takes that back.
+    #[must_use]
+    pub fn stopped_by(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = Some(stop);
         self
     }
 
@@ -125,6 +139,10 @@ impl<'a> Writer<'a> {
         };
         let (mut tokens, mut end) = (0, End::Length);
         while tokens < max_tokens {
+            if self.stop.as_ref().is_some_and(|stop| stop.swap(false, Ordering::SeqCst)) {
+                end = End::Stopped;
+                break;
+            }
             penalise(&mut self.logits, &self.fed, self.sampling.repetition_penalty);
             let id = sample(&self.logits, self.sampling, &mut self.random);
             if self.ends.contains(&(id as u32)) {

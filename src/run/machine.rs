@@ -37,6 +37,15 @@ impl Machine {
     }
 }
 
+/// Seconds that this process has computed, of all its threads together; none where the system does not tell.
+pub fn cpu_seconds() -> Option<f64> {
+    let pid = Pid::from_u32(std::process::id());
+    let mut system = System::new();
+    let what = ProcessRefreshKind::nothing().with_cpu();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, what);
+    Some(system.process(pid)?.accumulated_cpu_time() as f64 / 1e3)
+}
+
 /// Bytes that a user may still write where a folder is.
 #[cfg(unix)]
 pub fn free_bytes(folder: &Path) -> Option<u64> {

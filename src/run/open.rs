@@ -9,10 +9,11 @@ use crate::formats::peft::{PeftAdapter, is_adapter};
 use crate::formats::tokenizer::Tokenizer;
 use crate::methods::{Method, given};
 use crate::model::Model;
-use crate::runlog::{RunDir, find};
+use crate::runlog::status::LastWord;
+use crate::runlog::{EndStatus, RunDir, Summary, find};
 
-use super::checkpoint::Checkpoint;
-use super::plan::{ModelSource, adapter_alone, is_gguf};
+use super::checkpoint::{self, Checkpoint};
+use super::plan::{ModelSource, adapter_alone, is_gguf, no_model};
 use super::session::{check_tokenizer, open_device};
 use super::setup;
 
@@ -34,6 +35,8 @@ pub struct Opened {
     pub run: Option<(RunDir, u64)>,
     /// Whether its run began from a preset's random weights.
     pub is_preset: bool,
+    /// What the user should know of the choice: newer checkpoints that are damaged.
+    pub warnings: Vec<String>,
 }
 
 /// Which checkpoint of a run.
@@ -81,7 +84,8 @@ pub fn open_source(source: &Source) -> Result<Opened> {
     let Source { target, out, which, .. } = source;
     let device = source.device.as_deref();
     let path = Path::new(target);
-    if path.join("config.json").is_file() && !path.join("state.json").is_file() || is_gguf(path) {
+    let is_folder = path.join("config.json").is_file() && !path.join("state.json").is_file();
+    if is_folder || is_gguf(path) {
         return open_folder(path, source);
     }
     if is_adapter(path) {
@@ -96,7 +100,7 @@ pub fn open_source(source: &Source) -> Result<Opened> {
             "give the adapter's base; the result of a run has its own adapter in it",
         ));
     }
-    let (dir, checkpoint) = if path.join("state.json").is_file() {
+    let (dir, (checkpoint, warnings)) = if path.join("state.json").is_file() {
         if *which != Which::Newest {
             return Err(Error::config(
                 format!(
@@ -105,11 +109,13 @@ pub fn open_source(source: &Source) -> Result<Opened> {
                 "name the run",
             ));
         }
-        (run_of(path)?, Checkpoint::open(path)?)
+        (run_of(path)?, (Checkpoint::open(path)?, Vec::new()))
     } else {
-        let dir = find(out, target)?;
-        let checkpoint = choose(&dir, *which)?;
-        (dir, checkpoint)
+        // A run of that name comes before what lies here under it.
+        let dir = find(out, target)
+            .map_err(|error| if path.exists() { no_model(path) } else { error })?;
+        let chosen = choose(&dir, *which)?;
+        (dir, chosen)
     };
     let mut config = RunConfig::read(&dir.config())?;
     set_device(&mut config, device)?;
@@ -130,17 +136,23 @@ pub fn open_source(source: &Source) -> Result<Opened> {
         adapter: None,
         run: Some((dir, step)),
         is_preset: matches!(origin, ModelSource::Preset(_)),
+        warnings,
     })
 }
 
-/// A checkpoint of a run.
-fn choose(dir: &RunDir, which: Which) -> Result<Checkpoint> {
+/// A checkpoint of a run, and a warning for each damaged one that it stands in for.
+fn choose(dir: &RunDir, which: Which) -> Result<(Checkpoint, Vec<String>)> {
     let all = dir.list_checkpoints()?;
     let folders: Vec<PathBuf> = all.iter().map(|c| c.path.clone()).collect();
-    let (Some(newest), _) = Checkpoint::newest_intact(&folders)? else {
+    let (Some(newest), damaged) = Checkpoint::newest_intact(&folders)? else {
         let run = dir.as_argument();
+        let diverged = LastWord::Ended(EndStatus::Diverged);
         let remedy = if dir.is_locked()? {
             format!("ask it for one with `fullrank ctl {run} checkpoint`")
+        } else if Summary::of(dir)?.last_word == diverged {
+            // From its start it would go the same way again.
+            "it diverged: train a new run with a lower --learning-rate or a lower --max-grad-norm"
+                .into()
         } else {
             format!("train it on with `fullrank resume {run}`")
         };
@@ -149,12 +161,25 @@ fn choose(dir: &RunDir, which: Which) -> Result<Checkpoint> {
     let steps: Vec<String> = all.iter().map(|c| c.step.to_string()).collect();
     let steps = format!("its checkpoints are those of steps {}", steps.join(", "));
     let step = match which {
-        Which::Newest => return Ok(newest),
+        Which::Newest => {
+            let warnings = damaged.iter().map(checkpoint::skipped).collect();
+            return Ok((newest, warnings));
+        }
         Which::Step(step) if dir.checkpoint(step).is_dir() => step,
         Which::Step(step) => {
             return Err(Error::run(
                 format!("run {} has no checkpoint of step {step}", dir.name()),
                 steps,
+            ));
+        }
+        Which::Best if !damaged.is_empty() => {
+            return Err(Error::run(
+                format!(
+                    "which checkpoint of run {} is its best stands in the newest, which is damaged: {}",
+                    dir.name(),
+                    damaged[0]
+                ),
+                format!("{steps}; choose one with --step N"),
             ));
         }
         Which::Best => match newest.progress().best {
@@ -164,7 +189,9 @@ fn choose(dir: &RunDir, which: Which) -> Result<Checkpoint> {
                     steps,
                 ));
             }
-            Some(best) if best.step == newest.progress().t => return Ok(newest),
+            Some(best) if best.step == newest.progress().t => {
+                return Ok((newest, Vec::new()));
+            }
             Some(best) if dir.checkpoint(best.step).is_dir() => best.step,
             Some(best) => {
                 return Err(Error::run(
@@ -179,7 +206,7 @@ fn choose(dir: &RunDir, which: Which) -> Result<Checkpoint> {
             }
         },
     };
-    Checkpoint::open(&dir.checkpoint(step))
+    Ok((Checkpoint::open(&dir.checkpoint(step))?, Vec::new()))
 }
 
 /// A model folder with the adapter that was given.
@@ -231,6 +258,7 @@ fn open_directory(path: &Path, device: Option<&str>) -> Result<Opened> {
         adapter: None,
         run: None,
         is_preset: false,
+        warnings: Vec::new(),
     })
 }
 

@@ -16,6 +16,7 @@ use crate::model::ModelConfig;
 use crate::model::config::{PRESETS, Preset, non_target_len, preset, target_len};
 use crate::optim::Schedule;
 use crate::optim::spam::Rules;
+use crate::runlog::{CompareDir, RunDir, list};
 
 use super::engine::Settings;
 
@@ -41,7 +42,10 @@ pub fn with_template(mut tokenizer: Tokenizer, name: Option<&str>) -> Result<Tok
             let end = tokenizer.name_of(tokenizer.eos()).unwrap_or_default();
             ChatTemplate::chatml(&end)?
         }
-        Some(path) => ChatTemplate::of_file(Path::new(path))?,
+        Some(path) => {
+            must_exist(Path::new(path), "check the path of --chat-template, or give chatml")?;
+            ChatTemplate::of_file(Path::new(path))?
+        }
     };
     tokenizer.set_chat_template(template.source());
     Ok(tokenizer)
@@ -65,6 +69,49 @@ pub(super) fn adapter_alone(path: &Path) -> Error {
     )
 }
 
+/// The error for something that is there and is no model: what it is, and what would be right.
+pub(super) fn no_model(path: &Path) -> Error {
+    let name = path.display();
+    if !path.is_dir() {
+        let parent = path.parent().filter(|parent| parent.join("config.json").is_file());
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        let remedy = match (parent, ending) {
+            (Some(folder), _) if folder.as_os_str().is_empty() => "name its folder: `.`".into(),
+            (Some(folder), _) => format!("name its folder: {}", folder.display()),
+            (None, "jsonl" | "txt" | "md" | "json") => format!("text and rows go to --data {name}"),
+            (None, _) => "name the folder with config.json, or a file *.gguf".into(),
+        };
+        return Error::config(format!("{name} is a file, and no GGUF file: no model"), remedy);
+    }
+    if CompareDir::at(path).is_comparison() {
+        let remedy = format!("name one of its runs, {name}/members/NAME");
+        return Error::config(format!("{name} is a comparison, not a model"), remedy);
+    }
+    if RunDir::at(path).is_run() {
+        let remedy = if RunDir::at(path).model().is_dir() {
+            format!("name its result: {}", RunDir::at(path).model().display())
+        } else {
+            format!("make a model of it: `fullrank export {name}`")
+        };
+        return Error::config(format!("{name} is a run, not a model folder"), remedy);
+    }
+    if list(path).is_ok_and(|runs| !runs.is_empty()) {
+        let remedy =
+            format!("name a run: `latest --out {name}`; `fullrank ls --out {name}` lists them");
+        return Error::config(format!("{name} is a folder of runs, not a model"), remedy);
+    }
+    let what = "the folder has no config.json";
+    Error::file(path, what, "name a Hugging Face directory of a LLaMA model, or a file *.gguf")
+}
+
+/// Checks that a file is there which the user named.
+fn must_exist(path: &Path, remedy: &str) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    Err(Error::config(format!("there is no {}", path.display()), remedy))
+}
+
 impl ModelSource {
     /// Finds what `model.model` names: a preset, a folder, or a model in the cache of the Hugging Face hub.
     pub fn find(name: &str) -> Result<Self> {
@@ -72,17 +119,20 @@ impl ModelSource {
             return Ok(Self::Preset(preset));
         }
         let path = Path::new(name);
-        if path.join("config.json").is_file() || is_gguf(path) {
+        if path.join("config.json").is_file() {
+            return Ok(Self::Directory(path.to_path_buf()));
+        }
+        if is_gguf(path) {
+            must_exist(path, "check the path")?;
             return Ok(Self::Directory(path.to_path_buf()));
         }
         if is_adapter(path) {
             return Err(adapter_alone(path));
         }
-        if path.is_dir() {
-            let what = "the folder has no config.json";
-            return Err(Error::file(path, what, "name a Hugging Face directory of a LLaMA model"));
+        if path.exists() {
+            return Err(no_model(path));
         }
-        if let Some(id) = HubId::parse(name).filter(|_| !path.exists()) {
+        if let Some(id) = HubId::parse(name) {
             return Ok(Self::Directory(hub::find(id)?));
         }
         let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
@@ -105,7 +155,11 @@ impl ModelSource {
         match (config.data.tokenizer.as_deref(), self) {
             (Some("builtin"), _) | (None, Self::Preset(_)) => Tokenizer::builtin(),
             (Some("bytes"), _) => Tokenizer::bytes(),
-            (Some(path), _) => Tokenizer::from_file(tokenizer_file(Path::new(path))),
+            (Some(path), _) => {
+                let file = tokenizer_file(Path::new(path));
+                must_exist(&file, "give --tokenizer a tokenizer.json or its folder")?;
+                Tokenizer::from_file(file)
+            }
             (None, Self::Directory(file)) if is_gguf(file) => GgufModel::open(file)?.tokenizer(),
             (None, Self::Directory(folder)) if tokenizer_file(folder).is_file() => {
                 Tokenizer::from_file(tokenizer_file(folder))

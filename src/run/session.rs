@@ -16,7 +16,7 @@ use crate::runlog::status::LastWord;
 use crate::runlog::summary::RunState;
 use crate::runlog::{
     ControlReader, End, EndStatus, EventSink, Level, Log, Resume, Run, RunDir, RunLock, RunWriter,
-    Status, Summary,
+    Status, Summary, check_out,
 };
 
 use super::checkpoint::{self, Checkpoint, Progress};
@@ -39,7 +39,7 @@ pub struct Session {
     checkpoint: Option<Checkpoint>,
     is_resumed: bool,
     is_extended: bool,
-    notes: Vec<String>,
+    notes: Vec<(Level, String)>,
 }
 
 /// The device a configuration asks for.
@@ -62,6 +62,7 @@ pub fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> Result<R> + 
 impl Session {
     /// A new run in a folder of its own below `out`.
     pub fn create(config: RunConfig, out: &Path, name: Option<&str>) -> Result<Self> {
+        check_out(out)?;
         let prepared = setup::prepare(config)?;
         let device = open_device(&prepared.config)?;
         estimate::check_fits_device(&prepared.config, &prepared.shape, &device)?;
@@ -88,7 +89,7 @@ impl Session {
         write_atomically(dir.config(), prepared.config.to_toml()?.as_bytes())?;
         write_facts(&dir, &prepared, &device)?;
         let notes = prepared.unusual_start().into_iter().chain(prepared.dataset.notes.clone());
-        let notes = notes.collect();
+        let notes = notes.map(|note| (Level::Warn, note)).collect();
         Ok(Self {
             prepared,
             dir,
@@ -130,7 +131,7 @@ impl Session {
         let mut notes = Vec::new();
         let folders: Vec<_> = dir.list_checkpoints()?.into_iter().map(|c| c.path).collect();
         let (checkpoint, damaged) = Checkpoint::newest_intact(&folders)?;
-        notes.extend(damaged.iter().map(|error| format!("skipped a damaged checkpoint: {error}")));
+        notes.extend(damaged.iter().map(|error| (Level::Warn, checkpoint::skipped(error))));
         let attempts = checkpoint.as_ref().map_or(0, |c| c.progress().attempts);
         let total = config.train.iters.unwrap_or(0);
         if let Some(iters) = extend {
@@ -140,7 +141,7 @@ impl Session {
                     format!("give the new total, above {total}"),
                 ));
             }
-            notes.push(format!("extended from {total} to {iters} updates"));
+            notes.push((Level::Info, format!("extended from {total} to {iters} updates")));
             config.train.iters = Some(iters);
         } else if let Some(what) = all_done(&config, checkpoint.as_ref())
             && has_finished(&dir)?
@@ -167,10 +168,11 @@ impl Session {
         estimate::check_fits_device(&prepared.config, &prepared.shape, &device)?;
         let before = device_of(&dir)?;
         if before != device.name() {
-            notes.push(format!(
+            let note = format!(
                 "the run began on {before} and goes on on {}: the bits may differ in the last digits",
                 device.name()
-            ));
+            );
+            notes.push((Level::Warn, note));
         }
         if let Some(text) = extended {
             // Only now: a resume that was refused must leave the run as it was.
@@ -204,9 +206,9 @@ impl Session {
         &self.prepared.config
     }
 
-    /// Trains to the end.
+    /// Trains to the end, or to a signal.
     pub fn train(self, sink: &mut dyn EventSink) -> Result<()> {
-        self.train_until(Signals::listen()?, sink)
+        self.train_until(Signals::listen(|_| {})?, sink)
     }
 
     /// Trains to the end, or to a signal that `signals` has seen.
@@ -244,8 +246,8 @@ impl Session {
             let resume = Resume { from_step: Some(engine.t), from_seq: Some(progress.event_seq) };
             sink.on_event(&log.emit(engine.t, resume)?);
         }
-        for msg in notes {
-            sink.on_event(&log.emit(engine.t, Log { level: Level::Warn, msg })?);
+        for (level, msg) in notes {
+            sink.on_event(&log.emit(engine.t, Log { level, msg })?);
         }
         let rank = RankMonitor::new(&config, &prepared.shape, &prepared.source, dir.path());
         Ok(Trainer {

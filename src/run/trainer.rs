@@ -14,21 +14,21 @@ use crate::formats::tokenizer::Tokenizer;
 use crate::model::generate::Sampling;
 use crate::random::stream;
 use crate::runlog::{
-    Alert, Body, Ckpt, ControlReader, End, EndStatus, Eval, Event, EventSink, Level, Mem, Phase,
-    RunDir, RunLock, RunWriter, Sample, Skip, Step, Time,
+    Alert, Body, Ckpt, ControlReader, End, EndStatus, Event, EventSink, Level, Mem, Phase, RunDir,
+    RunLock, RunWriter, Sample, Skip, Step, Time,
 };
 
 use super::alerts::Alerts;
 use super::checkpoint::{self, Best, Progress};
 use super::commands::Signals;
 use super::engine::{Engine, Outcome};
-use super::eval::evaluate;
 use super::export::write_model;
 use super::generate::continue_text;
 use super::machine::{Machine, free_bytes};
 use super::rank::RankMonitor;
 
 mod act;
+mod looks;
 
 pub use act::Repeats;
 
@@ -242,7 +242,7 @@ impl Trainer<'_> {
         self.emit_method_events()?;
         self.emit(Phase { name: "train".into(), detail: String::new() })?;
         if self.progress.attempts == 0 {
-            self.evaluate_for_best()?;
+            self.evaluate_start()?;
         }
         self.stage.max_s = time_limit_s(self.config.train.max_minutes, &self.progress);
         Ok(())
@@ -373,27 +373,6 @@ impl Trainer<'_> {
         self.emit(machine)
     }
 
-    /// The validation loss now.
-    fn evaluate(&mut self) -> Result<f64> {
-        let train = &self.config.train;
-        let batch_size = train.batch_size.unwrap_or(1);
-        let result = evaluate(&self.engine.model, &self.valid, batch_size, train.eval_batches)?;
-        let (loss, ppl, tokens) = (result.loss, result.perplexity(), result.tokens);
-        self.emit(Eval { loss, ppl, tokens })?;
-        Ok(loss)
-    }
-
-    /// An evaluation that the configuration asks for: whether it is the best so far.
-    fn evaluate_for_best(&mut self) -> Result<bool> {
-        let loss = self.evaluate()?;
-        self.progress.last_eval = Some(loss);
-        let is_best = loss.is_finite() && self.progress.best.is_none_or(|best| loss < best.loss);
-        if is_best {
-            self.progress.best = Some(Best { loss, step: self.engine.t });
-        }
-        Ok(is_best)
-    }
-
     /// Measures ranks within their budget, or all of them where that was asked for.
     fn measure_ranks(&mut self, is_asked: bool) -> Result<()> {
         let Progress { rank, active_s, .. } = &mut self.progress;
@@ -468,7 +447,8 @@ impl Trainer<'_> {
             Stop::Asked => (EndStatus::Stopped, "asked to".into(), Ok(())),
             Stop::Signal(signal) => {
                 let what = format!("signal {signal}");
-                (EndStatus::Interrupted, what, Err(Error::Interrupted { signal }))
+                let run = Some(self.dir.as_argument());
+                (EndStatus::Interrupted, what, Err(Error::Interrupted { signal, run }))
             }
             Stop::Diverged(what) => {
                 let remedy = "lower --learning-rate, or clip harder with --max-grad-norm; the \

@@ -8,11 +8,13 @@ use crate::error::{Error, Result};
 
 /// How many runs an error message names.
 const MAX_NAMED: usize = 5;
+/// How alike names are, of at most 1, of which one may be meant for the other.
+const NEAR: f64 = 0.75;
 
 /// The run under `out` that `what` means: the word `latest`, the path of a run's folder, a folder's
 /// name, the name that the user gave, or the beginning of either, as long as it fits only one run.
 ///
-/// Errors: `Error::Run` if no run or more than one fits; it names the nearest.
+/// Errors: `Error::Config` if no run or more than one fits; it names the nearest.
 pub fn find(out: impl AsRef<Path>, what: &str) -> Result<RunDir> {
     let out = out.as_ref();
     let what = what.trim_end_matches(['/', '\\']);
@@ -65,7 +67,7 @@ pub enum Named {
 /// Finds a run as [`find`] does, or a comparison in the same ways. What fits the folder of a comparison means the
 /// comparison and none of its members; `latest` is a run.
 ///
-/// Errors: `Error::Run` if nothing fits, or more than one thing fits as well.
+/// Errors: `Error::Config` if nothing fits, or more than one thing fits as well.
 pub fn find_any(out: impl AsRef<Path>, what: &str) -> Result<Named> {
     let out = out.as_ref();
     let what = what.trim_end_matches(['/', '\\']);
@@ -109,7 +111,7 @@ pub fn find_any(out: impl AsRef<Path>, what: &str) -> Result<Named> {
                 let names: Vec<String> = names.chain(runs.iter().map(|run| run.name())).collect();
                 let more = if names.len() > MAX_NAMED { ", …" } else { "" };
                 let shown = names[..names.len().min(MAX_NAMED)].join(", ");
-                return Err(Error::run(
+                return Err(Error::config(
                     format!("{} runs and comparisons fit \"{what}\": {shown}{more}", names.len()),
                     "give the whole name of one",
                 ));
@@ -120,14 +122,14 @@ pub fn find_any(out: impl AsRef<Path>, what: &str) -> Result<Named> {
 }
 
 fn several(what: &str, first: &RunDir, others: &[&RunDir]) -> Error {
-    Error::run(
+    Error::config(
         format!("{} runs fit \"{what}\": {}", others.len() + 1, names(first, others)),
         "give more of the name; `latest` is the newest run",
     )
 }
 
 fn no_runs(out: &Path) -> Error {
-    Error::run(
+    Error::config(
         format!("no runs in {}", out.display()),
         "start one with `fullrank train`, or name the runs' folder with --out",
     )
@@ -137,13 +139,15 @@ fn not_found(out: &Path, what: &str, runs: &[RunDir]) -> Error {
     let nearness = |run: &RunDir| {
         strsim::jaro_winkler(what, &run.name()).max(strsim::jaro_winkler(what, &run.short_name()))
     };
-    let mut nearest: Vec<&RunDir> = runs.iter().collect();
+    let mut nearest: Vec<&RunDir> = runs.iter().filter(|run| nearness(run) >= NEAR).collect();
     nearest.sort_by(|a, b| nearness(b).total_cmp(&nearness(a))); // stable: newest first
     let shown: Vec<String> = nearest.iter().take(MAX_NAMED).map(|run| run.name()).collect();
-    Error::run(
-        format!("no run \"{what}\" in {}", out.display()),
-        format!("the nearest names are {}; `fullrank ls` lists all", shown.join(", ")),
-    )
+    let remedy = match shown.as_slice() {
+        [] => format!("`fullrank ls` lists all, {} of them", runs.len()),
+        [one] => format!("the nearest name is {one}; `fullrank ls` lists all"),
+        all => format!("the nearest names are {}; `fullrank ls` lists all", all.join(", ")),
+    };
+    Error::config(format!("no run \"{what}\" in {}", out.display()), remedy)
 }
 
 fn names(first: &RunDir, others: &[&RunDir]) -> String {
@@ -248,7 +252,7 @@ mod tests {
         let folder = runs(&["20261101-000000-austen", "20261102-000000-lora"]);
         let error = find(folder.path(), "asten").unwrap_err();
         assert!(error.to_string().starts_with("no run \"asten\" in "), "{error}");
-        assert!(error.remedy().contains("are 20261101-000000-austen, 2026"), "{}", error.remedy());
+        assert!(error.remedy().contains("is 20261101-000000-austen; `"), "{}", error.remedy());
         assert!(find(folder.path(), "").is_err());
         let empty = tempfile::tempdir().unwrap();
         for what in ["latest", "x"] {

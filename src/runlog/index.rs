@@ -160,6 +160,22 @@ impl RunDir {
     }
 }
 
+/// Checks that runs can be kept in `out`, before anything costs time. Where it is missing, nothing is made yet.
+///
+/// Errors: `Error::Config` if it is no folder, `Error::Io` with the full path if nothing can be written there.
+pub fn check_out(out: &Path) -> Result<()> {
+    let whole = std::path::absolute(out).map_err(Error::io("find", out))?;
+    let Some(there) = whole.ancestors().find(|folder| folder.exists()) else { return Ok(()) };
+    if !there.is_dir() {
+        return Err(Error::config(
+            format!("--out {} cannot be a folder: {} is a file", out.display(), there.display()),
+            "choose another place with --out",
+        ));
+    }
+    tempfile::tempfile_in(there).map_err(Error::io("write to", there))?;
+    Ok(())
+}
+
 /// Makes a folder below `out`; a name that is taken gets `-2`, `-3`, …
 pub(super) fn new_folder(out: &Path, folder: &str) -> Result<PathBuf> {
     fs::create_dir_all(out).map_err(Error::io("create", out))?;

@@ -30,7 +30,7 @@ pub use compare::{CompareDir, find_comparison};
 pub use control::{Action, Command, ControlReader};
 pub use event::{Event, EventSink};
 pub use find::{Named, find, find_any};
-pub use index::{RunDir, list};
+pub use index::{RunDir, check_out, list};
 pub use rank::{Coverage, Rank, SideCoverage};
 pub use restart::{Merge, MergeLayer, Reset};
 pub use status::{RunLock, Status};

@@ -234,6 +234,7 @@ impl App {
             Msg::Status(run, status) => {
                 if let Some(run) = self.runs.get_mut(run) {
                     run.status = status;
+                    run.replay = None;
                 }
             }
             Msg::Runs(runs) => {

@@ -2,6 +2,7 @@
 //! the defaults of the common settings.
 
 use super::RunConfig;
+use super::settings::METHODS;
 use crate::error::Result;
 
 pub(super) mod adarankgrad;
@@ -136,6 +137,22 @@ impl RunConfig {
             "spam" => spam::defaults(),
             _ => Defaults::FULL,
         }
+    }
+}
+
+impl RunConfig {
+    /// Whether the settings of a table mean something to this run: every table but those of other methods.
+    pub fn uses_table(&self, table: &str) -> bool {
+        table == "spam" && self.uses_spam() || is_table_of(table, &self.train.method)
+    }
+}
+
+/// Whether the settings of a table mean something to a method of itself: every table but those of other methods.
+pub fn is_table_of(table: &str, method: &str) -> bool {
+    match table {
+        // rsLoRA and LoRA+ are LoRA in everything else.
+        "lora" => matches!(method, "lora" | "rslora" | "lora-plus"),
+        _ => !METHODS.contains(&table) || table == method,
     }
 }
 

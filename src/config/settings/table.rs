@@ -38,9 +38,9 @@ const MODEL: &[Setting] = &[
         flag: "model",
         value: "PRESET|DIR|ID",
         kind: Kind::Text,
-        short: "Preset, or Hugging Face folder or id, to train",
+        short: "Preset, Hugging Face folder or id, or GGUF file, to train",
         more: "A preset is a shape with random weights and is pre-trained. A folder with config.json and \
-               model.safetensors is fine-tuned, and so is the id ORG/NAME of a model in the local Hugging Face cache.",
+               model.safetensors is fine-tuned, and so is a GGUF file, or the id ORG/NAME of a model in the local Hugging Face cache.",
         aliases: &["model-name-or-path"],
     },
     Setting {
@@ -216,8 +216,8 @@ const TRAINING: &[Setting] = &[
         flag: "rank",
         value: "N",
         kind: Kind::Count,
-        short: "Rank of the factors or the subspace [default: hidden size / 4]",
-        more: "When LoRA and its relatives fine-tune a model folder: 8. Layers that are smaller than this take the largest rank they have.",
+        short: "Rank of the factors or the subspace [default: the method's, mostly hidden size / 4]",
+        more: "8 with LoRA-GA, PiSSA and DoRA, and when LoRA and its relatives fine-tune a model folder; half the hidden size with InRank. Layers that are smaller than this take the largest rank they have.",
         aliases: &["lora-r"],
     },
     Setting {
@@ -387,7 +387,7 @@ const OPTIMIZER: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "Clip the gradient to this global norm; 0: off [default: the method's]",
-        more: "1, and off with GaLore and Fira.",
+        more: "1, and off with GaLore, Fira, AdaRankGrad, SPAM and SLTrain.",
         aliases: &[],
     },
 ];

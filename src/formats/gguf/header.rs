@@ -294,6 +294,12 @@ impl<R: Read> Input<'_, R> {
     fn count(&mut self, what: &str, most: u64, least_bytes: u64) -> Result<u64> {
         let count = self.u64(what)?;
         let fits = count.checked_mul(least_bytes).is_some_and(|bytes| bytes <= self.left());
+        if count <= most && !fits && self.end <= MAX_HEADER_BYTES {
+            return Err(self.wrong(format!(
+                "claims {count} {what}, but ends at byte {} inside them (cut short?)",
+                self.end
+            )));
+        }
         if count > most || !fits {
             return Err(self.wrong(format!(
                 "claims {count} {what}; at most {most} are allowed, and the file has {} bytes",

@@ -68,13 +68,13 @@ impl PeftConfig {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG);
         if !path.exists() {
+            let remedy = "give the folder of a PEFT adapter, with adapter_config.json and \
+                          adapter_model.safetensors";
+            if !folder.exists() {
+                return Err(Error::config(format!("there is no {}", folder.display()), remedy));
+            }
             let what = if folder.is_dir() { "has no adapter_config.json" } else { "is no folder" };
-            return Err(Error::file(
-                folder,
-                what,
-                "give the folder of a PEFT adapter, with adapter_config.json and \
-                 adapter_model.safetensors",
-            ));
+            return Err(Error::file(folder, what, remedy));
         }
         let object = read_object(&path)?;
         let fields = Fields::new(&path, &object);

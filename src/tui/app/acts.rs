@@ -98,9 +98,9 @@ impl App {
             self.say("no run is open");
             return Vec::new();
         };
-        if !run.status.is_live() {
-            let status = run.status;
-            self.say(format!("the run is {status}: it takes no commands"));
+        if !run.takes_commands() {
+            let state = run.state();
+            self.say(format!("the run is {state}: it takes no commands"));
             return Vec::new();
         }
         self.say(format!("sent: {action}; the run acts after its current update"));
@@ -112,11 +112,11 @@ impl App {
             self.say("no run is open");
             return Vec::new();
         };
-        if run.status.is_live() {
+        if run.takes_commands() {
             self.overlay = Overlay::Editor(views::editor::State::of(run));
         } else {
-            let status = run.status;
-            self.say(format!("the run is {status}: its settings cannot be changed"));
+            let state = run.state();
+            self.say(format!("the run is {state}: its settings cannot be changed"));
         }
         Vec::new()
     }

@@ -76,6 +76,24 @@ fn capitals_send_commands_to_a_live_run_only() {
 }
 
 #[test]
+fn a_replay_takes_no_commands() {
+    let mut app = app();
+    app.runs[0].replay = Some(2.0);
+    assert_eq!(press(&mut app, "PCZE"), []);
+    assert!(app.notice.as_ref().unwrap().0.contains("is a replay"), "{:?}", app.notice);
+    let status = app.runs[0].status;
+    app.update(Msg::Status(0, status));
+    assert_eq!(sent(&press(&mut app, "P")), ["0: pause"], "at its end it is the run itself");
+}
+
+#[test]
+fn a_factor_may_stand_as_ctl_takes_it() {
+    for line in [":lr *= 0.5\n", ":set learning_rate=*0.5\n", ":set lr *0.5\n"] {
+        assert_eq!(sent(&press(&mut app(), line)), ["0: set learning_rate=*0.5"], "{line}");
+    }
+}
+
+#[test]
 fn leaving_a_run_that_trains_is_asked_about() {
     let mut app = app();
     assert_eq!(press(&mut app, "q"), [Effect::Quit]);

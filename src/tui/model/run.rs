@@ -127,6 +127,8 @@ pub struct RunModel {
     pub summary: Summary,
     /// Live, finished, crashed, …
     pub status: Status,
+    /// How many times as fast as it was the run is played again; none where it is shown as it is.
+    pub replay: Option<f64>,
     /// Updates: `loss`, `lr`, `grad_norm`, `tok_s`.
     pub steps: Table,
     /// Evaluations: `loss`, `ppl`.
@@ -191,6 +193,7 @@ impl RunModel {
             dir,
             summary: Summary::default(),
             status: Status::default(),
+            replay: None,
             steps: Table::new(&["loss", "lr", "grad_norm", "tok_s"]),
             evals: Table::new(&["loss", "ppl"]),
             markers: Vec::new(),
@@ -227,6 +230,16 @@ impl RunModel {
                 cost.put_in(&self.summary.run, &mut table.clock);
             }
         }
+    }
+
+    /// Whether a command would reach it: it is live, and this is no replay.
+    pub fn takes_commands(&self) -> bool {
+        self.status.is_live() && self.replay.is_none()
+    }
+
+    /// What it is, in a word or two, for who wants to act on it.
+    pub fn state(&self) -> &'static str {
+        if self.replay.is_some() { "a replay" } else { self.status.word() }
     }
 
     /// What it is called: the name that the user gave.

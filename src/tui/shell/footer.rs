@@ -9,6 +9,7 @@ use super::{bar, put};
 use crate::tui::action::Action;
 use crate::tui::app::{App, Overlay};
 use crate::tui::keymap::{self, Binding};
+use crate::tui::model::RunModel;
 use crate::tui::views::Hits;
 
 /// Draws as many hints as fit: keys that look, then those that act, then the way out.
@@ -24,7 +25,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let hints = |binding: &&Binding| !binding.hint.is_empty() && binding.action != Action::Quit;
     let (acts, looks): (Vec<_>, Vec<_>) =
         keymap::of(app.view).filter(hints).partition(|binding| binding.action.acts());
-    let is_live = app.run().is_some_and(|run| run.status.is_live());
+    let is_live = app.run().is_some_and(RunModel::takes_commands);
     let quit: Vec<_> = keymap::binding(app.view, Action::Quit).into_iter().collect();
     let room = usize::from(area.width).saturating_sub(1);
     let tail = len(&quit) + 2;

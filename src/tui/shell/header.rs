@@ -120,7 +120,12 @@ fn progress(app: &App) -> Vec<String> {
         let words = if app.own == Some(app.active) { "preparing" } else { "loading" };
         return vec![words.into()];
     }
-    let mut parts = vec![format!("{sign} {}", run.status.word().to_uppercase())];
+    let times = if app.theme.is_ascii { 'x' } else { '×' };
+    let state = match run.replay {
+        Some(speed) => format!("REPLAY {times}{speed}"),
+        None => format!("{sign} {}", run.status.word().to_uppercase()),
+    };
+    let mut parts = vec![state];
     if app.is_frozen {
         parts[0].push_str(" (frozen)");
     }

@@ -88,3 +88,15 @@ fn the_footer_keeps_the_way_out_when_it_is_narrow() {
         }
     }
 }
+
+#[test]
+fn a_replay_stands_in_the_header_and_no_key_acts_on_it() {
+    let mut app = fixture::app(Theme::default());
+    let live = page::text(&page::draw(&app, 160, 30));
+    assert!(live.lines().last().unwrap().contains("P pause"), "{live}");
+    app.runs[0].replay = Some(2.0);
+    let text = page::text(&page::draw(&app, 160, 30));
+    let (first, last) = (text.lines().next().unwrap(), text.lines().last().unwrap());
+    assert!(first.contains("REPLAY ×2") && !first.contains("LIVE"), "{first}");
+    assert!(!last.contains("P pause"), "{last}");
+}

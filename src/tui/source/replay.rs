@@ -38,6 +38,7 @@ impl Player {
     fn start(out: Outlet, speed: f64) -> Option<Self> {
         let mut model = RunModel::new(Some(out.dir.path().to_path_buf()));
         model.set_facts(Facts::read(&out.dir));
+        model.replay = Some(speed);
         out.send(Msg::Loaded(out.place, Box::new(model)))?;
         Some(Self {
             out,

@@ -57,13 +57,7 @@ pub fn parse(app: &App, line: &str) -> Result<Meaning, String> {
     if let Some((key, by)) = setting.split_once("*=")
         && settings::is_number(key)
     {
-        return match by.trim().parse::<f64>() {
-            Ok(by) if by.is_finite() && by > 0.0 => Ok(Meaning::Set(control::Action::Set {
-                key: settings::live(key).unwrap_or(key.trim()).into(),
-                value: format!("*{by}").into(),
-            })),
-            _ => Err(format!("`{}` is no factor, expected above 0", by.trim())),
-        };
+        return scaled(key, by);
     }
     for sign in ["*=", "/=", "+=", "-="] {
         if let Some((key, by)) = setting.split_once(sign) {
@@ -102,8 +96,24 @@ pub fn parse(app: &App, line: &str) -> Result<Meaning, String> {
     Ok(Meaning::Act(binding.action))
 }
 
+fn scaled(key: &str, by: &str) -> Result<Meaning, String> {
+    match by.trim().parse::<f64>() {
+        Ok(by) if by.is_finite() && by > 0.0 => Ok(Meaning::Set(control::Action::Set {
+            key: settings::live(key).unwrap_or(key.trim()).into(),
+            value: format!("*{by}").into(),
+        })),
+        _ => Err(format!("`{}` is no factor, expected above 0", by.trim())),
+    }
+}
+
 fn set(key: &str, value: &str) -> Result<Meaning, String> {
     let key = key.trim();
+    // As `ctl set` writes it.
+    if let Some(by) = value.trim().strip_prefix('*')
+        && settings::is_number(key)
+    {
+        return scaled(key, by);
+    }
     let Some(live) = settings::live(key) else {
         let keys: Vec<&str> = settings::all().collect();
         return Err(format!("`{key}` cannot change in flight; these can: {}", keys.join(", ")));

@@ -211,8 +211,9 @@ fn resume(app: &mut App, run: &RunRecord) -> Vec<Effect> {
             notice(app, format!("{} is live already; Enter shows it", run.name));
         }
         Status::Finished => {
-            let words = "has made all its updates; N starts a new run with its settings";
-            notice(app, format!("{} {words}", run.name));
+            // It fits 80 columns whatever the run's name is.
+            let words = "all its updates are made; N starts a new run with its settings";
+            notice(app, words.into());
         }
         _ => {
             let words = format!("Let {} go on from its newest checkpoint, on its own?", run.name);

@@ -1,7 +1,9 @@
 //! Runs that differ in their seed alone, and what they say together.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::config::is_table_of;
 use crate::report::stats::Stat;
 use crate::series::Axis;
 use crate::tui::model::{Metric, RunModel};
@@ -152,21 +154,31 @@ pub fn paired(
     Stat::of(&differences).filter(|stat| stat.n > 1)
 }
 
-/// The settings in which two runs differ: name, value of the first, value of the second; `–` for none.
+/// Whether a setting means something to a run: it is in no table of a method that the run does not use.
+fn is_used(key: &str, config: &BTreeMap<String, String>) -> bool {
+    let Some((table, _)) = key.split_once('.') else { return true };
+    let says = |key: &str, value: &str| config.get(key).is_some_and(|text| text == value);
+    let uses_spam = table == "spam" && says("spam.enabled", "true");
+    uses_spam || config.get("train.method").is_none_or(|method| is_table_of(table, method))
+}
+
+/// The settings in which two runs differ and that mean something to one of them: name, value of the first, value of the second; `–` for none.
 pub fn differences(a: &RunModel, b: &RunModel) -> Vec<(String, String, String)> {
     difference(&a.config, &b.config)
 }
 
 /// The same of two configurations.
 pub fn difference(
-    a: &std::collections::BTreeMap<String, String>,
-    b: &std::collections::BTreeMap<String, String>,
+    a: &BTreeMap<String, String>,
+    b: &BTreeMap<String, String>,
 ) -> Vec<(String, String, String)> {
     let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
     keys.sort();
     keys.dedup();
     let none = || "–".to_owned();
-    let differing = keys.into_iter().filter(|key| a.get(*key) != b.get(*key));
+    let differing = keys
+        .into_iter()
+        .filter(|key| a.get(*key) != b.get(*key) && (is_used(key, a) || is_used(key, b)));
     differing
         .map(|key| {
             let name = key.strip_prefix("train.").unwrap_or(key).to_owned();
@@ -254,5 +266,23 @@ mod tests {
         assert!(found.contains(&row("rank", "–", "16")));
         assert!(found.iter().all(|(name, ..)| name != "seed"));
         assert!(differences(&runs[0], &runs[0]).is_empty());
+    }
+
+    #[test]
+    fn settings_of_methods_that_neither_run_uses_do_not_count() {
+        let config = |method: &str, gap: &str, rate: &str| {
+            let pairs = [
+                ("train.method", method),
+                ("fira.update_proj_gap", gap),
+                ("train.learning_rate", rate),
+            ];
+            pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+        };
+        let names = |a: &str, b: &str| -> Vec<String> {
+            let found = difference(&config(a, "10", "1"), &config(b, "20", "2"));
+            found.into_iter().map(|(name, ..)| name).collect()
+        };
+        assert_eq!(names("lora", "lora"), ["learning_rate"]);
+        assert_eq!(names("lora", "fira"), ["fira.update_proj_gap", "learning_rate", "method"]);
     }
 }
