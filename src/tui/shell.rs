@@ -22,6 +22,9 @@ const SMALLEST: (u16, u16) = (20, 5);
 /// Below this there is the view and one line.
 const SMALL: (u16, u16) = (60, 16);
 
+/// Rows that one frame smooths, over all runs: a few milliseconds. The rest comes with the next frames.
+const SMOOTHED: usize = 1 << 17;
+
 /// Draws the whole screen and notes what stands where.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let area = area.intersection(buffer.area);
@@ -31,6 +34,9 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     if area.is_empty() {
         return;
     }
+    // Comparisons smooth all runs, other views the one on the screen.
+    let drawn = if app.view == ViewId::Compare { app.runs.len().max(1) } else { 1 };
+    app.runs.iter().for_each(|run| run.allow_smoothing(SMOOTHED / drawn));
     let mut left = area;
     if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
         too_small(app, area, buffer);

@@ -285,6 +285,12 @@ impl RunModel {
         None
     }
 
+    /// Gives drawings that follow this many rows to smooth, all together.
+    pub fn allow_smoothing(&self, rows: usize) {
+        self.steps.allow(rows);
+        self.evals.allow(rows);
+    }
+
     /// Whether a drawing since the last call left something to smooth: draw again soon.
     pub fn take_is_behind(&self) -> bool {
         let tables = [&self.steps, &self.evals];

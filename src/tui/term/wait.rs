@@ -168,8 +168,8 @@ impl<'a> Screen<'a> {
             let due = self.budget.due_in(now);
             if due == Some(Duration::ZERO) {
                 self.app.update(Msg::Tick(now_ms()));
-                self.painter.frame(self.app, &mut self.hits)?;
-                self.budget.drawn(Instant::now());
+                let bytes = self.painter.frame(self.app, &mut self.hits)?;
+                self.budget.drawn(Instant::now(), bytes);
                 // Long series are smoothed over several frames. A key that came meanwhile goes first.
                 if self.app.runs.iter().filter(|run| run.take_is_behind()).count() > 0 {
                     self.budget.soil(Dirt::Input);

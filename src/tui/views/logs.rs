@@ -182,7 +182,8 @@ fn layout(app: &App, run: &RunModel, area: Rect) -> Vec<(usize, Rect)> {
 fn log(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &mut Buffer) {
     let (theme, state) = (&app.theme, &app.logs);
     let all = entries::all(run);
-    let shown: Vec<&Entry> = all.iter().filter(|entry| entries::passes(entry, state)).collect();
+    let wanted = entries::Wanted::of(state);
+    let shown: Vec<&Entry> = all.iter().filter(|entry| wanted.passes(entry)).collect();
     let mut title = vec![Span::styled("log", theme.title)];
     let level = state.level.unwrap_or(Level::Info);
     title.push(Span::styled(
@@ -192,6 +193,9 @@ fn log(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &mut Buf
     if !state.filter.is_empty() {
         title
             .push(Span::styled(format!("  filter: {}", text::printable(&state.filter)), theme.key));
+    }
+    if let Some(wrong) = &wanted.wrong {
+        title.push(Span::styled(format!("  ({wrong})"), theme.warn));
     }
     let follow = if state.selected.is_none() { "  following" } else { "  f: follow" };
     title.push(Span::styled(follow, theme.dim));

@@ -443,6 +443,7 @@ fn note(run: &RunModel) -> String {
         machine.rss_bytes.map(|rss| format!("host {}", bytes(rss))),
         machine.cpu_cores.map(|cores| format!("{cores:.1} cores")),
         machine.disk_free_bytes.map(|free| format!("disk {} free", bytes(free))),
+        machine.battery_percent.map(|percent| format!("battery {percent} %")),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }
