@@ -89,8 +89,7 @@ mod tests {
     fn commands_that_hang_do_not_pile_up() {
         let mut hook = Hook::default();
         let folder = tempfile::tempdir().unwrap();
-        let mut start =
-            |hook: &mut Hook| hook.start("sleep 60", folder.path(), 1, &Alert::default());
+        let start = |hook: &mut Hook| hook.start("sleep 60", folder.path(), 1, &Alert::default());
         (0..MOST).for_each(|_| start(&mut hook).unwrap());
         let error = start(&mut hook).unwrap_err();
         assert!(error.to_string().contains("still run"), "{error}");

@@ -89,12 +89,15 @@ mod tests {
         let percent = || battery_percent(folder.path());
         assert_eq!(battery_percent(&folder.path().join("none")), None);
         supply("AC", &[("type", "Mains"), ("online", "0")]);
-        supply("mouse", &[
-            ("type", "Battery"),
-            ("scope", "Device"),
-            ("status", "Discharging"),
-            ("capacity", "3"),
-        ]);
+        supply(
+            "mouse",
+            &[
+                ("type", "Battery"),
+                ("scope", "Device"),
+                ("status", "Discharging"),
+                ("capacity", "3"),
+            ],
+        );
         assert_eq!(percent(), None, "no battery of its own");
         supply("BAT0", &[("type", "Battery"), ("status", "Charging"), ("capacity", "17")]);
         assert_eq!(percent(), None, "mains power");

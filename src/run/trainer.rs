@@ -14,8 +14,8 @@ use crate::formats::tokenizer::Tokenizer;
 use crate::model::generate::Sampling;
 use crate::random::stream;
 use crate::runlog::{
-    Alert, Body, Ckpt, ControlReader, End, EndStatus, Eval, Event, EventSink, Level, Log, Mem, Phase,
-    RunDir, RunLock, RunWriter, Sample, Skip, Step, Time,
+    Alert, Body, Ckpt, ControlReader, End, EndStatus, Eval, Event, EventSink, Level, Log, Mem,
+    Phase, RunDir, RunLock, RunWriter, Sample, Skip, Step, Time,
 };
 
 use super::alerts::Alerts;

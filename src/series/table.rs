@@ -223,11 +223,8 @@ impl Table {
         self.smoothed.allowance.set(allowance - (smooth.column().len() - before).min(allowance));
         let is_near = |smooth: &&Smooth| smooth.column().len() + SMALL_LAG >= column.len();
         let is_other = |smooth: &&Smooth| smooth.source == source && smooth.axis == axis;
-        let stand_in = if is_near(&&smooth) {
-            None
-        } else {
-            kept.iter().rev().filter(is_other).find(is_near)
-        };
+        let stand_in =
+            if is_near(&&smooth) { None } else { kept.iter().rev().filter(is_other).find(is_near) };
         let seen = look(stand_in.unwrap_or(&smooth).column());
         kept.push(smooth);
         if kept.len() > KEPT {

@@ -59,7 +59,10 @@ mod tests {
         assert_eq!(before.chars().count(), 9);
         for len in 601..640 {
             let now = growing(&values[..len], 9, 64);
-            assert_eq!(now.chars().take(8).collect::<String>(), before.chars().take(8).collect::<String>());
+            assert_eq!(
+                now.chars().take(8).collect::<String>(),
+                before.chars().take(8).collect::<String>()
+            );
             before = now;
         }
         assert_eq!(growing(&values[..641], 9, 64).chars().count(), 9);

@@ -23,9 +23,9 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     }
     let hints = |binding: &&Binding| !binding.hint.is_empty() && binding.action != Action::Quit;
     let (acts, looks): (Vec<_>, Vec<_>) =
-        keymap::of(app.view).filter(hints).partition(|binding| binding.action.acts());
+        keymap::of(app.keys, app.view).filter(hints).partition(|binding| binding.action.acts());
     let is_live = app.run().is_some_and(|run| run.status.is_live());
-    let quit: Vec<_> = keymap::binding(app.view, Action::Quit).into_iter().collect();
+    let quit: Vec<_> = keymap::binding(app.keys, app.view, Action::Quit).into_iter().collect();
     let room = usize::from(area.width).saturating_sub(1);
     let tail = len(&quit) + 2;
     // Acting has up to two fifths of the line; what looks has the rest.

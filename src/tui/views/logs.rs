@@ -13,6 +13,7 @@ use crate::tui::app::App;
 use crate::tui::model::RunModel;
 use crate::tui::plot::Panel;
 use crate::tui::plot::pen::{Pen, shortened};
+use crate::tui::sheet::Sheet;
 
 mod entries;
 mod samples;
@@ -20,7 +21,7 @@ mod samples;
 pub use entries::Entry;
 
 const LOG: usize = 0;
-const SAMPLES: usize = 1;
+pub(super) const SAMPLES: usize = 1;
 const PANELS: usize = 2;
 
 /// Rows that a page moves by.
@@ -74,7 +75,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Wrap => app.logs.is_wrapped = !app.logs.is_wrapped,
         Action::Diff => app.logs.shows_diff = !app.logs.shows_diff,
         Action::Follow => app.logs.selected = None,
-        Action::Export => return vec![Effect::Export],
+        Action::Export => return vec![Effect::Export(false)],
         Action::Maximise => app.is_maximised = !app.is_maximised,
         _ if app.logs.focus == SAMPLES => return samples::update(app, action),
         Action::Up => step(app, -1),
@@ -162,6 +163,17 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         frame::say(words, app.theme.dim, &app.theme, area, buffer);
     }
     frame::plain(&app.theme, area, buffer);
+}
+
+/// The messages that are shown, as rows for files.
+pub(super) fn sheet(app: &App, run: &RunModel) -> Sheet {
+    let mut sheet = Sheet::new(&["ts_ms", "step", "level", "source", "text"]);
+    for entry in entries::shown(run, &app.logs) {
+        let (at, level) = (entry.at, entry.level.word());
+        let source = entry.source.into();
+        sheet.row([at.ts_ms.into(), at.step.into(), level.into(), source, entry.text.into()]);
+    }
+    sheet
 }
 
 /// The log above, samples below; without samples the log has all.

@@ -17,10 +17,11 @@ use crate::tui::model::{At, Metric, RunModel};
 use crate::tui::plot::axis::AxisRange;
 use crate::tui::plot::pen::{Pen, width};
 use crate::tui::plot::{Chart, Line, bars};
+use crate::tui::sheet::Sheet;
 
-const MEMORY: usize = 0;
-const TIME: usize = 1;
-const SPEED: usize = 2;
+pub(super) const MEMORY: usize = 0;
+pub(super) const TIME: usize = 1;
+pub(super) const SPEED: usize = 2;
 const MACHINE: usize = 3;
 const PANELS: usize = 4;
 
@@ -127,7 +128,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Back => app.axes.cursor = None,
         Action::Open => app.is_maximised = true,
         Action::Copy => return copy(app).map(Effect::Copy).into_iter().collect(),
-        Action::Export => return vec![Effect::Export],
+        Action::Export => return vec![Effect::Export(false)],
         _ => {}
     }
     Vec::new()
@@ -147,6 +148,15 @@ fn copy(app: &App) -> Option<String> {
         )],
     };
     Some(lines.join("\n"))
+}
+
+/// Where the time of an update goes, as rows for files.
+pub(super) fn times_sheet(app: &App, run: &RunModel) -> Sheet {
+    let mut sheet = Sheet::new(&["part", "ms"]);
+    for (name, ms) in times(run, app.system.window) {
+        sheet.row([name.into(), ms.into()]);
+    }
+    sheet
 }
 
 /// Draws the view.

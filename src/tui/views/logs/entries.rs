@@ -118,8 +118,7 @@ impl Wanted {
     /// What a user chose.
     pub fn of(state: &State) -> Self {
         let filter = state.filter.trim();
-        let mut wanted =
-            Self { level: state.level, words: Vec::new(), pattern: None, wrong: None };
+        let mut wanted = Self { level: state.level, words: Vec::new(), pattern: None, wrong: None };
         if let Some(text) = filter.strip_prefix('/') {
             match text.strip_suffix('/').map(Pattern::parse) {
                 None => wanted.wrong = Some("a regular expression ends with /".into()),

@@ -145,8 +145,7 @@ impl Rows<'_> {
         if let Some(speed) = run.last(Metric::TokensPerSecond) {
             let column = run.steps.column("tok_s").map(Column::values).unwrap_or_default();
             let theme = self.theme;
-            let parts =
-                vec![(short(speed), theme.text), (growing(column, 9, SPARKED), theme.key)];
+            let parts = vec![(short(speed), theme.text), (growing(column, 9, SPARKED), theme.key)];
             self.push(1, "tok/s", parts);
         }
         if let Some(step_s) = run.pace.step_s() {
