@@ -102,13 +102,16 @@ fn message(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         let dash = if theme.is_ascii { "-" } else { "—" };
         let (jump, dismiss) = (app.key(Action::JumpAlert), app.key(Action::DismissAlert));
         let keys = format!("{dash} {jump}: jump {} {dismiss}: dismiss ", dot(app));
-        let words = text::printable(&format!(
-            " {sign} step {}: {}{others} {}",
-            text::count(alert.at.step),
-            alert.what.what,
-            alert.what.remedy
-        ));
         let room = usize::from(area.width).saturating_sub(keys.width() + 1);
+        let what = format!(
+            " {sign} step {}: {}{others}",
+            text::count(alert.at.step),
+            text::printable(&alert.what.what)
+        );
+        // Half a remedy is none.
+        let whole = format!("{what} {} {}", dot(app), text::printable(&alert.what.remedy));
+        let has_remedy = !alert.what.remedy.is_empty() && whole.width() <= room;
+        let words = if has_remedy { whole } else { what };
         let end = put(buffer, cut(area, room), fit(words.trim_end(), room), style);
         let keys_area = Rect { x: end + 1, width: area.right().saturating_sub(end + 1), ..area };
         put(buffer, keys_area, &keys, theme.dim);

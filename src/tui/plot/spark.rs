@@ -12,13 +12,13 @@ pub fn spark(values: &[f64], width: usize) -> String {
     signs(values, values.len().div_ceil(width))
 }
 
-/// The newest of a column that grows, as at most `width` signs of `most` values each. The signs stand still until one
-/// is full: only the last changes with each value.
+/// The newest of a column that grows, as at most `width` signs of at most `most` values each. Once there are as many, the
+/// signs stand still until one is full: only the last changes with each value.
 pub fn growing(values: &[f32], width: usize, most: usize) -> String {
     if width == 0 || values.is_empty() {
         return String::new();
     }
-    let of_each = values.len().div_ceil(width).next_power_of_two().min(most.max(1));
+    let of_each = values.len().div_ceil(width).min(most.max(1));
     let last = (values.len() - 1) / of_each;
     let newest = &values[last.saturating_sub(width - 1) * of_each..];
     let newest: Vec<f64> = newest.iter().copied().map(f64::from).collect();
@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn of_a_growing_column_only_the_last_sign_changes() {
-        let values: Vec<f32> = (0..1000_u16).map(|i| f32::from(i % 97)).collect();
+        let height = |i: usize| [3.0, 0.0, 9.0][(i / 64).min(2)] / 2.0 + (i % 3) as f32;
+        let values: Vec<f32> = (0..1000).map(height).collect();
         let mut before = growing(&values[..600], 9, 64);
         assert_eq!(before.chars().count(), 9);
         for len in 601..640 {

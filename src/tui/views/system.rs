@@ -309,7 +309,8 @@ fn memory_words(app: &App, run: &RunModel, memory: &Mem) -> Vec<(String, Style)>
     let mut words = vec![(String::new(), theme.text)];
     if let Some(predicted) = memory.predicted_bytes {
         let peak = memory.peak_bytes;
-        let off = 100.0 * (predicted as f64 / peak.max(1) as f64 - 1.0);
+        // What is added takes the sign off a zero.
+        let off = (100.0 * (predicted as f64 / peak.max(1) as f64 - 1.0)).round() + 0.0;
         words.push((format!("estimated peak  {}   {off:+.0} %", bytes(predicted)), theme.dim));
     }
     if let Some(rss) = run.machine.last().and_then(|machine| machine.what.rss_bytes) {

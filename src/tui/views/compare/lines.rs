@@ -177,7 +177,8 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) 
 
 fn title(app: &App, axis: Axis, groups: &[Vec<usize>]) -> String {
     let runs: usize = groups.iter().map(Vec::len).sum();
-    let mut title = format!("{}  {runs} runs", app.compare.metric.name());
+    let noun = if runs == 1 { "run" } else { "runs" };
+    let mut title = format!("{}  {runs} {noun}", app.compare.metric.name());
     title += &format!("  x: {}{}", axis.name(), if app.axes.log_x { " log" } else { "" });
     if app.axes.window.is_none() {
         title += " (aligned at 0)";
