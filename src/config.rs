@@ -246,6 +246,10 @@ pub struct TrainTable {
     pub sample_tokens: usize,
     /// What samples begin with.
     pub sample_prompt: String,
+    /// What an alert does to the run: `log`, `pause` or `stop`.
+    pub alert_policy: String,
+    /// Command that each alert starts. Default: none.
+    pub on_alert: Option<String>,
 }
 
 impl Default for TrainTable {
@@ -287,6 +291,8 @@ impl Default for TrainTable {
             sample_every: 0,
             sample_tokens: 64,
             sample_prompt: "It was".into(),
+            alert_policy: "log".into(),
+            on_alert: None,
         }
     }
 }

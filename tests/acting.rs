@@ -195,3 +195,51 @@ fn work_is_done_out_of_turn_when_asked_for() {
     assert!(has(|body| matches!(body, Body::Sample(_))));
     assert!(has(|body| matches!(body, Body::Rank(_))));
 }
+
+/// A layer that learns nothing is warned of after 20 updates.
+const STANDS_STILL: &str = "--method lora --learning-rate 0 --eval-every 500 --checkpoint-every 0 --rank-every 25 \
+                            --rank-budget inf --rank-matrices change";
+
+#[test]
+fn a_warning_starts_its_command_and_stops_the_run_with_a_checkpoint() {
+    let place = Place::new();
+    let line = format!("{} --alert-policy stop --ui none", Place::train_line("run", STANDS_STILL));
+    let mut command = place.command(&line);
+    command.args(["--iters", "1000", "--on-alert"]);
+    command
+        .arg("echo \"$FULLRANK_LEVEL $FULLRANK_STEP $FULLRANK_ALERT\" >> \"$FULLRANK_RUN/told\"");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", common::stderr(&output));
+    let run = place.find("run");
+    assert_eq!(status(&run), Status::Stopped);
+    let told = run.path().join("told");
+    common::wait_until("the command has run", || {
+        told.exists() && fs::metadata(&told).unwrap().len() > 0
+    });
+    let told = fs::read_to_string(told).unwrap();
+    assert!(told.starts_with("warn 25 ") && told.contains("has not moved"), "{told}");
+    let events = read_log(run.events()).unwrap().events;
+    let end = events.iter().find_map(|event| match &event.body {
+        Body::End(end) => Some((event.step, end.what.clone())),
+        _ => None,
+    });
+    let (step, what) = end.unwrap();
+    assert!(what.starts_with("alert: ") && what.contains("has not moved"), "{what}");
+    assert_eq!(step, 25, "before the next update");
+    assert_eq!(run.list_checkpoints().unwrap().pop().unwrap().step, 25);
+}
+
+#[test]
+fn a_warning_pauses_a_run_that_goes_on_when_asked_to() {
+    let place = Place::new();
+    let more = format!("{STANDS_STILL} --iters 60 --alert-policy pause");
+    let mut live = place.start("run", &more);
+    let pause = live.wait_for(|event| matches!(event.body, Body::Pause(_)));
+    let Body::Pause(why) = &pause.body else { panic!() };
+    assert!(pause.step == 25 && why.reason.contains("has not moved"), "{pause:?}");
+    common::wait_until("the run is paused", || status(&place.find("run")) == Status::Paused);
+    let events = std::thread::spawn(move || live.end());
+    place.ok("ctl run resume");
+    assert_eq!(events.join().unwrap().1.status.code(), Some(0));
+    assert_eq!(status(&place.find("run")), Status::Finished, "it warns once in a hundred updates");
+}

@@ -1,4 +1,4 @@
-//! The screen at its limits: eight long runs loaded, drawn and gone through with keys, and a live run for a minute.
+//! The screen at its limits: eight long runs loaded, drawn and gone through with keys, and a live run for a while.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -10,12 +10,14 @@ use super::SEED;
 use crate::error::{Error, Result};
 use crate::random::stream;
 use crate::run::machine::Machine;
-use crate::runlog::{Eval, Event, Run, RunDir, Status, Step};
+use crate::runlog::{Eval, Event, Run, RunDir, RunWriter, Status, Step};
 use crate::tui::action::{Action, ViewId};
 use crate::tui::app::{App, Msg};
+use crate::tui::keymap;
 use crate::tui::measure::Screen;
 use crate::tui::model::RunModel;
 use crate::tui::source::load;
+use crate::tui::term::paint::{Budget, Dirt};
 use crate::tui::theme::Theme;
 
 /// Runs on the screen at once.
@@ -30,9 +32,12 @@ const FRAMES: usize = 31;
 const FRAMES_TO_SETTLE: usize = 160;
 /// Keys that are pressed for each size and view.
 const KEYS: usize = 200;
-/// Frames a second of a live run, for a minute of it, and updates in each.
+/// Frames a second of a live run at most, seconds of it, and updates for each frame.
 const LIVE_HZ: u64 = 10;
-const LIVE_S: u64 = 60;
+#[cfg(not(test))]
+const LIVE_S: u64 = 20;
+#[cfg(test)]
+const LIVE_S: u64 = 2;
 const LIVE_UPDATES: u64 = 2;
 /// Updates between two evaluations.
 const EVAL_EVERY: u64 = 500;
@@ -54,8 +59,12 @@ pub struct UiReport {
     pub frames: Vec<FrameRow>,
     /// Bytes a second to the terminal with a live run, at the smaller size.
     pub live_bytes_per_s: f64,
-    /// Share of a second that taking in and drawing a live run takes.
+    /// Frames a second that were drawn of it.
+    pub live_frames_per_s: f64,
+    /// Share of the time that writing down, taking in and drawing a live run takes the threads that do it.
     pub live_share: f64,
+    /// The same as processor time of all threads of the process, where the system tells.
+    pub live_cpu_share: Option<f64>,
 }
 
 /// Frames of one view at one size.
@@ -71,6 +80,8 @@ pub struct FrameRow {
     pub draw_ms: f64,
     /// Milliseconds from a key to its frame: the median, and what 99 of 100 stay below.
     pub key_ms: (f64, f64),
+    /// The key that took longest, by its command.
+    pub slowest_key: &'static str,
 }
 
 impl UiReport {
@@ -88,6 +99,7 @@ impl UiReport {
                     "draw_ms": row.draw_ms,
                     "key_ms": row.key_ms.0,
                     "key_p99_ms": row.key_ms.1,
+                    "slowest_key": row.slowest_key,
                 })
             })
             .collect();
@@ -100,7 +112,9 @@ impl UiReport {
             "rss_bytes": self.rss_bytes,
             "frames": frames,
             "live_bytes_per_s": self.live_bytes_per_s,
+            "live_frames_per_s": self.live_frames_per_s,
             "live_share": self.live_share,
+            "live_cpu_share": self.live_cpu_share,
         })
     }
 }
@@ -128,7 +142,8 @@ pub fn measure(updates: u64, tell: &mut dyn FnMut(&str)) -> Result<UiReport> {
         }
     }
     app.runs.truncate(1);
-    let (live_bytes_per_s, live_share) = measure_live(&mut app, updates)?;
+    tell(&format!("watching a live run for {LIVE_S} s"));
+    let live = measure_live(&mut app, updates)?;
     Ok(UiReport {
         updates,
         load_s,
@@ -136,8 +151,10 @@ pub fn measure(updates: u64, tell: &mut dyn FnMut(&str)) -> Result<UiReport> {
         bytes_per_update,
         rss_bytes,
         frames,
-        live_bytes_per_s,
-        live_share,
+        live_bytes_per_s: live.bytes_per_s,
+        live_frames_per_s: live.frames_per_s,
+        live_share: live.screen_share,
+        live_cpu_share: live.cpu_share,
     })
 }
 
@@ -254,11 +271,16 @@ fn measure_frames(app: &mut App, size: (u16, u16), view: ViewId) -> Result<Frame
         drawn.push(frame(app)?);
     }
     let mut keys = Vec::new();
+    let mut slowest = (0.0, SCRIPT[0]);
     for action in SCRIPT.iter().cycle().take(KEYS) {
         let start = Instant::now();
         app.update(Msg::Act(*action));
         frame(app)?;
-        keys.push(start.elapsed().as_secs_f64() * 1e3);
+        let ms = start.elapsed().as_secs_f64() * 1e3;
+        if ms > slowest.0 {
+            slowest = (ms, *action);
+        }
+        keys.push(ms);
     }
     settle(app, &mut frame)?;
     Ok(FrameRow {
@@ -267,6 +289,8 @@ fn measure_frames(app: &mut App, size: (u16, u16), view: ViewId) -> Result<Frame
         first_ms,
         draw_ms: quantile(&mut drawn, 0.5),
         key_ms: (quantile(&mut keys, 0.5), quantile(&mut keys, 0.99)),
+        slowest_key: keymap::binding(keymap::KEYMAP, view, slowest.1)
+            .map_or("", |binding| binding.name),
     })
 }
 
@@ -285,32 +309,69 @@ fn is_behind(app: &App) -> bool {
     app.runs.iter().filter(|run| run.take_is_behind()).count() > 0
 }
 
-/// A minute of a live run on the first view: bytes a second, and the share of the time that it takes.
-fn measure_live(app: &mut App, updates: u64) -> Result<(f64, f64)> {
+/// What a live run costs.
+struct Live {
+    bytes_per_s: f64,
+    frames_per_s: f64,
+    screen_share: f64,
+    cpu_share: Option<f64>,
+}
+
+/// A live run on the first view, in the time that it takes: a trainer that says what it does to the recorder, which
+/// writes it to a log, and the screen that shows it. The trainer's own work is left out.
+fn measure_live(app: &mut App, updates: u64) -> Result<Live> {
     let fresh = App::new(Vec::new(), Theme::default());
     app.axes = fresh.axes;
     app.update(Msg::Act(Action::View(ViewId::Train)));
+    let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+    let mut recorder = RunWriter::open(RunDir::at(folder.path()).events())?;
     let mut screen = Screen::new(SIZES[0].0, SIZES[0].1)?;
     screen.draw(app)?;
-    let sent = screen.bytes();
+    let mut budget = Budget::new(LIVE_HZ as u32);
     let mut draws = stream(SEED, "loss", "bench", 1);
-    let mut busy = Duration::ZERO;
-    let mut step = updates;
-    for frame in 1..=LIVE_S * LIVE_HZ {
-        let mut events = Vec::new();
-        for _ in 0..LIVE_UPDATES {
-            step += 1;
-            events.extend(told(step, noise(&mut draws)));
+    let (mut busy, mut frames) = (Duration::ZERO, 0);
+    let sent = screen.bytes();
+    let (start, cpu) = (Instant::now(), cpu_s());
+    budget.drawn(start, 0);
+    for update in 1..=LIVE_S * LIVE_HZ * LIVE_UPDATES {
+        let due = start + Duration::from_secs(1) * update as u32 / (LIVE_HZ * LIVE_UPDATES) as u32;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let begin = Instant::now();
+        let (step, mut events) = (updates + update, Vec::new());
+        let now_ms = START_MS + 100 * updates as i64 + start.elapsed().as_millis() as i64;
+        for event in told(step, noise(&mut draws)) {
+            events.push(recorder.emit_at(now_ms, step, event.body)?);
         }
-        let now_ms = START_MS + 100 * updates as i64 + (1000 * frame / LIVE_HZ) as i64;
-        let start = Instant::now();
         app.update(Msg::Tick(now_ms));
         app.update(Msg::Events(0, events));
-        screen.draw(app)?;
-        busy += start.elapsed();
+        budget.soil(Dirt::Data);
+        if budget.due_in(begin) == Some(Duration::ZERO) {
+            let before = screen.bytes();
+            screen.draw(app)?;
+            frames += 1;
+            budget.drawn(begin, screen.bytes() - before);
+        }
+        busy += begin.elapsed();
     }
-    let seconds = LIVE_S as f64;
-    Ok(((screen.bytes() - sent) as f64 / seconds, busy.as_secs_f64() / seconds))
+    let seconds = start.elapsed().as_secs_f64();
+    recorder.flush()?;
+    Ok(Live {
+        bytes_per_s: (screen.bytes() - sent) as f64 / seconds,
+        frames_per_s: f64::from(frames) / seconds,
+        screen_share: busy.as_secs_f64() / seconds,
+        cpu_share: cpu.zip(cpu_s()).map(|(before, now)| (now - before) / seconds),
+    })
+}
+
+/// Seconds of processor time of all threads of this process; `None` where the system does not tell.
+fn cpu_s() -> Option<f64> {
+    let threads = std::fs::read_dir("/proc/self/task").ok()?.flatten();
+    let mut ns = 0_u64;
+    for thread in threads {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        ns += text.split(' ').next()?.parse::<u64>().ok()?;
+    }
+    Some(ns as f64 * 1e-9)
 }
 
 fn quantile(values: &mut [f64], share: f64) -> f64 {
@@ -330,6 +391,8 @@ mod tests {
         assert_eq!(report.frames.len(), SIZES.len() * VIEWS.len());
         assert!(report.live_bytes_per_s > 0.0 && report.load_s > 0.0 && report.log_bytes > 100_000);
         assert!(report.frames.iter().all(|row| row.key_ms.0 <= row.key_ms.1 && row.draw_ms > 0.0));
+        assert!(report.live_bytes_per_s < 2000.0, "{} B/s", report.live_bytes_per_s);
+        assert!(report.live_frames_per_s > 1.0 && report.live_frames_per_s <= 10.5);
         assert_eq!(report.json()["runs"], 8);
     }
 }

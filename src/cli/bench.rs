@@ -61,8 +61,15 @@ fn screen(report: &UiReport) -> String {
         report.bytes_per_update,
         report.rss_bytes.map_or_else(String::new, |rss| format!(", {} in all", text::bytes(rss))),
     );
-    let mut table =
-        Table::new(&["view", "size", ">first ms", ">frame ms", ">key to frame ms", ">of 99 %"]);
+    let mut table = Table::new(&[
+        "view",
+        "size",
+        ">first ms",
+        ">frame ms",
+        ">key to frame ms",
+        ">of 99 %",
+        "slowest",
+    ]);
     for row in &report.frames {
         let ms = |ms: f64| format!("{ms:.2}");
         table.row(&[
@@ -72,13 +79,16 @@ fn screen(report: &UiReport) -> String {
             ms(row.draw_ms),
             ms(row.key_ms.0),
             ms(row.key_ms.1),
+            row.slowest_key.into(),
         ]);
     }
     page += &table.render(0);
     page += &format!(
-        "\nlive at 10 frames a second: {:.0} B/s to the terminal, {:.2} % of a core\n",
+        "\nlive with 20 updates a second: {:.1} frames a second, {:.0} B/s to the terminal, {:.2} % of a core for \
+         recorder and screen\n",
+        report.live_frames_per_s,
         report.live_bytes_per_s,
-        100.0 * report.live_share
+        100.0 * report.live_cpu_share.unwrap_or(report.live_share)
     );
     page
 }

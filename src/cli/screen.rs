@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::{print, rm, watch};
 use crate::error::{Error, Result};
 use crate::run::commands::Signals;
+use crate::run::machine::{POWER, battery_percent};
 use crate::runlog::{Body, Event, RunDir, Tail};
 use crate::tui::action::ViewId;
 use crate::tui::app::{App, Msg};
@@ -75,7 +76,10 @@ pub(super) fn app(wants_ascii: bool) -> Result<(App, term::Options)> {
         None => Prefs::default(),
     };
     let theme = prefs.theme(wants_ascii, &variable, || has_terminal() && has_light_background());
-    Ok((App::new(Vec::new(), theme), prefs.options(&variable)))
+    let mut app = App::new(Vec::new(), theme);
+    app.keys = prefs.keymap().map_err(|what| Error::config(what, "mend tui.toml"))?;
+    let is_on_battery = battery_percent(Path::new(POWER)).is_some();
+    Ok((app, prefs.options(&variable, is_on_battery)))
 }
 
 /// The theme of pictures and pages, which no terminal is asked for.
@@ -272,8 +276,8 @@ impl Host for Hands {
         Ok(format!("moved {} to the trash", dir.name()))
     }
 
-    fn export(&mut self, app: &App) -> Result<String> {
-        let base = export::write(app)?;
+    fn export(&mut self, app: &App, is_view: bool) -> Result<String> {
+        let base = export::write(app, is_view)?;
         Ok(format!("wrote {}.svg, .png, .csv and .json", base.display()))
     }
 }

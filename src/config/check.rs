@@ -179,6 +179,12 @@ fn check_output(train: &TrainTable) -> Result<()> {
     at_least_if_set("train.early_stop", train.early_stop, 1)?;
     at_least_if_set("train.steps_per_report", train.steps_per_report, 1)?;
     at_least_if_set("train.eval_every", train.eval_every, 1)?;
+    one_of("train.alert_policy", &train.alert_policy, settings::ALERT_POLICIES)?;
+    if let Some(command) = &train.on_alert
+        && command.trim().is_empty()
+    {
+        return Err(wrong("train.on_alert", "empty", "a command"));
+    }
     at_least("train.keep_checkpoints", train.keep_checkpoints, 1)
 }
 

@@ -125,6 +125,9 @@ pub const SCHEDULES: &[&str] =
 /// Forms of Adam's update.
 pub const ADAM_FORMS: &[&str] = &["torch", "reference"];
 
+/// What an alert may do to a run.
+pub const ALERT_POLICIES: &[&str] = &["log", "pause", "stop"];
+
 /// What becomes of the moments when a subspace is refreshed.
 pub const CARRIES: &[&str] = &["keep", "rotate", "reset"];
 

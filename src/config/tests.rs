@@ -44,6 +44,7 @@ fn filled() -> RunConfig {
     train.early_stop = Some(3);
     train.checkpoint_every = Some(250);
     train.save_best = Some(true);
+    train.on_alert = Some("true".into());
     let relora = &mut config.relora;
     relora.warm_start = Some(200);
     relora.cycle = Some(200);

@@ -12,6 +12,7 @@ pub mod hf_shards;
 pub mod hub;
 mod json;
 pub mod mlx;
+pub mod pattern;
 pub mod peft;
 pub mod positioned;
 pub mod safetensors;

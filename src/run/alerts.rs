@@ -1,5 +1,7 @@
 //! What a user should hear of while a run trains: spikes, divergence, updates that are not finite, adapters that do not
-//! move, a disk or a memory that fills up. Every rule is a function of what the events say.
+//! move, updates that hang, a disk, a memory or a battery that runs out. Every rule is a function of what the events say.
+
+use std::collections::VecDeque;
 
 use crate::runlog::{Alert, Level, Rank, Skip, Step};
 
@@ -15,6 +17,15 @@ const RISE: f64 = 1.0;
 const QUIET: u64 = 100;
 /// Updates after which an adapter that has not moved is a fault.
 const MOVED_BY: u64 = 20;
+/// An update that takes this many times the median of those before it hangs…
+const STALL: f64 = 10.0;
+/// …if that is also this many seconds more.
+const STALL_S: f64 = 5.0;
+/// Updates of which the median is taken, and how many there must be.
+const TIMED: usize = 65;
+const TIMED_LEAST: usize = 8;
+/// A battery with less than this many percent is nearly empty.
+const BATTERY: u32 = 20;
 /// A disk with room for fewer checkpoints than this is nearly full.
 const ROOM: u64 = 3;
 
@@ -68,6 +79,10 @@ pub struct Alerts {
     still: Quiet,
     disk: Quiet,
     memory: Quiet,
+    stall: Quiet,
+    battery: Quiet,
+    /// Seconds of the newest updates, oldest first.
+    times: VecDeque<f64>,
 }
 
 fn warn(what: String, remedy: &str) -> Alert {
@@ -107,6 +122,35 @@ impl Alerts {
             }
         }
         alerts
+    }
+
+    /// After an update, applied or not, that took so many seconds.
+    pub fn after_time(&mut self, t: u64, seconds: f64) -> Option<Alert> {
+        let mut sorted: Vec<f64> = self.times.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        let median = sorted.get(sorted.len() / 2).copied().unwrap_or(f64::INFINITY);
+        let has_median = sorted.len() >= TIMED_LEAST;
+        self.times.push_back(seconds);
+        if self.times.len() > TIMED {
+            self.times.pop_front();
+        }
+        let hung = has_median && seconds > STALL * median && seconds > median + STALL_S;
+        (hung && self.stall.may_speak(t)).then(|| {
+            warn(
+                format!("an update took {seconds:.0} s, the median is {median:.2} s"),
+                "the machine slept, swaps or is shared: look at what else runs on it",
+            )
+        })
+    }
+
+    /// After the machine was read, while it runs on its battery.
+    pub fn after_battery(&mut self, t: u64, percent: u32) -> Option<Alert> {
+        (percent < BATTERY && self.battery.may_speak(t)).then(|| {
+            warn(
+                format!("the battery has {percent} % left"),
+                "plug the machine in, or pause the run; alert_policy = \"pause\" does it by itself",
+            )
+        })
     }
 
     /// After an update that was not applied.
@@ -164,6 +208,30 @@ mod tests {
     }
 
     /// A quiet run: values that swing a little.
+    #[test]
+    fn an_update_that_hangs_is_told_once_and_slow_ones_are_not() {
+        let mut alerts = Alerts::default();
+        assert_eq!(alerts.after_time(1, 900.0), None, "the first one compiles");
+        for t in 2..20 {
+            assert_eq!(alerts.after_time(t, 0.2), None);
+        }
+        assert_eq!(alerts.after_time(20, 4.0), None, "twenty times as long, and yet short");
+        let told = alerts.after_time(21, 30.0).unwrap();
+        assert!(told.what.contains("30 s") && told.what.contains("0.20 s"), "{}", told.what);
+        assert_eq!(alerts.after_time(22, 30.0), None, "quiet for a while");
+        let mut slow = Alerts::default();
+        assert!((0..50).all(|t| slow.after_time(t, 60.0 + t as f64).is_none()));
+    }
+
+    #[test]
+    fn a_battery_is_told_of_below_a_fifth() {
+        let mut alerts = Alerts::default();
+        assert_eq!(alerts.after_battery(1, 20), None);
+        assert!(alerts.after_battery(2, 19).unwrap().what.contains("19 %"));
+        assert_eq!(alerts.after_battery(3, 18), None);
+        assert!(alerts.after_battery(200, 5).is_some());
+    }
+
     fn settled() -> Alerts {
         let mut alerts = Alerts::default();
         for t in 0..200 {

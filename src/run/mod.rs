@@ -10,6 +10,7 @@ pub mod estimate;
 pub mod eval;
 pub mod export;
 pub mod generate;
+pub mod hook;
 pub mod machine;
 pub mod open;
 pub mod plan;

@@ -14,8 +14,8 @@ use crate::formats::tokenizer::Tokenizer;
 use crate::model::generate::Sampling;
 use crate::random::stream;
 use crate::runlog::{
-    Alert, Body, Ckpt, ControlReader, End, EndStatus, Event, EventSink, Level, Mem, Phase, RunDir,
-    RunLock, RunWriter, Sample, Skip, Step, Time,
+    Alert, Body, Ckpt, ControlReader, End, EndStatus, Event, EventSink, Level, Log, Mem, Phase,
+    RunDir, RunLock, RunWriter, Sample, Skip, Step, Time,
 };
 
 use super::alerts::Alerts;
@@ -24,6 +24,7 @@ use super::commands::Signals;
 use super::engine::{Engine, Outcome};
 use super::export::write_model;
 use super::generate::continue_text;
+use super::hook::Hook;
 use super::machine::{Machine, free_bytes};
 use super::rank::RankMonitor;
 
@@ -104,6 +105,9 @@ pub struct Stage {
     max_s: Option<f64>,
     clock: Clock,
     alerts: Alerts,
+    /// The newest warning on which the policy has not acted.
+    alarm: Option<String>,
+    hook: Hook,
     machine: Machine,
 }
 
@@ -137,6 +141,8 @@ enum Stop {
         best: Best,
     },
     Asked,
+    /// An alert came, and the policy is to stop.
+    Alarm(String),
     Signal(i32),
     Diverged(String),
 }
@@ -186,6 +192,10 @@ impl Trainer<'_> {
     fn failed(&mut self, error: Error) -> Error {
         let what = error.to_string();
         // The first error is the one to report; the log may be what failed.
+        if matches!(error, Error::Device { .. }) {
+            let (what, remedy) = (what.clone(), error.remedy());
+            let _ = self.emit(Alert { level: Level::Error, what, remedy });
+        }
         let _ = self.emit(End { status: EndStatus::Failed, what });
         let _ = self.log.sync();
         error
@@ -241,6 +251,10 @@ impl Trainer<'_> {
     fn begin(&mut self) -> Result<()> {
         self.emit_method_events()?;
         self.emit(Phase { name: "train".into(), detail: String::new() })?;
+        if let Some(command) = &self.config.train.on_alert {
+            let msg = format!("warnings start the command: {command}");
+            self.emit(Log { level: Level::Info, msg })?;
+        }
         if self.progress.attempts == 0 {
             self.evaluate_start()?;
         }
@@ -278,6 +292,7 @@ impl Trainer<'_> {
         progress.attempts += 1;
         progress.tokens += tokens;
         progress.active_s += seconds;
+        let late = self.stage.alerts.after_time(self.engine.t, seconds);
         progress.position = Some(self.loader.position());
         let Outcome { loss, grad_norm, learning_rate, is_applied } = outcome;
         if is_applied {
@@ -308,6 +323,7 @@ impl Trainer<'_> {
             self.emit(skip)?;
             self.emit_some(alert)?;
         }
+        self.emit_some(late)?;
         self.emit_method_events()?;
         Ok(outcome)
     }
@@ -370,7 +386,12 @@ impl Trainer<'_> {
             self.stage.alerts.after_memory(self.engine.t, reading.peak, self.predicted_bytes);
         self.emit_some(alert)?;
         let machine = self.stage.machine.read(self.dir.path());
-        self.emit(machine)
+        let alerts = &mut self.stage.alerts;
+        let alert = machine
+            .battery_percent
+            .and_then(|percent| alerts.after_battery(self.engine.t, percent));
+        self.emit(machine)?;
+        self.emit_some(alert)
     }
 
     /// Measures ranks within their budget, or all of them where that was asked for.
@@ -445,6 +466,7 @@ impl Trainer<'_> {
                 (EndStatus::Finished, what, Ok(()))
             }
             Stop::Asked => (EndStatus::Stopped, "asked to".into(), Ok(())),
+            Stop::Alarm(what) => (EndStatus::Stopped, format!("alert: {what}"), Ok(())),
             Stop::Signal(signal) => {
                 let what = format!("signal {signal}");
                 let run = Some(self.dir.as_argument());
@@ -543,6 +565,22 @@ impl Trainer<'_> {
         let event = self.log.emit(step, body)?;
         note(&event);
         self.sink.on_event(&event);
+        if let Body::Alert(alert) = &event.body
+            && alert.level != Level::Info
+        {
+            self.alarm(step, alert)?;
+        }
+        Ok(())
+    }
+
+    /// What the user wants to happen on a warning or an error: the command now, the policy before the next update.
+    fn alarm(&mut self, step: u64, alert: &Alert) -> Result<()> {
+        self.stage.alarm = Some(alert.what.clone());
+        let Some(command) = &self.config.train.on_alert else { return Ok(()) };
+        if let Err(error) = self.stage.hook.start(command, self.dir.path(), step, alert) {
+            let msg = format!("on_alert: {error}; {}", error.remedy());
+            return self.emit(Log { level: Level::Warn, msg });
+        }
         Ok(())
     }
 }

@@ -380,6 +380,9 @@ pub struct Sys {
     /// Free space where the run is written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_free_bytes: Option<u64>,
+    /// Charge of the battery in percent, while the machine runs on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub battery_percent: Option<u32>,
 }
 
 /// A checkpoint that is complete on disk.
@@ -419,6 +422,17 @@ pub enum Level {
     #[default]
     #[serde(other)]
     Info,
+}
+
+impl Level {
+    /// The level in one word, as the log has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+        }
+    }
 }
 
 /// Something that the user should know, with what to do.

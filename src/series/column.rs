@@ -125,6 +125,13 @@ impl Column {
         }
     }
 
+    /// Makes room for this many more rows, and for some beyond where there is none.
+    pub fn reserve(&mut self, rows: usize) {
+        if self.values.len() + rows > self.values.capacity() {
+            self.values.reserve_exact(rows.max(self.values.len() / 16));
+        }
+    }
+
     /// Drops the rows after the first `rows`.
     pub fn truncate(&mut self, rows: usize) {
         self.values.truncate(rows);

@@ -47,6 +47,8 @@ impl Smooth {
     pub fn advance(&mut self, clock: &Clock, column: &Column, rows: usize) -> bool {
         let done = self.column.len();
         let end = column.len().min(done.saturating_add(rows));
+        // All of it at once: growing along would copy what is done again and again.
+        self.column.reserve(column.len() - done);
         for row in done..end {
             let value = self.next(clock.at(row, self.axis), column.values()[row]);
             self.column.push(value);

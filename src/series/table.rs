@@ -9,8 +9,8 @@ use super::dots::Dots;
 use super::m4;
 use super::smooth::Smooth;
 
-/// Rows that one drawing smooths at most: a fraction of a millisecond, as a comparison smooths those of all its runs.
-const ROWS_PER_DRAW: usize = 1 << 16;
+/// Rows by which a smoothed column may lag behind and still be drawn in place of one that is done.
+const SMALL_LAG: usize = 4096;
 /// Smoothed columns that are kept; those that were not asked for longest go first. No view draws more of one table: it
 /// would push out what it is about to ask for, and never be done.
 const KEPT: usize = 12;
@@ -26,11 +26,23 @@ pub struct Table {
 }
 
 /// Smoothed columns, the newest asked for last. They follow from the rows, so tables with and without are equal.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Smoothed {
     kept: RefCell<Vec<Smooth>>,
     /// A drawing had to stop before the newest row.
     is_behind: Cell<bool>,
+    /// Rows that may still be smoothed before the next [`Table::allow`].
+    allowance: Cell<usize>,
+}
+
+impl Default for Smoothed {
+    fn default() -> Self {
+        Self {
+            kept: RefCell::default(),
+            is_behind: Cell::default(),
+            allowance: Cell::new(usize::MAX),
+        }
+    }
 }
 
 impl Clone for Smoothed {
@@ -132,8 +144,9 @@ impl Table {
         m4::decimate(&self.clock, column, axis, dots(between, columns, log_x))
     }
 
-    /// The same of the column smoothed with a half-life in units of the axis; without one, of the column itself. Of a
-    /// long column a drawing smooths a part, and the rest with the next ones: [`take_is_behind`](Self::take_is_behind).
+    /// The same of the column smoothed with a half-life in units of the axis; without one, of the column itself. No more
+    /// rows are smoothed than [`allow`](Self::allow) gave; until the rest is done, with later drawings, the line is the
+    /// one that was drawn with another half-life, or where there is none what is smoothed so far.
     pub fn draw_smooth(
         &self,
         name: &str,
@@ -172,6 +185,12 @@ impl Table {
         Some((f64::from(low), f64::from(high)))
     }
 
+    /// Gives drawings that follow this many rows to smooth, all together: a frame must not wait for a long series.
+    /// Without a call there is no bound.
+    pub fn allow(&self, rows: usize) {
+        self.smoothed.allowance.set(rows);
+    }
+
     /// Whether a drawing since the last call had to leave newest rows unsmoothed: draw again soon.
     pub fn take_is_behind(&self) -> bool {
         self.smoothed.is_behind.take()
@@ -195,10 +214,18 @@ impl Table {
             Some(place) => kept.remove(place),
             None => Smooth::new(source, axis, half_life),
         };
-        if !smooth.advance(&self.clock, &self.columns[source], ROWS_PER_DRAW) {
+        let column = &self.columns[source];
+        let allowance = self.smoothed.allowance.get();
+        let before = smooth.column().len();
+        if !smooth.advance(&self.clock, column, allowance) {
             self.smoothed.is_behind.set(true);
         }
-        let seen = look(smooth.column());
+        self.smoothed.allowance.set(allowance - (smooth.column().len() - before).min(allowance));
+        let is_near = |smooth: &&Smooth| smooth.column().len() + SMALL_LAG >= column.len();
+        let is_other = |smooth: &&Smooth| smooth.source == source && smooth.axis == axis;
+        let stand_in =
+            if is_near(&&smooth) { None } else { kept.iter().rev().filter(is_other).find(is_near) };
+        let seen = look(stand_in.unwrap_or(&smooth).column());
         kept.push(smooth);
         if kept.len() > KEPT {
             kept.remove(0);
@@ -234,30 +261,57 @@ mod tests {
         assert!(bytes <= 60.0, "{bytes} bytes a row");
     }
 
+    /// Draws until all is smoothed; how many drawings it took, and the last line.
+    fn settle(table: &Table, half_life: f64) -> (usize, Vec<(f64, f64)>) {
+        let mut drawings = 0;
+        loop {
+            table.allow(1 << 16);
+            let range = 0.0..600_000.0;
+            let line = table.draw_smooth("loss", Axis::Step, Some(half_life), range, 100, false);
+            drawings += 1;
+            if !table.take_is_behind() {
+                return (drawings, line);
+            }
+        }
+    }
+
     #[test]
     fn a_long_column_is_smoothed_over_several_drawings_and_ends_the_same() {
         let long = table(600_000);
-        let draw = |table: &Table| {
-            table.draw_smooth("loss", Axis::Step, Some(50.0), 0.0..600_000.0, 100, false)
-        };
-        let mut drawings = 0;
-        let mut last = draw(&long);
-        while long.take_is_behind() {
-            drawings += 1;
-            last = draw(&long);
-        }
-        assert_eq!(drawings, 600_000 / ROWS_PER_DRAW);
+        let (drawings, last) = settle(&long, 50.0);
+        assert_eq!(drawings, 600_000_usize.div_ceil(1 << 16));
         assert_eq!(last.last().unwrap().0, 600_000.0);
         assert!(!long.take_is_behind(), "nothing to wait for");
         let mut grown = table(10);
-        draw(&grown);
+        settle(&grown, 50.0);
         (11..=600_000).for_each(|step| grown.push(moment(step), &[1.0 / step as f64, 0.1]));
-        draw(&grown);
-        while grown.take_is_behind() {
-            draw(&grown);
-        }
-        assert_eq!(draw(&grown), last);
+        assert_eq!(settle(&grown, 50.0).1, last);
         assert_eq!(grown, long);
+        let at_once = table(600_000);
+        let range = 0.0..600_000.0;
+        let line = at_once.draw_smooth("loss", Axis::Step, Some(50.0), range, 100, false);
+        assert!(line == last && !at_once.take_is_behind(), "without a bound nothing waits");
+    }
+
+    #[test]
+    fn the_line_of_the_half_life_before_stands_until_the_new_one_is_done() {
+        let long = table(600_000);
+        let draw = |half_life: f64| {
+            long.allow(1000);
+            long.draw_smooth("loss", Axis::Step, Some(half_life), 0.0..600_000.0, 100, false)
+        };
+        let begun = draw(50.0);
+        assert!(begun.last().unwrap().0 <= 1000.0, "nothing before it: what there is");
+        let (_, old) = settle(&long, 50.0);
+        assert_eq!(draw(100.0), old);
+        assert!(long.take_is_behind());
+        let (_, new) = settle(&long, 100.0);
+        assert!(new != old && draw(100.0) == new);
+        let row = 599_999;
+        long.allow(1000);
+        let value = long.value("loss", Axis::Step, Some(100.0), row);
+        long.allow(1000);
+        assert_eq!(long.value("loss", Axis::Step, Some(400.0), row), value, "numbers likewise");
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub enum Action {
     Copy,
     /// Write the panel as SVG, PNG, CSV and JSON.
     Export,
+    /// Write the whole view, and all numbers of the run.
+    ExportView,
     /// Zoom the horizontal axis in.
     ZoomIn,
     /// Zoom it out.
@@ -109,6 +111,8 @@ pub enum Action {
     CycleX,
     /// Logarithmic vertical axis.
     LogY,
+    /// Hold the vertical range of the metric, or let it follow the values.
+    LockY,
     /// Logarithmic horizontal axis.
     LogX,
     /// Twice the half-life of the smoothing.
@@ -201,8 +205,8 @@ pub enum Effect {
     Send(usize, control::Action),
     /// Put text on the clipboard through the terminal.
     Copy(String),
-    /// Write the panel in focus to files beside the run.
-    Export,
+    /// Write the panel in focus to files beside the run; with `true` the whole view.
+    Export(bool),
     /// Open a run of the browser beside those that are open.
     Open(PathBuf),
     /// Start `fullrank resume` for a run, detached.
@@ -215,6 +219,8 @@ pub enum Effect {
     OpenBeside(PathBuf),
     /// Read what the browser shows of a run; the answer is [`Msg::Preview`](super::app::Msg::Preview).
     Preview(PathBuf),
+    /// Tell the user who looks elsewhere: something went wrong, or a run is over.
+    Notify(String),
     /// Leave the screen; the run goes on with lines.
     Detach,
     /// Put the program in the background.

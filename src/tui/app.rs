@@ -6,14 +6,15 @@ use std::path::PathBuf;
 
 use ratatui::crossterm::event::KeyEvent;
 
-use crate::runlog::body::Log;
-use crate::runlog::status::Status;
+use crate::runlog::body::{Body, Log};
+use crate::runlog::status::{LastWord, Status};
 use crate::runlog::summary::RunRecord;
 use crate::runlog::{Event, Level};
 use crate::series::{Axis, Moment};
 
 use super::action::{Action, Effect, ViewId};
 use super::edit::Line;
+use super::keymap::{self, KEYMAP, Keymap};
 use super::model::{At, Metric, Preview, RunModel};
 use super::source::Facts;
 use super::theme::Theme;
@@ -25,6 +26,9 @@ mod keys;
 
 /// How long a notice stands.
 const NOTICE_MS: i64 = 6000;
+
+/// How old an event may be to be news.
+const NEWS_MS: i64 = 10_000;
 
 /// What comes in.
 #[derive(Debug, Clone)]
@@ -63,6 +67,10 @@ pub enum Msg {
     Signal(i32),
     /// A click in a chart: its panel, and the place on the horizontal axis.
     At(Option<usize>, f64),
+    /// A chart was dragged to the right by this share of its width; to the left, below 0.
+    Pan(f64),
+    /// A stretch of the horizontal axis was swept over, from its one end to the other.
+    Sweep(f64, f64),
     /// Leave at once: what the screen was there for is over. For the loop.
     Leave,
     /// What the browser shows of a run that is not open.
@@ -82,6 +90,8 @@ pub struct Axes {
     pub log_x: bool,
     /// Whether the vertical axis of a metric is logarithmic.
     pub log_y: HashMap<Metric, bool>,
+    /// The vertical range of a metric that is held.
+    pub y_locks: HashMap<Metric, (f64, f64)>,
     /// Half-life of the smoothing in units of the axis; none: raw.
     pub half_life: Option<f64>,
     /// Whether the raw line stands behind the smoothed one.
@@ -100,6 +110,7 @@ impl Default for Axes {
             x: Axis::Step,
             log_x: false,
             log_y: HashMap::new(),
+            y_locks: HashMap::new(),
             half_life: None,
             shows_raw: true,
             ignores_outliers: false,
@@ -149,6 +160,8 @@ pub struct App {
     pub is_maximised: bool,
     /// Colours and signs.
     pub theme: Theme,
+    /// What keys do.
+    pub keys: Keymap,
     /// The time, in milliseconds since 1970.
     pub now_ms: i64,
     /// A line for the user above the footer, with the time at which it goes.
@@ -194,6 +207,7 @@ impl App {
             is_frozen: false,
             is_maximised: false,
             theme,
+            keys: KEYMAP,
             now_ms: 0,
             notice: None,
             own: None,
@@ -217,6 +231,11 @@ impl App {
         self.runs.get(self.active)
     }
 
+    /// The key of an action in the view on the screen, for hints.
+    pub fn key(&self, action: Action) -> &'static str {
+        keymap::binding(self.keys, self.view, action).map_or("", keymap::Binding::first_key)
+    }
+
     /// Takes a message in; what it asks of the world comes back.
     pub fn update(&mut self, msg: Msg) -> Vec<Effect> {
         match msg {
@@ -225,16 +244,21 @@ impl App {
                 self.notice = self.notice.take().filter(|(_, until)| now_ms < *until);
             }
             Msg::Events(run, events) => {
+                let news = self.news(run, &events);
                 if self.is_frozen {
                     self.held.push((run, events));
                 } else {
                     self.take_in(run, &events);
                 }
+                return news;
             }
             Msg::Status(run, status) => {
                 if let Some(run) = self.runs.get_mut(run) {
-                    run.status = status;
+                    let was_live = std::mem::replace(&mut run.status, status).is_live();
                     run.replay = None;
+                    if status == Status::Crashed && was_live && run.revision > 0 {
+                        return vec![Effect::Notify(format!("fullrank: {} crashed", run.name()))];
+                    }
                 }
             }
             Msg::Runs(runs) => {
@@ -264,6 +288,8 @@ impl App {
                     return views::input(self, &Msg::Click(panel, 0, 0));
                 }
             }
+            Msg::Pan(share) => self.pan(-share),
+            Msg::Sweep(from, to) => self.show_stretch(from.min(to), from.max(to)),
             Msg::Add(run, is_own) => {
                 if is_own && self.own.is_none() {
                     self.own = Some(self.runs.len());
@@ -290,6 +316,23 @@ impl App {
         for (run, events) in std::mem::take(&mut self.held) {
             self.take_in(run, &events);
         }
+    }
+
+    /// What a user who looks elsewhere should hear of: warnings and ends that are new, not those of a log that is read.
+    fn news(&self, run: usize, events: &[Event]) -> Vec<Effect> {
+        let name = || self.runs.get(run).map_or_else(String::new, RunModel::name);
+        let is_new = |event: &&Event| self.now_ms.saturating_sub(event.ts) < NEWS_MS;
+        let words = |event: &Event| match &event.body {
+            Body::Alert(alert) if alert.level != Level::Info => {
+                Some(format!("fullrank: {}: {}", name(), alert.what))
+            }
+            Body::End(end) => {
+                let status = Status::of(false, LastWord::Ended(end.status));
+                Some(format!("fullrank: {} {status} at step {}", name(), event.step))
+            }
+            _ => None,
+        };
+        events.iter().filter(is_new).filter_map(words).map(Effect::Notify).collect()
     }
 
     fn take_in(&mut self, run: usize, events: &[Event]) {

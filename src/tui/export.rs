@@ -8,38 +8,49 @@ use serde_json::{Map, Value, json};
 use super::app::App;
 use super::model::RunModel;
 use super::page;
+use super::views::sheets;
 use crate::error::{Error, Result};
 use crate::report::svg::png;
 use crate::series::{Axis, Table};
 
 /// Size of the picture where nothing says how large the screen is, in cells.
 const SIZE: (u16, u16) = (120, 36);
+/// Size of the picture of one panel.
+const PANEL: (u16, u16) = (96, 28);
 /// Columns of the tables, with their names in files.
 const STEPS: [(&str, &str); 4] =
     [("loss", "loss"), ("lr", "lr"), ("grad_norm", "grad_norm"), ("tok_s", "tok_s")];
 const EVALS: [(&str, &str); 2] = [("loss", "val_loss"), ("ppl", "val_ppl")];
 
-/// Writes the view as SVG and PNG, and every number of the run on the screen as CSV and JSON, into `exports/` in
-/// the run's folder. Answers the common part of the files' names.
+/// Writes the panel in focus as SVG and PNG, and what it shows as CSV and JSON, into `exports/` in the run's folder; with
+/// `is_view` the whole view, and every number of the run on the screen. Answers the common part of the files' names.
 ///
 /// Errors: `Error::Run` if no run is open, `Error::Io`.
-pub fn write(app: &App) -> Result<PathBuf> {
+pub fn write(app: &App, is_view: bool) -> Result<PathBuf> {
     let Some((run, dir)) = app.run().and_then(|run| Some((run, run.dir.as_ref()?))) else {
         return Err(Error::run("no run is open", "open one in the view Runs"));
     };
     let folder = dir.join("exports");
     std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     let step = run.summary.step;
-    let base = folder.join(format!("{}-{step:08}", app.view.title().to_lowercase()));
     // The picture is of the view without what lies over it.
     let mut app = app.clone();
     app.overlay = super::app::Overlay::None;
     app.notice = None;
-    let picture = page::svg(&page::draw(&app, SIZE.0, SIZE.1), &app.theme);
+    let (name, drawn, rows, values) = if is_view {
+        let name = app.view.title().to_lowercase();
+        (name, page::draw(&app, SIZE.0, SIZE.1), csv(run), numbers(run))
+    } else {
+        app.is_maximised = true;
+        let (name, sheet) = sheets::of(&app);
+        (name, page::view(&app, PANEL.0, PANEL.1), sheet.csv(), sheet.json())
+    };
+    let base = folder.join(format!("{name}-{step:08}"));
+    let picture = page::svg(&drawn, &app.theme);
     save(&base, "svg", picture.as_bytes())?;
     save(&base, "png", &png(&picture)?)?;
-    save(&base, "csv", csv(run).as_bytes())?;
-    save(&base, "json", numbers(run).to_string().as_bytes())?;
+    save(&base, "csv", rows.as_bytes())?;
+    save(&base, "json", values.to_string().as_bytes())?;
     Ok(base)
 }
 
@@ -121,7 +132,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut app = fixture::app(Theme::default());
         app.runs[0].dir = Some(folder.path().to_path_buf());
-        let base = write(&app).unwrap();
+        let base = write(&app, true).unwrap();
         let read = |extension: &str| std::fs::read(base.with_extension(extension)).unwrap();
         assert!(String::from_utf8(read("svg")).unwrap().contains("Train"));
         assert!(read("png").starts_with(b"\x89PNG"));
@@ -132,6 +143,26 @@ mod tests {
         let json: Value = serde_json::from_slice(&read("json")).unwrap();
         assert_eq!(json["updates"]["loss"].as_array().unwrap().len(), run.steps.len());
         app.runs.clear();
-        assert!(write(&app).is_err());
+        assert!(write(&app, true).is_err());
+    }
+
+    #[test]
+    fn a_panel_is_written_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut app = fixture::app(Theme::default());
+        app.runs[0].dir = Some(folder.path().to_path_buf());
+        app.train.focus = 3;
+        let base = write(&app, false).unwrap();
+        assert!(base.display().to_string().contains("train-grad_norm-"), "{}", base.display());
+        let read = |extension: &str| std::fs::read(base.with_extension(extension)).unwrap();
+        let picture = String::from_utf8(read("svg")).unwrap();
+        assert!(picture.contains("grad norm") && !picture.contains("tok/s"), "one panel");
+        assert!(read("png").starts_with(b"\x89PNG"));
+        let csv = String::from_utf8(read("csv")).unwrap();
+        assert!(csv.starts_with("run,step,tokens,active_s,grad norm\n"), "{csv}");
+        assert_eq!(csv.lines().count(), 1 + app.runs[0].steps.len());
+        let json: Value = serde_json::from_slice(&read("json")).unwrap();
+        assert_eq!(json[0]["step"], 1);
+        assert!(!app.is_maximised, "the screen is as it was");
     }
 }

@@ -9,8 +9,10 @@
 //! | `state:!crashed`, `!crashed`, `NOT x`, `-x` | not |
 //! | `a b`, `a AND b`, `a OR b`, `(a OR b) c` | both, either; AND binds closer |
 //! | `has:val` | the field is there |
+//! | `/swl-r(64|128)/`, `name:/^a/` | a regular expression; `\/` for a slash |
 
 use super::model::RunModel;
+use crate::formats::pattern::Pattern;
 use crate::runlog::summary::RunRecord;
 
 /// What a field of a run holds.
@@ -34,6 +36,9 @@ pub const FIELDS: [&str; 13] = [
     "val", "tok/s",
 ];
 
+/// Fields in which a word without a field's name is looked for.
+const WORD_FIELDS: [&str; 3] = ["name", "method", "state"];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Relation {
     Has,
@@ -52,6 +57,8 @@ enum Term {
     Not(Box<Term>),
     Word(String),
     Field(String, Relation, String),
+    /// In a field, or in one of those that words are looked for in.
+    Matches(Option<String>, Pattern),
 }
 
 /// A filter that was read.
@@ -78,13 +85,22 @@ impl Filter {
     }
 }
 
-/// Words and brackets of a filter; quotes hold a word with blanks together.
+/// Words and brackets of a filter; quotes hold a word with blanks together, and so do the slashes of an expression.
 fn words(text: &str) -> Result<Vec<String>, String> {
     let mut all = Vec::new();
     let mut word = String::new();
     let mut is_quoted = false;
+    let mut in_expression = false;
     for sign in text.chars() {
         match sign {
+            sign if in_expression => {
+                in_expression = sign != '/' || word.ends_with('\\');
+                word.push(sign);
+            }
+            '/' if !is_quoted && (word.is_empty() || word.ends_with([':', '!', '-'])) => {
+                in_expression = true;
+                word.push(sign);
+            }
             '"' => is_quoted = !is_quoted,
             ' ' | '(' | ')' if !is_quoted => {
                 if !word.is_empty() {
@@ -100,7 +116,11 @@ fn words(text: &str) -> Result<Vec<String>, String> {
     if !word.is_empty() {
         all.push(word);
     }
-    if is_quoted { Err("a quote is not closed".into()) } else { Ok(all) }
+    match (is_quoted, in_expression) {
+        (true, _) => Err("a quote is not closed".into()),
+        (_, true) => Err("a regular expression is not closed by /".into()),
+        _ => Ok(all),
+    }
 }
 
 struct Reader<'a> {
@@ -173,6 +193,9 @@ fn condition(word: &str) -> Result<Term, String> {
     if let Some(rest) = word.strip_prefix(['!', '-']).filter(|rest| !rest.is_empty()) {
         return Ok(Term::Not(Box::new(condition(rest)?)));
     }
+    if let Some(pattern) = expression(word)? {
+        return Ok(Term::Matches(None, pattern));
+    }
     let Some(place) = word.find([':', '=', '<', '>', '!']) else {
         return Ok(Term::Word(word.to_lowercase()));
     };
@@ -196,6 +219,11 @@ fn condition(word: &str) -> Result<Term, String> {
         return Ok(Term::Field(value.to_lowercase(), Relation::Has, "*".into()));
     }
     known(&name)?;
+    if relation == Relation::Has
+        && let Some(pattern) = expression(value)?
+    {
+        return Ok(Term::Matches(Some(name), pattern));
+    }
     if let Some(value) = value.strip_prefix('!').filter(|_| relation == Relation::Has) {
         return Ok(Term::Not(Box::new(Term::Field(name, relation, value.to_lowercase()))));
     }
@@ -204,6 +232,12 @@ fn condition(word: &str) -> Result<Term, String> {
         return Err(format!("`{word}`: `{value}` is no number"));
     }
     Ok(Term::Field(name, relation, value.to_lowercase()))
+}
+
+/// The regular expression between two slashes.
+fn expression(word: &str) -> Result<Option<Pattern>, String> {
+    let inside = word.strip_prefix('/').and_then(|rest| rest.strip_suffix('/'));
+    inside.map(|text| Pattern::parse(&text.replace("\\/", "/"))).transpose()
 }
 
 fn known(name: &str) -> Result<(), String> {
@@ -251,7 +285,18 @@ impl Term {
             Self::All(terms) => terms.iter().all(|term| term.passes(fields)),
             Self::Any(terms) => terms.iter().any(|term| term.passes(fields)),
             Self::Not(term) => !term.passes(fields),
-            Self::Word(word) => ["name", "method", "state"].iter().any(|name| {
+            Self::Matches(name, pattern) => {
+                let names = match name {
+                    Some(name) => std::slice::from_ref(name).iter().map(String::as_str).collect(),
+                    None => WORD_FIELDS.to_vec(),
+                };
+                names.into_iter().any(|name| match fields.field(name) {
+                    Some(Field::Text(text)) => pattern.matches(&text),
+                    Some(Field::Number(number)) => pattern.matches(&number.to_string()),
+                    None => false,
+                })
+            }
+            Self::Word(word) => WORD_FIELDS.iter().any(|name| {
                 matches!(fields.field(name), Some(Field::Text(text)) if holds(&text.to_lowercase(), word))
             }),
             Self::Field(name, relation, wanted) => {
@@ -402,6 +447,13 @@ mod tests {
             ("!has:val", "c"),
             ("\"lora\"", "bcd"),
             ("nothing", ""),
+            ("/^lora/", "cd"),
+            ("/LORA$/", "bc"),
+            ("/^(full|lora)$/", "ac"),
+            ("method:/^lora/ !state:/crash|live/", "d"),
+            ("!/lora/", "a"),
+            ("seed:/[13]/", "abd"),
+            ("/lora-?ga/ OR /a b/", "d"),
         ] {
             assert_eq!(passing(text), wanted, "{text}");
         }
@@ -429,6 +481,8 @@ mod tests {
             ("metod:lora", "did you mean `method`"),
             ("seed<x", "no number"),
             ("\"a", "quote"),
+            ("/a", "not closed"),
+            ("name:/(a/", "no regular expression"),
         ] {
             let error = Filter::parse(text).unwrap_err();
             assert!(error.contains(what), "{text}: {error}");
@@ -453,7 +507,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_text_makes_it_fail_badly(text in "[a-z:=<>!()\" \\*ORANDT-]{0,24}") {
+        fn no_text_makes_it_fail_badly(text in "[a-z:=<>!()\" \\*ORANDT/+-]{0,24}") {
             if let Ok(filter) = Filter::parse(&text) {
                 filter.passes(&Run("a", "lora", "live", 1.0, None));
             }

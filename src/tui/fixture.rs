@@ -231,6 +231,7 @@ fn measurements(told: &mut Teller, method: &str, key: u64, peak_bytes: u64, step
             rss_bytes: Some(1_900 << 20),
             cpu_cores: Some(1.9),
             disk_free_bytes: Some(120 << 30),
+            battery_percent: None,
         });
     }
     if step.is_multiple_of(RANK_EVERY) || step == 1 {

@@ -7,11 +7,16 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::action::{Action, ViewId};
 
+mod own;
 mod page;
 mod table;
 
+pub use own::with_own;
 pub use page::markdown;
 pub use table::KEYMAP;
+
+/// A table of keys: [`KEYMAP`], or that with a user's own keys.
+pub type Keymap = &'static [Binding];
 
 /// Where a key has its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,9 +79,9 @@ impl Action {
 }
 
 /// What a key does in a view: the view's own row first, then the one that holds everywhere.
-pub fn action(view: ViewId, key: KeyEvent) -> Option<Action> {
+pub fn action(keys: Keymap, view: ViewId, key: KeyEvent) -> Option<Action> {
     let row = |context| {
-        KEYMAP.iter().find(|binding| {
+        keys.iter().find(|binding| {
             binding.context == context && binding.keys.split(' ').any(|name| is(name, key))
         })
     };
@@ -84,22 +89,20 @@ pub fn action(view: ViewId, key: KeyEvent) -> Option<Action> {
 }
 
 /// The row of an action in a view.
-pub fn binding(view: ViewId, action: Action) -> Option<&'static Binding> {
+pub fn binding(keys: Keymap, view: ViewId, action: Action) -> Option<&'static Binding> {
     let row = |context| {
-        KEYMAP.iter().find(|binding| binding.context == context && binding.action == action)
+        keys.iter().find(|binding| binding.context == context && binding.action == action)
     };
     row(Context::In(view)).or_else(|| row(Context::Global))
 }
 
 /// The rows that hold in a view, its own first; a row whose every key the view gives another meaning is left out.
-pub fn of(view: ViewId) -> impl Iterator<Item = &'static Binding> {
-    let own = KEYMAP.iter().filter(move |binding| binding.context == Context::In(view));
-    let global = KEYMAP.iter().filter(move |binding| {
-        binding.context == Context::Global
-            && binding
-                .keys
-                .split(' ')
-                .any(|name| parse(name).is_none_or(|key| action(view, key) == Some(binding.action)))
+pub fn of(keys: Keymap, view: ViewId) -> impl Iterator<Item = &'static Binding> {
+    let own = keys.iter().filter(move |binding| binding.context == Context::In(view));
+    let global = keys.iter().filter(move |binding| {
+        let is_free =
+            |name| parse(name).is_none_or(|key| action(keys, view, key) == Some(binding.action));
+        binding.context == Context::Global && binding.keys.split(' ').any(is_free)
     });
     own.chain(global)
 }
@@ -189,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_letter_is_found_by_its_case_however_the_terminal_reports_shift() {
-        let press = |code, modifiers| action(ViewId::Train, KeyEvent::new(code, modifiers));
+        let press = |code, modifiers| action(KEYMAP, ViewId::Train, KeyEvent::new(code, modifiers));
         let (none, shift) = (KeyModifiers::NONE, KeyModifiers::SHIFT);
         assert_eq!(press(KeyCode::Char('P'), shift), Some(Action::PauseResume));
         assert_eq!(press(KeyCode::Char('P'), none), Some(Action::PauseResume));
@@ -206,10 +209,10 @@ mod tests {
     #[test]
     fn a_views_own_row_wins_and_the_hidden_one_is_not_listed() {
         let key = KeyEvent::new(KeyCode::Char('R'), KeyModifiers::NONE);
-        assert_eq!(action(ViewId::Rank, key), Some(Action::Spectra));
-        assert_eq!(action(ViewId::Runs, key), Some(Action::ResumeRun));
-        assert!(of(ViewId::Runs).all(|binding| binding.action != Action::Spectra));
-        assert!(of(ViewId::Rank).any(|binding| binding.action == Action::Spectra));
+        assert_eq!(action(KEYMAP, ViewId::Rank, key), Some(Action::Spectra));
+        assert_eq!(action(KEYMAP, ViewId::Runs, key), Some(Action::ResumeRun));
+        assert!(of(KEYMAP, ViewId::Runs).all(|binding| binding.action != Action::Spectra));
+        assert!(of(KEYMAP, ViewId::Rank).any(|binding| binding.action == Action::Spectra));
     }
 
     #[test]

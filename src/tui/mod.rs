@@ -40,6 +40,7 @@ pub mod plot;
 pub mod prefs;
 pub mod saved;
 pub mod settings;
+pub mod sheet;
 pub mod shell;
 pub mod source;
 pub mod term;

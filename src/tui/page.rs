@@ -10,7 +10,7 @@ use unicode_width::UnicodeWidthStr;
 use super::app::App;
 use super::shell;
 use super::theme::Theme;
-use super::views::Hits;
+use super::views::{self, Hits};
 
 /// Size of a cell in an SVG, in pixels, and of its letters.
 const CELL: (f64, f64) = (8.4, 17.0);
@@ -20,10 +20,32 @@ const BASELINE: f64 = 13.0;
 
 /// Draws a whole screen of a size.
 pub fn draw(app: &App, width: u16, height: u16) -> Buffer {
+    whole(app, width, height, shell::draw)
+}
+
+/// Draws the view alone, without what stands around it.
+pub fn view(app: &App, width: u16, height: u16) -> Buffer {
+    whole(app, width, height, |app, area, buffer, hits| {
+        app.runs.iter().for_each(|run| run.allow_smoothing(usize::MAX));
+        views::draw(app, area, buffer, hits);
+    })
+}
+
+/// Draws until all is smoothed: a picture has no next frame.
+fn whole(
+    app: &App,
+    width: u16,
+    height: u16,
+    draw: impl Fn(&App, Rect, &mut Buffer, &mut Hits),
+) -> Buffer {
     let area = Rect::new(0, 0, width, height);
-    let mut buffer = Buffer::empty(area);
-    shell::draw(app, area, &mut buffer, &mut Hits::default());
-    buffer
+    loop {
+        let mut buffer = Buffer::empty(area);
+        draw(app, area, &mut buffer, &mut Hits::default());
+        if app.runs.iter().filter(|run| run.take_is_behind()).count() == 0 {
+            return buffer;
+        }
+    }
 }
 
 /// A screen as lines of text, without spaces at their ends.

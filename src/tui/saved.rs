@@ -26,6 +26,8 @@ pub struct Saved {
     pub log_x: bool,
     /// Whether the vertical axis of a metric is logarithmic, by the metric's name.
     pub log_y: BTreeMap<String, bool>,
+    /// The vertical range of a metric that is held, by the metric's name.
+    pub y_locks: BTreeMap<String, (f64, f64)>,
     /// Half-life of the smoothing in units of the axis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half_life: Option<f64>,
@@ -42,6 +44,7 @@ impl Default for Saved {
             x: String::new(),
             log_x: false,
             log_y: BTreeMap::new(),
+            y_locks: BTreeMap::new(),
             half_life: None,
             shows_raw: true,
             ignores_outliers: false,
@@ -53,11 +56,13 @@ impl Saved {
     /// What a user chose in an app.
     pub fn of(app: &App) -> Self {
         let log_y = app.axes.log_y.iter().map(|(metric, is_log)| (metric.name().into(), *is_log));
+        let y_locks = app.axes.y_locks.iter().map(|(metric, held)| (metric.name().into(), *held));
         Self {
             view: app.view.title().into(),
             x: app.axes.x.name().into(),
             log_x: app.axes.log_x,
             log_y: log_y.collect(),
+            y_locks: y_locks.collect(),
             half_life: app.axes.half_life,
             shows_raw: app.axes.shows_raw,
             ignores_outliers: app.axes.ignores_outliers,
@@ -76,6 +81,11 @@ impl Saved {
         let known = Metric::ALL.into_iter();
         let log_y = known.filter_map(|metric| Some((metric, *self.log_y.get(metric.name())?)));
         app.axes.log_y = log_y.collect();
+        let held = |metric: Metric| {
+            let (low, high) = *self.y_locks.get(metric.name())?;
+            (low.is_finite() && high.is_finite() && low < high).then_some((metric, (low, high)))
+        };
+        app.axes.y_locks = Metric::ALL.into_iter().filter_map(held).collect();
         app.axes.half_life =
             self.half_life.filter(|half_life| half_life.is_finite() && *half_life > 0.0);
         app.axes.shows_raw = self.shows_raw;
@@ -118,6 +128,7 @@ mod tests {
         chosen.axes.log_x = true;
         chosen.axes.log_y.insert(Metric::GradNorm, true);
         chosen.axes.log_y.insert(Metric::Loss, false);
+        chosen.axes.y_locks.insert(Metric::Loss, (2.5, 4.0));
         chosen.axes.half_life = Some(12.5);
         chosen.axes.shows_raw = false;
         Saved::of(&chosen).write(folder.path()).unwrap();
@@ -134,7 +145,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(FILE), "view = [").unwrap();
         assert_eq!(Saved::read(folder.path()), None);
-        let newer = "view = \"Galaxy\"\nx = \"parsecs\"\nhalf_life = -1.0\ncolour = 3\n[log_y]\n\"new\" = true\n";
+        let newer = "view = \"Galaxy\"\nx = \"parsecs\"\nhalf_life = -1.0\ncolour = 3\n[y_locks]\nloss = [4.0, 2.0]\n[log_y]\n\"new\" = true\n";
         std::fs::write(folder.path().join(FILE), newer).unwrap();
         let mut app = app();
         Saved::read(folder.path()).unwrap().put_in(&mut app);

@@ -9,7 +9,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::action::{Action, ViewId};
 use super::app::{App, Overlay};
-use super::views::{self, Hits};
+use super::views::{self, Hits, frame};
 use crate::report::text;
 use crate::runlog::{Level, Status};
 
@@ -22,6 +22,9 @@ const SMALLEST: (u16, u16) = (20, 5);
 /// Below this there is the view and one line.
 const SMALL: (u16, u16) = (60, 16);
 
+/// Rows that one frame smooths, over all runs: a few milliseconds. The rest comes with the next frames.
+const SMOOTHED: usize = 1 << 17;
+
 /// Draws the whole screen and notes what stands where.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let area = area.intersection(buffer.area);
@@ -31,6 +34,9 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     if area.is_empty() {
         return;
     }
+    // Comparisons smooth all runs, other views the one on the screen.
+    let drawn = if app.view == ViewId::Compare { app.runs.len().max(1) } else { 1 };
+    app.runs.iter().for_each(|run| run.allow_smoothing(SMOOTHED / drawn));
     let mut left = area;
     if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
         too_small(app, area, buffer);
@@ -67,7 +73,10 @@ fn too_small(app: &App, area: Rect, buffer: &mut Buffer) {
 }
 
 fn has_message(app: &App) -> bool {
-    app.notice.is_some() || app.alert().is_some() || app.run().is_some_and(|run| run.is_paused)
+    let now_ms = app.now_ms;
+    app.notice.is_some()
+        || app.alert().is_some()
+        || app.run().is_some_and(|run| run.is_paused || run.stalled_s(now_ms).is_some())
 }
 
 /// One line: what was just done, else the newest alert, else that the run waits.
@@ -77,19 +86,32 @@ fn message(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         put(buffer, area, &format!(" {}", text::printable(notice)), theme.title);
         return;
     }
+    if let Some(since) = app.run().and_then(|run| run.stalled_s(app.now_ms)) {
+        let median = app.run().and_then(|run| run.pace.step_s()).unwrap_or_default();
+        let words = format!(
+            " no update for {}, the median is {median:.2} s: the process lives, its device may hang",
+            frame::duration(since)
+        );
+        put(buffer, area, fit(&words, usize::from(area.width)), theme.warn);
+        return;
+    }
     if let Some((alert, count)) = app.alert() {
         let sign = if theme.is_ascii { "!" } else { "⚠" };
         let style = if alert.what.level == Level::Error { theme.bad } else { theme.warn };
         let others = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
         let dash = if theme.is_ascii { "-" } else { "—" };
-        let keys = format!("{dash} !: jump {} Backspace: dismiss ", dot(app));
-        let words = text::printable(&format!(
-            " {sign} step {}: {}{others} {}",
-            text::count(alert.at.step),
-            alert.what.what,
-            alert.what.remedy
-        ));
+        let (jump, dismiss) = (app.key(Action::JumpAlert), app.key(Action::DismissAlert));
+        let keys = format!("{dash} {jump}: jump {} {dismiss}: dismiss ", dot(app));
         let room = usize::from(area.width).saturating_sub(keys.width() + 1);
+        let what = format!(
+            " {sign} step {}: {}{others}",
+            text::count(alert.at.step),
+            text::printable(&alert.what.what)
+        );
+        // Half a remedy is none.
+        let whole = format!("{what} {} {}", dot(app), text::printable(&alert.what.remedy));
+        let has_remedy = !alert.what.remedy.is_empty() && whole.width() <= room;
+        let words = if has_remedy { whole } else { what };
         let end = put(buffer, cut(area, room), fit(words.trim_end(), room), style);
         let keys_area = Rect { x: end + 1, width: area.right().saturating_sub(end + 1), ..area };
         put(buffer, keys_area, &keys, theme.dim);
@@ -99,10 +121,11 @@ fn message(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     }
     if let Some(run) = app.run().filter(|run| run.is_paused) {
         let words = format!(
-            " PAUSED at step {} {} P: resume {} U: checkpoint and free the device's memory",
+            " PAUSED at step {} {dot} {}: resume {dot} {}: checkpoint and free the device's memory",
             text::count(run.summary.step),
-            dot(app),
-            dot(app)
+            app.key(Action::PauseResume),
+            app.key(Action::Unload),
+            dot = dot(app)
         );
         put(buffer, area, &words, theme.warn);
         hits.actions.push((area, Action::PauseResume));

@@ -1,7 +1,7 @@
 //! The rows: one per field of the configuration, by heading of the help, in the order of the structs; those of
 //! the methods' own tables are in `methods`.
 
-use super::{ADAM_FORMS, Group, Kind, METHODS, SCHEDULES, Setting};
+use super::{ADAM_FORMS, ALERT_POLICIES, Group, Kind, METHODS, SCHEDULES, Setting};
 use crate::config::methods::{
     adarankgrad, fira, galore, inrank, lora, lora_ga, lora_plus, lte, pissa, relora, sltrain, spam,
     switchlora,
@@ -542,6 +542,27 @@ const OUTPUT: &[Setting] = &[
         kind: Kind::Text,
         short: "What samples begin with",
         more: "",
+        aliases: &[],
+    },
+    Setting {
+        key: "train.alert_policy",
+        flag: "alert-policy",
+        value: "NAME",
+        kind: Kind::Choice(ALERT_POLICIES),
+        short: "What a warning does to the run: log, pause, stop",
+        more: "Warnings are spikes, divergence, updates that are not finite, layers that stand still, updates that \
+               take far longer than usual, a disk, a memory or a battery that runs out. A paused run goes on with \
+               `fullrank ctl RUN resume`; a stopped one has its checkpoint.",
+        aliases: &[],
+    },
+    Setting {
+        key: "train.on_alert",
+        flag: "on-alert",
+        value: "COMMAND",
+        kind: Kind::Text,
+        short: "Command that each warning starts [default: none]",
+        more: "The shell runs it beside the run. FULLRANK_RUN, FULLRANK_STEP, FULLRANK_LEVEL, FULLRANK_ALERT and \
+               FULLRANK_REMEDY in its environment say where, when, how bad, what, and what to do.",
         aliases: &[],
     },
 ];

@@ -54,6 +54,13 @@ impl Trainer<'_> {
         if let Some(signal) = self.signals.seen() {
             return Ok(Next::Stop(Stop::Signal(signal)));
         }
+        if let Some(what) = self.stage.alarm.take() {
+            match self.config.train.alert_policy.as_str() {
+                "pause" if self.stage.hold == Hold::No => self.pause(&format!("alert: {what}"))?,
+                "stop" => return Ok(Next::Stop(Stop::Alarm(what))),
+                _ => {}
+            }
+        }
         while let Some(cmd) = self.repeats.due(self.progress.attempts) {
             self.repeat(cmd)?;
         }

@@ -59,6 +59,7 @@ impl App {
                     self.overlay = Overlay::Confirm(words.into(), effects);
                 }
             }
+            Action::ExportView => return vec![Effect::Export(true)],
             Action::Back if self.is_maximised => self.is_maximised = false,
             // In the log this is about messages.
             Action::Follow if self.view == ViewId::Logs => return views::update(self, action),

@@ -70,10 +70,27 @@ impl App {
         self.axes.window = Some((low, low + width));
     }
 
-    fn pan(&mut self, part: f64) {
+    /// Shows a stretch of the axis and nothing else.
+    pub(super) fn show_stretch(&mut self, low: f64, high: f64) {
+        let Some((first, last)) = self.extent() else { return };
+        let (low, high) = (low.max(first), high.min(last));
+        if high - low > (last - first) * NARROWEST {
+            self.axes.window = Some((low, high));
+        }
+    }
+
+    /// Moves the window by a part of its width, to later above 0.
+    pub(super) fn pan(&mut self, part: f64) {
         let (Some((first, last)), Some((low, high))) = (self.extent(), self.axes.window) else {
             return;
         };
+        if self.axes.log_x && low > 0.0 {
+            // Evenly in the logarithm; the window keeps its ratio.
+            let ratio = high / low;
+            let low = (low * ratio.powf(part)).min(last / ratio).max(first.max(f64::MIN_POSITIVE));
+            self.axes.window = Some((low, low * ratio));
+            return;
+        }
         let width = high - low;
         // Axes grow while they are looked at; a window stays inside what there is now.
         let low = (low + width * part).min(last - width).max(first);

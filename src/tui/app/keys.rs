@@ -12,7 +12,7 @@ impl App {
         if key.kind == KeyEventKind::Release {
             return Vec::new();
         }
-        let found = keymap::action(self.view, key);
+        let found = keymap::action(self.keys, self.view, key);
         // These two work wherever a line is being edited, too.
         if let Some(action @ (Action::Interrupt | Action::Suspend)) = found {
             return self.act(action);

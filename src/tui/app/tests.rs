@@ -254,3 +254,97 @@ fn every_word_for_a_command_is_known_to_the_control_file() {
         assert!(control::Action::parse(word, None).is_ok(), "{word}");
     }
 }
+
+#[test]
+fn warnings_and_ends_that_are_new_are_notified_and_old_ones_are_not() {
+    use crate::runlog::{Alert, End, EndStatus};
+    let mut app = app();
+    app.runs[0].status = Status::Live;
+    let now = app.now_ms;
+    let mut tell = |ts: i64, body: Body| {
+        let event = Event { seq: 1_000_000, ts, step: 320, body };
+        app.update(Msg::Events(0, vec![event]))
+    };
+    let alert = |level| Alert { level, what: "a spike".into(), remedy: String::new() };
+    let told = tell(now - 100, alert(Level::Warn).into());
+    let [Effect::Notify(words)] = &told[..] else { panic!("{told:?}") };
+    assert!(words.contains("a spike"), "{words}");
+    assert!(tell(now, alert(Level::Info).into()).is_empty());
+    assert!(tell(now - 60_000, alert(Level::Error).into()).is_empty(), "read from a log");
+    let end = End { status: EndStatus::Finished, what: String::new() };
+    let told = tell(now, end.into());
+    assert!(
+        matches!(&told[..], [Effect::Notify(words)] if words.ends_with("finished at step 320"))
+    );
+    app.runs[1].status = Status::Live;
+    let told = app.update(Msg::Status(1, Status::Crashed));
+    assert!(matches!(&told[..], [Effect::Notify(words)] if words.ends_with("crashed")));
+    assert!(app.update(Msg::Status(1, Status::Crashed)).is_empty(), "once");
+}
+
+#[test]
+fn a_chart_is_dragged_and_a_stretch_of_it_is_swept_over() {
+    let mut app = app();
+    app.update(Msg::Pan(0.5));
+    assert_eq!(app.axes.window, None, "nothing lies beside the whole axis");
+    app.update(Msg::Sweep(200.0, 100.0));
+    assert_eq!(app.axes.window, Some((100.0, 200.0)));
+    app.update(Msg::Pan(0.25));
+    assert_eq!(app.axes.window, Some((75.0, 175.0)), "the paper follows the hand");
+    app.update(Msg::Pan(-9.0));
+    let (_, last) = app.extent().unwrap();
+    assert_eq!(app.axes.window.unwrap().1, last);
+    app.axes.log_x = true;
+    app.axes.window = Some((10.0, 40.0));
+    app.update(Msg::Pan(-0.5));
+    let (low, high) = app.axes.window.unwrap();
+    assert!((low - 20.0).abs() < 1e-9 && (high - 80.0).abs() < 1e-9, "{low} {high}");
+    app.update(Msg::Sweep(50.0, 50.0));
+    assert_eq!(app.axes.window, Some((low, high)), "nothing was swept over");
+}
+
+#[test]
+fn a_vertical_range_is_held_by_metric_and_said() {
+    let alt_y = KeyEvent::new(KeyCode::Char('y'), KeyModifiers::ALT);
+    let screen = |app: &App| crate::tui::page::text(&crate::tui::page::draw(app, 120, 36));
+    for view in [ViewId::Train, ViewId::Compare] {
+        let mut app = app();
+        app.view = view;
+        let before = screen(&app);
+        app.update(Msg::Press(alt_y));
+        let metric = if view == ViewId::Train { Metric::Loss } else { app.compare.metric };
+        let held = app.axes.y_locks[&metric];
+        let words = if view == ViewId::Train { "y:held" } else { "y: held" };
+        assert!(screen(&app).contains(words) && !before.contains(words), "{view:?}");
+        // Half of the run only: the range stays.
+        app.update(Msg::Sweep(200.0, 300.0));
+        assert_eq!(app.axes.y_locks[&metric], held);
+        let labels = |text: &str| {
+            let label = |line: &str| line.split('┤').next().map(|label| label.trim().to_owned());
+            text.lines().filter(|line| line.contains('┤')).filter_map(label).collect::<Vec<_>>()
+        };
+        let free = {
+            let mut free = app.clone();
+            free.axes.y_locks.clear();
+            labels(&screen(&free))
+        };
+        assert_eq!(labels(&screen(&app))[..3], labels(&before)[..3], "{view:?}");
+        assert_ne!(labels(&screen(&app)), free, "{view:?}");
+        app.update(Msg::Press(alt_y));
+        assert!(app.axes.y_locks.is_empty());
+    }
+}
+
+#[test]
+fn own_keys_are_pressed_shown_and_searched_for() {
+    let mut app = app();
+    let own = [("smoother".to_owned(), "u".to_owned())].into();
+    app.keys = crate::tui::keymap::with_own(&own).unwrap();
+    press(&mut app, "s");
+    assert_eq!(app.axes.half_life, None);
+    press(&mut app, "u");
+    assert!(app.axes.half_life.is_some());
+    let footer = crate::tui::page::text(&crate::tui::page::draw(&app, 160, 36));
+    let footer = footer.lines().last().unwrap();
+    assert!(footer.contains("u smooth") && !footer.contains("s smooth"), "{footer}");
+}

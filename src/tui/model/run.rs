@@ -13,6 +13,11 @@ use super::cost::Cost;
 use super::pace::Pace;
 use super::switches::Switches;
 
+/// A run that is silent for this many times the median of its updates seems to hang…
+const STALL: f64 = 20.0;
+/// …if that is more than this many seconds.
+const STALL_LEAST_S: f64 = 30.0;
+
 /// Something with the moment at which it was told.
 #[derive(Debug, Clone, PartialEq)]
 pub struct At<T> {
@@ -174,6 +179,10 @@ pub struct RunModel {
     /// What an update costs, where its files tell.
     pub(super) cost: Option<Box<Cost>>,
     now: Moment,
+    /// When it last told something, in milliseconds since 1970.
+    heard_ms: i64,
+    /// The longest that it was silent between two events of one process, in seconds.
+    longest_wait_s: f64,
 }
 
 /// Updates that were made again after a resume from an earlier checkpoint. Each table begins with the last row that
@@ -217,6 +226,8 @@ impl RunModel {
             pace: Pace::default(),
             cost: None,
             now: Moment::default(),
+            heard_ms: 0,
+            longest_wait_s: 0.0,
         }
     }
 
@@ -298,10 +309,28 @@ impl RunModel {
         None
     }
 
+    /// Gives drawings that follow this many rows to smooth, all together.
+    pub fn allow_smoothing(&self, rows: usize) {
+        self.steps.allow(rows);
+        self.evals.allow(rows);
+    }
+
     /// Whether a drawing since the last call left something to smooth: draw again soon.
     pub fn take_is_behind(&self) -> bool {
         let tables = [&self.steps, &self.evals];
         tables.map(Table::take_is_behind).contains(&true)
+    }
+
+    /// Seconds for which a live run has made no update, where that is far longer than usual: more than [`STALL`] times
+    /// the median and more than [`STALL_LEAST_S`], or than twice the longest wait so far. A run that hangs cannot say so.
+    pub fn stalled_s(&self, now_ms: i64) -> Option<f64> {
+        if self.status != Status::Live || self.is_paused || self.steps.is_empty() {
+            return None;
+        }
+        let since = now_ms.saturating_sub(self.heard_ms) as f64 / 1000.0;
+        let usual = STALL * self.pace.step_s()?;
+        let least = usual.max(STALL_LEAST_S).max(2.0 * self.longest_wait_s);
+        (since > least).then_some(since)
     }
 
     /// The newest value of a metric.
@@ -313,6 +342,14 @@ impl RunModel {
     pub fn apply(&mut self, event: &Event) {
         self.revision += 1;
         let at = self.moment_of(event);
+        // Pauses and the time between two processes are no silence.
+        if !matches!(event.body, Body::Run(_) | Body::Resume(_) | Body::Cmd(_)) && !self.is_paused {
+            let waited = event.ts.saturating_sub(self.heard_ms) as f64 / 1000.0;
+            if self.heard_ms > 0 {
+                self.longest_wait_s = self.longest_wait_s.max(waited);
+            }
+        }
+        self.heard_ms = event.ts;
         match &event.body {
             Body::Run(run) => {
                 for table in [&mut self.steps, &mut self.evals] {

@@ -237,19 +237,39 @@ impl<'a> Chart<'a> {
             pen.sign(left + x, line, '─', self.theme.dim);
         }
         let wanted = usize::from(plot.width / 14).clamp(2, 10);
+        // A single label says nothing of the scale: then closer ones are tried.
+        let tries =
+            [1, 2, 4].map(|more| self.x_labels(more * wanted, left, plot.width, inner.width));
+        let best = tries.iter().find(|labels| labels.len() > 1).unwrap_or(&tries[0]);
+        for (at, start, text) in best {
+            pen.whole(*start, names, text, self.theme.dim);
+            pen.sign(*at, line, '┬', self.theme.dim);
+        }
+    }
+
+    /// Labels of the horizontal axis that fit: the column of the tick, that of the first letter, the text.
+    fn x_labels(
+        &self,
+        wanted: usize,
+        left: u16,
+        plot_width: u16,
+        room: u16,
+    ) -> Vec<(u16, u16, String)> {
         let ticks = if self.x_is_time { self.x.time_ticks(wanted) } else { self.x.ticks(wanted) };
         let mut free_from = 0;
+        let mut labels = Vec::new();
         for value in ticks {
             let Some(share) = self.x.share(value) else { continue };
-            let at = left + cell(share, plot.width);
+            let at = left + cell(share, plot_width);
             let text = if self.x_is_time { Some(time_label(value)) } else { label(value, 8) };
             let Some(text) = text else { continue };
             let start = (at + 1).saturating_sub(width(&text).div_ceil(2));
-            if start >= free_from && pen.whole(start, names, &text, self.theme.dim) {
+            if start >= free_from && start + width(&text) <= room {
                 free_from = start + width(&text) + 2;
-                pen.sign(at, line, '┬', self.theme.dim);
+                labels.push((at, start, text));
             }
         }
+        labels
     }
 
     fn cursor(&self, plot: Rect, has_x_axis: bool, buffer: &mut Buffer) {
@@ -363,6 +383,17 @@ mod tests {
 
     fn falling() -> Vec<(f64, f64)> {
         (0..400).map(|i| (f64::from(i), 3.0 + 6.0 * (-f64::from(i) / 60.0).exp())).collect()
+    }
+
+    #[test]
+    fn the_horizontal_axis_has_two_labels_where_they_fit() {
+        let theme = Theme::default();
+        for (high, width) in [(500.0, 49), (500.0, 40), (600.0, 30), (1e6, 35), (1250.0, 28)] {
+            let y = AxisRange::new(0.0, 1.0, false);
+            let chart = Chart::new(&theme, AxisRange::new(0.0, high, false), y);
+            let text = drawn(&chart, width, 12);
+            assert!(text.matches('┬').count() > 1, "{high} {width}\n{text}");
+        }
     }
 
     #[test]

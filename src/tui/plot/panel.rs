@@ -53,14 +53,18 @@ impl Panel<'_> {
     }
 }
 
-/// As many whole spans as fit.
+/// As many whole spans as fit, without blanks at the end.
 fn fitted<'a>(line: &Line<'a>, room: usize) -> Line<'a> {
     let mut taken = 0;
     let spans = line.spans.iter().take_while(|span| {
         taken += span.width();
         taken <= room
     });
-    Line { spans: spans.cloned().collect(), ..line.clone() }
+    let mut spans: Vec<_> = spans.cloned().collect();
+    if let Some(last) = spans.last_mut() {
+        last.content = last.content.trim_end().to_owned().into();
+    }
+    Line { spans, ..line.clone() }
 }
 
 fn padded(mut line: Line<'_>) -> Line<'_> {

@@ -9,7 +9,23 @@ pub fn spark(values: &[f64], width: usize) -> String {
     if width == 0 || values.is_empty() {
         return String::new();
     }
-    let of_each = values.len().div_ceil(width);
+    signs(values, values.len().div_ceil(width))
+}
+
+/// The newest of a column that grows, as at most `width` signs of at most `most` values each. Once there are as many, the
+/// signs stand still until one is full: only the last changes with each value.
+pub fn growing(values: &[f32], width: usize, most: usize) -> String {
+    if width == 0 || values.is_empty() {
+        return String::new();
+    }
+    let of_each = values.len().div_ceil(width).min(most.max(1));
+    let last = (values.len() - 1) / of_each;
+    let newest = &values[last.saturating_sub(width - 1) * of_each..];
+    let newest: Vec<f64> = newest.iter().copied().map(f64::from).collect();
+    signs(&newest, of_each)
+}
+
+fn signs(values: &[f64], of_each: usize) -> String {
     let means: Vec<Option<f64>> = values
         .chunks(of_each)
         .map(|chunk| {
@@ -35,6 +51,25 @@ pub fn spark(values: &[f64], width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_growing_column_only_the_last_sign_changes() {
+        let height = |i: usize| [3.0, 0.0, 9.0][(i / 64).min(2)] / 2.0 + (i % 3) as f32;
+        let values: Vec<f32> = (0..1000).map(height).collect();
+        let mut before = growing(&values[..600], 9, 64);
+        assert_eq!(before.chars().count(), 9);
+        for len in 601..640 {
+            let now = growing(&values[..len], 9, 64);
+            assert_eq!(
+                now.chars().take(8).collect::<String>(),
+                before.chars().take(8).collect::<String>()
+            );
+            before = now;
+        }
+        assert_eq!(growing(&values[..641], 9, 64).chars().count(), 9);
+        assert_eq!(growing(&[0.0, 1.0, 2.0, 4.0], 4, 64), "▁▃▅█");
+        assert_eq!(growing(&[], 4, 64), "");
+    }
 
     #[test]
     fn the_smallest_is_low_and_the_largest_high() {

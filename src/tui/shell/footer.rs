@@ -6,7 +6,7 @@ use ratatui::style::Style;
 use unicode_width::UnicodeWidthStr;
 
 use super::{bar, put};
-use crate::tui::action::Action;
+use crate::tui::action::{Action, ViewId};
 use crate::tui::app::{App, Overlay};
 use crate::tui::keymap::{self, Binding};
 use crate::tui::model::RunModel;
@@ -22,11 +22,15 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         buffer.set_style(cursor.intersection(area), app.theme.selected);
         return;
     }
-    let hints = |binding: &&Binding| !binding.hint.is_empty() && binding.action != Action::Quit;
+    let hints = |binding: &&Binding| {
+        !binding.hint.is_empty()
+            && binding.action != Action::Quit
+            && does_something(app.view, binding.action)
+    };
     let (acts, looks): (Vec<_>, Vec<_>) =
-        keymap::of(app.view).filter(hints).partition(|binding| binding.action.acts());
+        keymap::of(app.keys, app.view).filter(hints).partition(|binding| binding.action.acts());
     let is_live = app.run().is_some_and(RunModel::takes_commands);
-    let quit: Vec<_> = keymap::binding(app.view, Action::Quit).into_iter().collect();
+    let quit: Vec<_> = keymap::binding(app.keys, app.view, Action::Quit).into_iter().collect();
     let room = usize::from(area.width).saturating_sub(1);
     let tail = len(&quit) + 2;
     // Acting has up to two fifths of the line; what looks has the rest.
@@ -44,6 +48,21 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         for binding in group {
             x = hint(binding, after(area, x), buffer, hits, style, app.theme.dim);
         }
+    }
+}
+
+/// Whether a key that holds everywhere has something to act on in a view.
+fn does_something(view: ViewId, action: Action) -> bool {
+    use ViewId::{Compare, Logs, Rank, Runs, Switches, System, Train};
+    match action {
+        Action::Filter => matches!(view, Compare | Logs | Runs),
+        Action::Right => !matches!(view, Logs | Runs),
+        Action::ZoomIn | Action::ZoomReset | Action::CycleX => {
+            matches!(view, Train | Compare | Switches | Rank | System)
+        }
+        Action::Smoother | Action::LinkCursor => matches!(view, Train | Compare | System),
+        Action::LogY => matches!(view, Train | Compare),
+        _ => true,
     }
 }
 

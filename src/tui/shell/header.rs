@@ -92,7 +92,8 @@ pub fn tabs(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
 fn names(app: &App) -> Vec<String> {
     if app.view == ViewId::Runs {
         let live = app.browser.iter().filter(|run| run.status.is_live()).count();
-        return vec![format!("{} runs", app.browser.len()), format!("{live} live")];
+        let noun = if app.browser.len() == 1 { "run" } else { "runs" };
+        return vec![format!("{} {noun}", app.browser.len()), format!("{live} live")];
     }
     let Some(run) = app.run() else { return vec!["preparing".into()] };
     let what = &run.summary.run;

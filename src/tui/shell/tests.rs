@@ -100,3 +100,36 @@ fn a_replay_stands_in_the_header_and_no_key_acts_on_it() {
     assert!(first.contains("REPLAY ×2") && !first.contains("LIVE"), "{first}");
     assert!(!last.contains("P pause"), "{last}");
 }
+
+#[test]
+fn hints_are_of_keys_that_do_something_in_the_view() {
+    let mut app = fixture::app(Theme::default());
+    let mut footer = |view| {
+        app.view = view;
+        page::text(&page::draw(&app, 220, 40)).lines().last().unwrap().to_owned()
+    };
+    for view in ViewId::ALL {
+        let hints = footer(view);
+        let has_filter = matches!(view, ViewId::Compare | ViewId::Logs | ViewId::Runs);
+        assert_eq!(hints.contains("/ filter"), has_filter, "{hints}");
+    }
+    assert!(footer(ViewId::Train).contains("+ zoom") && !footer(ViewId::Logs).contains("+ zoom"));
+    assert!(!footer(ViewId::Rank).contains("y log y"));
+}
+
+#[test]
+fn an_alert_is_shown_with_its_whole_remedy_or_without_it() {
+    let mut app = fixture::app(Theme::default());
+    let (alert, _) = app.alert().unwrap();
+    let remedy = alert.what.remedy.clone();
+    assert!(!remedy.is_empty());
+    app.notice = None;
+    let mut line = |width| {
+        let text = page::text(&page::draw(&app, width, 30));
+        text.lines().find(|line| line.contains("jump")).map(str::to_owned)
+    };
+    assert!(line(300).unwrap().contains(&remedy));
+    let first = remedy.split(' ').next().unwrap();
+    let narrow = line(100).unwrap();
+    assert!(narrow.contains(&remedy) || !narrow.contains(&format!("· {first}")), "{narrow}");
+}

@@ -5,16 +5,31 @@ use ratatui::layout::{Position, Rect};
 
 use crate::tui::action::Action;
 use crate::tui::app::Msg;
-use crate::tui::views::Hits;
+use crate::tui::plot::AxisRange;
+use crate::tui::views::{Hits, place_in as place};
 
-/// Columns that a drag has to go for one step of the pan.
+/// Columns that a drag beside a chart has to go for one step of the pan.
 const DRAG_COLUMNS: u16 = 4;
+/// Columns that are swept over at least; less is a slip of a click.
+const SWEEP_COLUMNS: u16 = 2;
 
 /// A drag that is under way.
 #[derive(Debug, Clone, Copy, Default)]
+enum Drag {
+    #[default]
+    None,
+    /// Of a panel that is no chart: the column from which the next step is counted.
+    Steps(u16),
+    /// Of a chart with the left button: its columns, and the column where the mouse was last. The chart goes along.
+    Pan(u16, u16),
+    /// Over a chart with the right button: the chart, its axis, and the column where it began. The chart zooms in.
+    Sweep(Rect, AxisRange, u16),
+}
+
+/// What the mouse is doing.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Mouse {
-    /// The column from which the next step is counted.
-    from: Option<u16>,
+    drag: Drag,
 }
 
 impl Mouse {
@@ -22,39 +37,59 @@ impl Mouse {
     pub fn message(&mut self, event: MouseEvent, hits: &Hits, has_overlay: bool) -> Option<Msg> {
         let at = Position { x: event.column, y: event.row };
         let panel = || hits.panels.iter().rev().find(|(area, _)| area.contains(at));
+        let chart = || hits.charts.iter().rev().find(|(area, _)| area.contains(at) && !has_overlay);
         match event.kind {
             MouseEventKind::Down(MouseButton::Left) => {
-                self.from = None;
+                self.drag = Drag::None;
                 // What was drawn last lies on top.
                 if let Some((_, action)) =
                     hits.actions.iter().rev().find(|(area, _)| area.contains(at))
                 {
                     return Some(Msg::Act(*action));
                 }
-                if !has_overlay && let Some(place) = hits.place(event.column, event.row) {
-                    self.from = Some(event.column);
+                if let Some((area, range)) = chart() {
+                    self.drag = Drag::Pan(area.width, event.column);
                     let number = panel().map(|(_, number)| *number);
-                    return Some(Msg::At(number, place));
+                    return place(*area, *range, event.column).map(|place| Msg::At(number, place));
                 }
                 let (area, number) = panel()?;
-                self.from = Some(event.column);
+                self.drag = Drag::Steps(event.column);
                 let Rect { x, y, .. } = *area;
                 Some(Msg::Click(*number, event.column - x, event.row - y))
             }
-            MouseEventKind::Drag(MouseButton::Left) => {
-                let from = self.from?;
-                if event.column.abs_diff(from) < DRAG_COLUMNS {
-                    return None;
-                }
-                self.from = Some(event.column);
-                // The paper follows the hand: to the right means earlier.
-                let is_right = event.column > from;
-                Some(Msg::Act(if is_right { Action::PanLeft } else { Action::PanRight }))
-            }
-            MouseEventKind::Up(_) => {
-                self.from = None;
+            MouseEventKind::Down(MouseButton::Right) => {
+                self.drag = chart()
+                    .map_or(Drag::None, |(area, range)| Drag::Sweep(*area, *range, event.column));
                 None
             }
+            MouseEventKind::Drag(MouseButton::Left) => match self.drag {
+                // The paper follows the hand: to the right means earlier.
+                Drag::Pan(width, from) if event.column != from => {
+                    self.drag = Drag::Pan(width, event.column);
+                    let columns = f64::from(event.column) - f64::from(from);
+                    Some(Msg::Pan(columns / f64::from(width.max(1))))
+                }
+                Drag::Steps(from) if event.column.abs_diff(from) >= DRAG_COLUMNS => {
+                    self.drag = Drag::Steps(event.column);
+                    let is_right = event.column > from;
+                    Some(Msg::Act(if is_right { Action::PanLeft } else { Action::PanRight }))
+                }
+                _ => None,
+            },
+            MouseEventKind::Drag(MouseButton::Right) => match self.drag {
+                // The cursor shows where the stretch will end.
+                Drag::Sweep(area, range, _) => {
+                    place(area, range, event.column).map(|place| Msg::At(None, place))
+                }
+                _ => None,
+            },
+            MouseEventKind::Up(_) => match std::mem::take(&mut self.drag) {
+                Drag::Sweep(area, range, from) if event.column.abs_diff(from) >= SWEEP_COLUMNS => {
+                    let of = |column| place(area, range, column);
+                    Some(Msg::Sweep(of(from)?, of(event.column)?))
+                }
+                _ => None,
+            },
             MouseEventKind::ScrollUp | MouseEventKind::ScrollDown => {
                 let is_up = event.kind == MouseEventKind::ScrollUp;
                 if has_overlay || panel().is_none() {
@@ -70,7 +105,6 @@ impl Mouse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tui::plot::AxisRange;
     use ratatui::crossterm::event::KeyModifiers;
 
     fn event(kind: MouseEventKind, column: u16, row: u16) -> MouseEvent {
@@ -99,5 +133,31 @@ mod tests {
         assert!(matches!(act(drag, 8, 4), Some(Msg::Act(Action::PanRight))));
         assert!(matches!(act(MouseEventKind::ScrollUp, 3, 3), Some(Msg::Act(Action::ZoomIn))));
         assert!(act(MouseEventKind::ScrollUp, 60, 3).is_none());
+    }
+
+    #[test]
+    fn a_chart_goes_along_with_the_left_button_and_zooms_with_the_right_one() {
+        let hits = Hits {
+            actions: Vec::new(),
+            panels: vec![(Rect::new(0, 0, 60, 12), 0)],
+            charts: vec![(Rect::new(10, 2, 40, 8), AxisRange::new(0.0, 800.0, false))],
+        };
+        let mut mouse = Mouse::default();
+        let mut act = |kind, x| mouse.message(event(kind, x, 4), &hits, false);
+        let (left, right) = (MouseButton::Left, MouseButton::Right);
+        assert!(matches!(act(MouseEventKind::Down(left), 20), Some(Msg::At(Some(0), 210.0))));
+        assert!(act(MouseEventKind::Drag(left), 20).is_none());
+        assert!(matches!(act(MouseEventKind::Drag(left), 24), Some(Msg::Pan(0.1))));
+        assert!(matches!(act(MouseEventKind::Drag(left), 20), Some(Msg::Pan(-0.1))));
+        assert!(act(MouseEventKind::Up(left), 20).is_none());
+        assert!(act(MouseEventKind::Drag(left), 30).is_none(), "the button is up");
+        assert!(act(MouseEventKind::Down(right), 30).is_none());
+        assert!(matches!(act(MouseEventKind::Drag(right), 40), Some(Msg::At(None, 610.0))));
+        let Some(Msg::Sweep(from, to)) = act(MouseEventKind::Up(right), 70) else { panic!() };
+        assert_eq!((from.round(), to.round()), (410.0, 790.0), "the edge, where it goes beyond");
+        assert!(act(MouseEventKind::Down(right), 30).is_none());
+        assert!(act(MouseEventKind::Up(right), 31).is_none(), "a click is no stretch");
+        assert!(act(MouseEventKind::Down(right), 2).is_none());
+        assert!(act(MouseEventKind::Up(right), 30).is_none(), "it begins in a chart");
     }
 }

@@ -26,9 +26,9 @@ use crate::tui::app::{App, Msg, Overlay};
 use crate::tui::source::WAITING;
 use crate::tui::views::{self, Hits};
 
-/// Frames of data a second, and over a slow line.
+/// Frames of data a second, and over a slow line or on battery.
 const HZ: u32 = 10;
-const HZ_REMOTE: u32 = 4;
+const HZ_SPARING: u32 = 4;
 /// How often a live run's clock moves.
 const CLOCK: Duration = Duration::from_secs(1);
 /// How often a process in the background looks whether it was brought back.
@@ -45,15 +45,20 @@ pub struct Options {
     pub has_mouse: bool,
     /// Frames of data a second.
     pub hz: u32,
+    /// Whether the bell sounds when something happened.
+    pub rings: bool,
+    /// Whether the terminal is asked to show a message then.
+    pub notifies: bool,
 }
 
 impl Options {
-    /// What fits the environment: fewer frames over ssh.
-    pub fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
+    /// What fits the environment: fewer frames over ssh and on battery.
+    pub fn of(variable: impl Fn(&str) -> Option<String>, is_on_battery: bool) -> Self {
         let is_remote = ["SSH_CONNECTION", "SSH_TTY", "MOSH_CONNECTION"]
             .iter()
             .any(|name| variable(name).is_some());
-        Self { has_mouse: true, hz: if is_remote { HZ_REMOTE } else { HZ } }
+        let hz = if is_remote || is_on_battery { HZ_SPARING } else { HZ };
+        Self { has_mouse: true, hz, rings: false, notifies: false }
     }
 }
 
@@ -80,8 +85,8 @@ pub trait Host {
     fn start_again(&mut self, run: &Path) -> Result<String>;
     /// Moves a run to the trash.
     fn trash(&mut self, run: &Path) -> Result<String>;
-    /// Writes what the panel in focus shows to files; `screen` draws it.
-    fn export(&mut self, app: &App) -> Result<String>;
+    /// Writes what the panel in focus shows to files, or the whole view.
+    fn export(&mut self, app: &App, is_view: bool) -> Result<String>;
 }
 
 /// Draws `app` until the user is done. `start` gets the feed before the first frame; it opens runs, here or on
@@ -132,6 +137,7 @@ struct Screen<'a> {
     hits: Hits,
     mouse: Mouse,
     clock: Instant,
+    options: Options,
     can_panic: bool,
 }
 
@@ -157,6 +163,7 @@ impl<'a> Screen<'a> {
             hits: Hits::default(),
             mouse: Mouse::default(),
             clock: Instant::now(),
+            options,
             can_panic: std::env::var_os(PANIC_VARIABLE).is_some(),
         })
     }
@@ -168,8 +175,8 @@ impl<'a> Screen<'a> {
             let due = self.budget.due_in(now);
             if due == Some(Duration::ZERO) {
                 self.app.update(Msg::Tick(now_ms()));
-                self.painter.frame(self.app, &mut self.hits)?;
-                self.budget.drawn(Instant::now());
+                let bytes = self.painter.frame(self.app, &mut self.hits)?;
+                self.budget.drawn(Instant::now(), bytes);
                 // Long series are smoothed over several frames. A key that came meanwhile goes first.
                 if self.app.runs.iter().filter(|run| run.take_is_behind()).count() > 0 {
                     self.budget.soil(Dirt::Input);
@@ -312,11 +319,18 @@ impl<'a> Screen<'a> {
                 self.painter.send(sequence.as_bytes())?;
                 Ok(Some("copied, if the terminal allows it (OSC 52)".into()))
             }
+            Effect::Notify(words) => {
+                let bytes = notification(self.options, &words);
+                if !bytes.is_empty() {
+                    self.painter.send(bytes.as_bytes())?;
+                }
+                return Ok(None);
+            }
             Effect::Preview(path) => {
                 self.feed.preview(path);
                 return Ok(None);
             }
-            Effect::Export => self.host.export(self.app).map(Some),
+            Effect::Export(is_view) => self.host.export(self.app, is_view).map(Some),
             Effect::Open(path) => self.open(&path).map(|()| None),
             Effect::OpenBeside(path) => {
                 self.feed.open_here(&RunDir::at(&path), self.app).map(|_| None)
@@ -373,11 +387,45 @@ impl<'a> Screen<'a> {
     }
 }
 
+/// What the terminal is sent when something happened: its bell, a message.
+fn notification(options: Options, words: &str) -> String {
+    let mut bytes = String::new();
+    if options.notifies {
+        let words = crate::report::text::printable(words).replace('\n', " ");
+        bytes += &format!("\x1b]9;{words}\x1b\\");
+    }
+    if options.rings {
+        bytes.push('\x07');
+    }
+    bytes
+}
+
 /// Whether the terminal listens to this process's group.
 fn is_foreground() -> bool {
     match rustix::termios::tcgetpgrp(std::io::stdin()) {
         Ok(group) => group == rustix::process::getpgrp(),
         // Without a terminal there is nothing to wait for; the next write will say so.
         Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notification_is_a_message_and_a_bell_for_those_who_want_them() {
+        let of = |rings, notifies| {
+            let options = Options { rings, notifies, ..Options::of(|_| None, false) };
+            notification(options, "run\x1b]0;x\x07 finished")
+        };
+        assert_eq!(of(false, false), "");
+        assert_eq!(of(true, false), "\x07");
+        let both = of(true, true);
+        assert!(
+            both.starts_with("\x1b]9;run") && both.ends_with(" finished\x1b\\\x07"),
+            "{both:?}"
+        );
+        assert_eq!(both.matches(['\x1b', '\x07']).count(), 3, "what a run says sends nothing else");
     }
 }

@@ -13,6 +13,7 @@ use crate::tui::action::{Action, Effect, ViewId};
 use crate::tui::app::App;
 use crate::tui::filter;
 use crate::tui::model::Metric;
+use crate::tui::sheet::Sheet;
 
 pub mod groups;
 mod lines;
@@ -23,7 +24,7 @@ use rows::Column;
 /// The chart.
 const CHART: usize = 0;
 /// The table.
-const TABLE: usize = 1;
+pub(super) const TABLE: usize = 1;
 /// Lines on a chart: more cannot be told apart.
 const MOST_LINES: usize = 12;
 
@@ -99,7 +100,7 @@ fn passing(app: &App) -> Vec<usize> {
 }
 
 /// Places of the runs on the chart.
-fn shown(app: &App) -> Vec<usize> {
+pub(super) fn shown(app: &App) -> Vec<usize> {
     let mut shown = passing(app);
     shown.retain(|place| !app.compare.hidden.contains(place));
     shown.truncate(MOST_LINES);
@@ -157,6 +158,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
             let is_log = is_log_y(app);
             app.axes.log_y.insert(app.compare.metric, !is_log);
         }
+        Action::LockY => lines::flip_lock(app),
         Action::Open if state.selected < app.runs.len() => {
             app.active = state.selected;
             app.view = ViewId::Train;
@@ -165,7 +167,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Back if !state.filter.is_empty() => state.filter.clear(),
         Action::Back | Action::End => app.axes.cursor = None,
         Action::Copy => return vec![Effect::Copy(rows::text(app))],
-        Action::Export => return vec![Effect::Export],
+        Action::Export => return vec![Effect::Export(false)],
         _ => {}
     }
     Vec::new()
@@ -243,6 +245,15 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         put(&rows::last_line(app), theme.dim, theme, last, buffer);
     }
     plain(theme, area, buffer);
+}
+
+/// The table as rows for files.
+pub(super) fn sheet(app: &App) -> Sheet {
+    let text = rows::text(app);
+    let mut lines = text.lines().map(|line| line.split('\t'));
+    let columns = lines.next().map(|names| names.map(str::to_owned).collect()).unwrap_or_default();
+    let rows = lines.map(|cells| cells.map(|cell| cell.trim().into()).collect()).collect();
+    Sheet { columns, rows }
 }
 
 /// Where chart, table and last line stand; what has no room is empty.

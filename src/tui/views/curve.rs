@@ -19,6 +19,9 @@ const SAMPLED: usize = 4096;
 /// How far a key moves the cursor: this part of the rows that are shown.
 const CURSOR_STEPS: usize = 100;
 
+/// Places and values of a line.
+type Points = Vec<(f64, f64)>;
+
 /// What a chart shows.
 #[derive(Clone, Copy)]
 pub struct Curve<'a> {
@@ -49,6 +52,18 @@ pub fn is_log_y(app: &App, metric: Metric) -> bool {
 pub fn flip_log_y(app: &mut App, metric: Metric) {
     let is_log = is_log_y(app, metric);
     app.axes.log_y.insert(metric, !is_log);
+}
+
+/// Holds the vertical range of a metric as it is, or lets it follow again.
+pub fn flip_lock(app: &mut App, metric: Metric, is_main: bool) {
+    if app.axes.y_locks.remove(&metric).is_some() {
+        return;
+    }
+    let Some(run) = app.run() else { return };
+    let curve = Curve { app, run, place: app.active, metric, is_focused: false, is_main };
+    if let Some(range) = curve.free_y_range() {
+        app.axes.y_locks.insert(metric, (range.low, range.high));
+    }
 }
 
 /// Whether places on an axis are seconds.
@@ -198,19 +213,12 @@ impl Curve<'_> {
         let undone: Vec<_> =
             self.run.undone(self.metric).map(|table| draw(table, half_life)).collect();
         let symbols = self.symbols(x);
-
-        let seen = |points: &[(f64, f64)]| -> Vec<f64> {
-            points.iter().filter(|(place, _)| x.contains(*place)).map(|(_, value)| *value).collect()
-        };
-        let lines = raw.iter().chain(&smooth).chain(&undone);
-        let mut values: Vec<f64> = lines.flat_map(|points| seen(points)).collect();
-        let y = if axes.ignores_outliers {
-            let sampled = sampled(table, self.metric.column(), axes.x, x);
-            AxisRange::around_most(sampled, is_log)
-        } else {
-            values.extend(symbols.iter().map(|symbol| symbol.y));
-            AxisRange::around(values, is_log)
-        };
+        let y =
+            axes.y_locks.get(&self.metric).map(|(low, high)| AxisRange::new(*low, *high, is_log));
+        let y = y.or_else(|| {
+            let lines: Vec<&Points> = raw.iter().chain(&smooth).chain(&undone).collect();
+            self.y_range(x, &lines, &symbols)
+        });
         let mut chart = Chart::new(theme, x, y.unwrap_or(AxisRange::new(0.0, 1.0, false)));
         let color = theme.series(self.place);
         for points in &undone {
@@ -242,6 +250,38 @@ impl Curve<'_> {
         }
     }
 
+    /// The vertical range that holds what is drawn in a stretch of the axis.
+    fn y_range(&self, x: AxisRange, lines: &[&Points], symbols: &[Symbol]) -> Option<AxisRange> {
+        let (app, is_log) = (self.app, is_log_y(self.app, self.metric));
+        if app.axes.ignores_outliers {
+            let table = self.run.table(self.metric);
+            let sampled = sampled(table, self.metric.column(), app.axes.x, x);
+            return AxisRange::around_most(sampled, is_log);
+        }
+        let points = lines.iter().flat_map(|points| points.iter());
+        let seen = points.filter(|(place, _)| x.contains(*place)).map(|(_, value)| *value);
+        AxisRange::around(seen.chain(symbols.iter().map(|symbol| symbol.y)), is_log)
+    }
+
+    /// The vertical range that it is drawn with where none is held.
+    fn free_y_range(&self) -> Option<AxisRange> {
+        let axes = &self.app.axes;
+        let (x, table) = (x_range(self.app, self.run), self.run.table(self.metric));
+        // Of each dot the extremes are kept, so that any number of dots has the same range.
+        let draw = |table: &Table, half_life| {
+            let range = x.low..x.high;
+            table.draw_smooth(self.metric.column(), axes.x, half_life, range, 64, x.is_log)
+        };
+        let half_life = axes.half_life.filter(|_| !is_evaluated(self.metric));
+        let mut lines = vec![draw(table, half_life)];
+        if axes.shows_raw {
+            lines.push(draw(table, None));
+        }
+        lines.extend(self.run.undone(self.metric).map(|table| draw(table, half_life)));
+        let lines: Vec<&Points> = lines.iter().collect();
+        self.y_range(x, &lines, &self.symbols(x))
+    }
+
     /// Evaluations over the training loss.
     fn symbols(&self, x: AxisRange) -> Vec<Symbol> {
         if !self.is_main || self.metric != Metric::Loss {
@@ -266,6 +306,9 @@ impl Curve<'_> {
         }
         if is_log_y(app, self.metric) {
             spans.push(Span::styled("  y:log", theme.dim));
+        }
+        if app.axes.y_locks.contains_key(&self.metric) {
+            spans.push(Span::styled("  y:held", theme.key));
         }
         if self.is_main {
             let log = if app.axes.log_x { " log" } else { "" };

@@ -9,7 +9,7 @@ use ratatui::layout::Rect;
 use crate::tui::action::{Effect, ViewId};
 use crate::tui::app::{App, Overlay};
 use crate::tui::edit::Line;
-use crate::tui::keymap::{self, Binding};
+use crate::tui::keymap::{self, Binding, Keymap};
 
 /// Width of the column with the keys.
 const KEYS_WIDTH: u16 = 13;
@@ -26,8 +26,8 @@ pub struct State {
 }
 
 /// The entries that fit what is searched for, best first; all in the order of the table without a search.
-pub fn entries(view: ViewId, search: &str) -> Vec<&'static Binding> {
-    let all = keymap::of(view);
+pub fn entries(keys: Keymap, view: ViewId, search: &str) -> Vec<&'static Binding> {
+    let all = keymap::of(keys, view);
     if search.trim().is_empty() {
         let (acts, looks): (Vec<_>, Vec<_>) = all.partition(|binding| binding.action.acts());
         return looks.into_iter().chain(acts).collect();
@@ -48,11 +48,11 @@ pub fn entries(view: ViewId, search: &str) -> Vec<&'static Binding> {
 
 /// A key was pressed while it is open.
 pub fn press(app: &mut App, mut state: State, key: KeyEvent) -> Vec<Effect> {
-    let last = entries(app.view, state.line.text()).len().saturating_sub(1);
+    let last = entries(app.keys, app.view, state.line.text()).len().saturating_sub(1);
     match key.code {
         KeyCode::Esc => return Vec::new(),
         KeyCode::Enter => {
-            let entry = entries(app.view, state.line.text()).get(state.selected).copied();
+            let entry = entries(app.keys, app.view, state.line.text()).get(state.selected).copied();
             return entry.map_or_else(Vec::new, |entry| app.act(entry.action));
         }
         KeyCode::Up => state.selected = state.selected.saturating_sub(1),
@@ -78,7 +78,7 @@ pub fn draw(app: &App, state: &State, area: Rect, buffer: &mut Buffer) {
         return;
     }
     super::palette::prompt(app, &state.line, area, buffer);
-    let found = entries(app.view, state.line.text());
+    let found = entries(app.keys, app.view, state.line.text());
     let is_search = !state.line.text().trim().is_empty();
     // Rows of text: headings between what looks and what acts, where nothing is searched for.
     let mut rows: Vec<Result<(usize, &Binding), &str>> = Vec::new();

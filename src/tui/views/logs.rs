@@ -13,6 +13,7 @@ use crate::tui::app::App;
 use crate::tui::model::RunModel;
 use crate::tui::plot::Panel;
 use crate::tui::plot::pen::{Pen, shortened};
+use crate::tui::sheet::Sheet;
 
 mod entries;
 mod samples;
@@ -20,7 +21,7 @@ mod samples;
 pub use entries::Entry;
 
 const LOG: usize = 0;
-const SAMPLES: usize = 1;
+pub(super) const SAMPLES: usize = 1;
 const PANELS: usize = 2;
 
 /// Rows that a page moves by.
@@ -74,7 +75,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Wrap => app.logs.is_wrapped = !app.logs.is_wrapped,
         Action::Diff => app.logs.shows_diff = !app.logs.shows_diff,
         Action::Follow => app.logs.selected = None,
-        Action::Export => return vec![Effect::Export],
+        Action::Export => return vec![Effect::Export(false)],
         Action::Maximise => app.is_maximised = !app.is_maximised,
         _ if app.logs.focus == SAMPLES => return samples::update(app, action),
         Action::Up => step(app, -1),
@@ -164,6 +165,17 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     frame::plain(&app.theme, area, buffer);
 }
 
+/// The messages that are shown, as rows for files.
+pub(super) fn sheet(app: &App, run: &RunModel) -> Sheet {
+    let mut sheet = Sheet::new(&["ts_ms", "step", "level", "source", "text"]);
+    for entry in entries::shown(run, &app.logs) {
+        let (at, level) = (entry.at, entry.level.word());
+        let source = entry.source.into();
+        sheet.row([at.ts_ms.into(), at.step.into(), level.into(), source, entry.text.into()]);
+    }
+    sheet
+}
+
 /// The log above, samples below; without samples the log has all.
 fn layout(app: &App, run: &RunModel, area: Rect) -> Vec<(usize, Rect)> {
     if app.is_maximised {
@@ -182,7 +194,8 @@ fn layout(app: &App, run: &RunModel, area: Rect) -> Vec<(usize, Rect)> {
 fn log(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &mut Buffer) {
     let (theme, state) = (&app.theme, &app.logs);
     let all = entries::all(run);
-    let shown: Vec<&Entry> = all.iter().filter(|entry| entries::passes(entry, state)).collect();
+    let wanted = entries::Wanted::of(state);
+    let shown: Vec<&Entry> = all.iter().filter(|entry| wanted.passes(entry)).collect();
     let mut title = vec![Span::styled("log", theme.title)];
     let level = state.level.unwrap_or(Level::Info);
     title.push(Span::styled(
@@ -192,6 +205,9 @@ fn log(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &mut Buf
     if !state.filter.is_empty() {
         title
             .push(Span::styled(format!("  filter: {}", text::printable(&state.filter)), theme.key));
+    }
+    if let Some(wrong) = &wanted.wrong {
+        title.push(Span::styled(format!("  ({wrong})"), theme.warn));
     }
     let follow = if state.selected.is_none() { "  following" } else { "  f: follow" };
     title.push(Span::styled(follow, theme.dim));

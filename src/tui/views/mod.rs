@@ -22,6 +22,7 @@ pub mod palette;
 mod pictures;
 pub mod rank;
 pub mod runs;
+pub mod sheets;
 pub mod switches;
 pub mod system;
 pub mod train;
@@ -42,9 +43,15 @@ impl Hits {
     pub fn place(&self, x: u16, y: u16) -> Option<f64> {
         let at = ratatui::layout::Position::new(x, y);
         let (plot, range) = self.charts.iter().rev().find(|(plot, _)| plot.contains(at))?;
-        let share = (f64::from(x - plot.x) + 0.5) / f64::from(plot.width.max(1));
-        Some(range.at(share)).filter(|place| place.is_finite())
+        place_in(*plot, *range, x)
     }
+}
+
+/// The place of a column on the axis of a chart; beyond its cells, that of its edge.
+pub fn place_in(plot: Rect, range: AxisRange, column: u16) -> Option<f64> {
+    let column = column.min(plot.right().saturating_sub(1)).saturating_sub(plot.x);
+    let share = (f64::from(column) + 0.5) / f64::from(plot.width.max(1));
+    Some(range.at(share)).filter(|place| place.is_finite())
 }
 
 /// Gives an action to the view on the screen.

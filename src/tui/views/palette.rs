@@ -81,7 +81,7 @@ pub fn parse(app: &App, line: &str) -> Result<Meaning, String> {
         "exit" => "quit",
         name => name,
     };
-    let Some(binding) = keymap::of(app.view).find(|binding| binding.name == name) else {
+    let Some(binding) = keymap::of(app.keys, app.view).find(|binding| binding.name == name) else {
         return match settings::live(name) {
             Some(key) => Err(format!("{key} to what? write `{name} = VALUE` or `{name} *= 0.5`")),
             None => Err(format!("`{name}` is no command; Tab shows what there is")),
@@ -164,7 +164,7 @@ pub fn suggestions(app: &App, typed: &str) -> Vec<Suggestion> {
         }
     }
     if word == typed {
-        let named = keymap::of(app.view).filter(|binding| binding.name.starts_with(word));
+        let named = keymap::of(app.keys, app.view).filter(|binding| binding.name.starts_with(word));
         found.extend(
             named
                 .map(|binding| Suggestion { line: binding.name.into(), help: binding.help.into() }),

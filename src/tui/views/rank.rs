@@ -17,7 +17,7 @@ use measured::{Grid, MATRICES, Measure, steps};
 /// Layers by block and kind.
 const FIELD: usize = 0;
 /// Singular values of the selected layer.
-const SPECTRUM: usize = 1;
+pub(super) const SPECTRUM: usize = 1;
 /// Its rank over time.
 const TIME: usize = 2;
 /// All runs at equal tokens.
@@ -32,10 +32,8 @@ pub struct State {
     pub matrix: usize,
     /// Which rank.
     pub measure: Measure,
-    /// The block under the cursor.
-    pub row: usize,
-    /// The kind of layer under the cursor.
-    pub column: usize,
+    /// The block and the kind of layer under the cursor; none: the first layer that was measured.
+    pub cell: Option<(usize, usize)>,
     /// The update that is looked at; none: the newest measurement.
     pub at: Option<u64>,
     /// The update that spectra are compared with; none: the first measurement.
@@ -64,24 +62,34 @@ fn looked_at(app: &App) -> Option<u64> {
     Some(steps.iter().rev().copied().find(|step| *step <= wanted).unwrap_or(steps[0]))
 }
 
+/// The row and the column under the cursor, inside the field.
+fn cell(app: &App, grid: &Grid) -> (usize, usize) {
+    let (row, column) = app.rank.cell.or_else(|| grid.first()).unwrap_or((0, 0));
+    let last = |count: usize| count.saturating_sub(1);
+    (row.min(last(grid.rows.len())), column.min(last(grid.columns.len())))
+}
+
 /// What an action changes here.
 pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
     let grid = app.run().zip(looked_at(app)).map(|(run, at)| Grid::of(run, matrix(app), at));
     let (rows, columns) =
-        grid.map_or((1, 1), |grid| (grid.rows.len().max(1), grid.columns.len().max(1)));
+        grid.as_ref().map_or((1, 1), |grid| (grid.rows.len().max(1), grid.columns.len().max(1)));
+    let (row, column) = grid.as_ref().map_or((0, 0), |grid| cell(app, grid));
     let state = &mut app.rank;
-    (state.row, state.column) = (state.row.min(rows - 1), state.column.min(columns - 1));
+    let mut go_to = |row: usize, column: usize| {
+        state.cell = Some((row.min(rows - 1), column.min(columns - 1)));
+    };
     match action {
         Action::NextPanel => state.focus = (state.focus + 1) % 4,
         Action::PrevPanel => state.focus = (state.focus + 3) % 4,
-        Action::Up => state.row = state.row.saturating_sub(1),
-        Action::Down => state.row = (state.row + 1).min(rows - 1),
-        Action::PageUp => state.row = state.row.saturating_sub(8),
-        Action::PageDown => state.row = (state.row + 8).min(rows - 1),
-        Action::Left => state.column = state.column.saturating_sub(1),
-        Action::Right => state.column = (state.column + 1).min(columns - 1),
-        Action::Home => (state.row, state.column) = (0, 0),
-        Action::End => (state.row, state.column) = (rows - 1, columns - 1),
+        Action::Up => go_to(row.saturating_sub(1), column),
+        Action::Down => go_to(row + 1, column),
+        Action::PageUp => go_to(row.saturating_sub(8), column),
+        Action::PageDown => go_to(row + 8, column),
+        Action::Left => go_to(row, column.saturating_sub(1)),
+        Action::Right => go_to(row, column + 1),
+        Action::Home => go_to(0, 0),
+        Action::End => go_to(rows - 1, columns - 1),
         Action::NextMetric => state.measure = state.measure.next(),
         Action::NextMatrix => next_matrix(app),
         Action::Earlier => go(app, -1),
@@ -97,7 +105,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
             app.rank.is_playing = steps.len() > 1;
         }
         Action::Back => (state.at, state.earlier, state.is_playing) = (None, None, false),
-        Action::Export => return vec![Effect::Export],
+        Action::Export => return vec![Effect::Export(false)],
         _ => {}
     }
     Vec::new()
@@ -107,7 +115,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
 pub fn pick(app: &mut App, place: usize) {
     app.rank.focus = FIELD;
     if let Some(cell) = place.checked_sub(super::ROW) {
-        (app.rank.row, app.rank.column) = (cell / field::MOST_COLUMNS, cell % field::MOST_COLUMNS);
+        app.rank.cell = Some((cell / field::MOST_COLUMNS, cell % field::MOST_COLUMNS));
     }
 }
 
@@ -253,10 +261,23 @@ mod tests {
         for action in [Action::End, Action::Down, Action::Right, Action::PageDown] {
             update(&mut app, action);
         }
-        assert_eq!((app.rank.row, app.rank.column), (3, 6));
+        assert_eq!(app.rank.cell, Some((3, 6)));
         app.active = 4;
         app.runs[4].ranks.clear();
         update(&mut app, Action::Left);
-        assert_eq!((app.rank.row, app.rank.column), (0, 0));
+        assert_eq!(app.rank.cell, Some((0, 0)));
+    }
+
+    #[test]
+    fn the_view_opens_on_a_layer_that_was_measured() {
+        let mut app = fixture::app(Theme::default());
+        let at = looked_at(&app).unwrap();
+        let grid = |app: &App| cell(app, &Grid::of(&app.runs[0], "change", at));
+        assert_eq!(grid(&app), (0, 0));
+        let first = Grid::of(&app.runs[0], "change", at).get(2, 3).unwrap().what.layer.clone();
+        app.runs[0].ranks.retain(|rank| rank.what.layer == first || rank.what.matrix != "change");
+        assert_eq!(grid(&app), (2, 3), "rows and columns stand in the order of the network");
+        update(&mut app, Action::Left);
+        assert_eq!(grid(&app), (2, 2), "from there the cursor goes anywhere");
     }
 }

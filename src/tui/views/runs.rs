@@ -16,6 +16,7 @@ use crate::tui::filter;
 use crate::tui::model::Preview;
 use crate::tui::plot::table::{Cell, Column, Table};
 use crate::tui::plot::{AxisRange, Chart, Line};
+use crate::tui::sheet::Sheet;
 
 use super::compare::groups::difference;
 
@@ -66,6 +67,28 @@ impl Default for State {
             previews: HashMap::new(),
         }
     }
+}
+
+/// The list as rows for files.
+pub(super) fn sheet(app: &App) -> Sheet {
+    let mut sheet = Sheet::new(&[
+        "name", "method", "model", "rank", "seed", "state", "step", "loss", "val_loss", "path",
+    ]);
+    for run in listed(app) {
+        sheet.row([
+            run.name.clone().into(),
+            run.method.clone().into(),
+            run.model.clone().into(),
+            run.rank.into(),
+            run.seed.into(),
+            run.status.word().into(),
+            run.step.into(),
+            run.loss.into(),
+            run.eval.map(|eval| eval.loss).into(),
+            run.path.display().to_string().into(),
+        ]);
+    }
+    sheet
 }
 
 /// Runs that the filter lets through, in the order of the list.
@@ -155,7 +178,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Diff => app.list.shows_diff = !app.list.shows_diff,
         Action::Back if app.list.shows_diff => app.list.shows_diff = false,
         Action::Back => app.list.filter.clear(),
-        Action::Export => return vec![Effect::Export],
+        Action::Export => return vec![Effect::Export(false)],
         _ => {}
     }
     let Some(run) = run else { return Vec::new() };

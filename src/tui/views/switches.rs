@@ -19,7 +19,7 @@ use cells::Kind;
 /// Layers over updates.
 const FIELD: usize = 0;
 /// All runs, a line each.
-const LANES: usize = 1;
+pub(super) const LANES: usize = 1;
 
 /// Whose vectors are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -170,7 +170,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
                 Grouping::Kinds => Grouping::Layers,
             };
         }
-        Action::Export => return vec![Effect::Export],
+        Action::Export => return vec![Effect::Export(false)],
         _ => {}
     }
     Vec::new()

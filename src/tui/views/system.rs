@@ -17,10 +17,11 @@ use crate::tui::model::{At, Metric, RunModel};
 use crate::tui::plot::axis::AxisRange;
 use crate::tui::plot::pen::{Pen, width};
 use crate::tui::plot::{Chart, Line, bars};
+use crate::tui::sheet::Sheet;
 
-const MEMORY: usize = 0;
-const TIME: usize = 1;
-const SPEED: usize = 2;
+pub(super) const MEMORY: usize = 0;
+pub(super) const TIME: usize = 1;
+pub(super) const SPEED: usize = 2;
 const MACHINE: usize = 3;
 const PANELS: usize = 4;
 
@@ -127,7 +128,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Back => app.axes.cursor = None,
         Action::Open => app.is_maximised = true,
         Action::Copy => return copy(app).map(Effect::Copy).into_iter().collect(),
-        Action::Export => return vec![Effect::Export],
+        Action::Export => return vec![Effect::Export(false)],
         _ => {}
     }
     Vec::new()
@@ -147,6 +148,15 @@ fn copy(app: &App) -> Option<String> {
         )],
     };
     Some(lines.join("\n"))
+}
+
+/// Where the time of an update goes, as rows for files.
+pub(super) fn times_sheet(app: &App, run: &RunModel) -> Sheet {
+    let mut sheet = Sheet::new(&["part", "ms"]);
+    for (name, ms) in times(run, app.system.window) {
+        sheet.row([name.into(), ms.into()]);
+    }
+    sheet
 }
 
 /// Draws the view.
@@ -299,7 +309,8 @@ fn memory_words(app: &App, run: &RunModel, memory: &Mem) -> Vec<(String, Style)>
     let mut words = vec![(String::new(), theme.text)];
     if let Some(predicted) = memory.predicted_bytes {
         let peak = memory.peak_bytes;
-        let off = 100.0 * (predicted as f64 / peak.max(1) as f64 - 1.0);
+        // What is added takes the sign off a zero.
+        let off = (100.0 * (predicted as f64 / peak.max(1) as f64 - 1.0)).round() + 0.0;
         words.push((format!("estimated peak  {}   {off:+.0} %", bytes(predicted)), theme.dim));
     }
     if let Some(rss) = run.machine.last().and_then(|machine| machine.what.rss_bytes) {
@@ -443,6 +454,7 @@ fn note(run: &RunModel) -> String {
         machine.rss_bytes.map(|rss| format!("host {}", bytes(rss))),
         machine.cpu_cores.map(|cores| format!("{cores:.1} cores")),
         machine.disk_free_bytes.map(|free| format!("disk {} free", bytes(free))),
+        machine.battery_percent.map(|percent| format!("battery {percent} %")),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }

@@ -14,17 +14,18 @@ use crate::tui::app::App;
 use crate::tui::model::{MarkerKind, Metric, RunModel};
 use crate::tui::plot::Panel;
 use crate::tui::plot::pen::Pen;
+use crate::tui::sheet::Sheet;
 
 mod now;
 
 /// The chart of the loss.
 const MAIN: usize = 0;
 /// The numbers of now.
-const NOW: usize = 1;
+pub(super) const NOW: usize = 1;
 /// The first small chart.
 const SMALL: usize = 2;
 /// What happened last.
-const EVENTS: usize = 6;
+pub(super) const EVENTS: usize = 6;
 const PANELS: usize = 7;
 
 /// Below this there is only the large chart.
@@ -78,6 +79,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
             app.train.metrics[chart] = next(metric);
         }
         Action::LogY => curve::flip_log_y(app, metric),
+        Action::LockY => curve::flip_lock(app, metric, app.train.chart() == 0),
         Action::Left => curve::move_cursor(app, metric, -1),
         Action::Right => curve::move_cursor(app, metric, 1),
         Action::PageUp => curve::move_cursor(app, metric, -10),
@@ -87,7 +89,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Back => app.axes.cursor = None,
         Action::Open => app.is_maximised = true,
         Action::Copy => return copy(app).map(Effect::Copy).into_iter().collect(),
-        Action::Export => return vec![Effect::Export],
+        Action::Export => return vec![Effect::Export(false)],
         _ => {}
     }
     Vec::new()
@@ -110,6 +112,16 @@ fn copy(app: &App) -> Option<String> {
         return Some(format!("{} {place} {} {value}", app.axes.x.name(), metric.name()));
     }
     Some(format!("{} {}", metric.name(), run.last(metric)?))
+}
+
+/// The numbers of now as rows for files.
+pub(super) fn now_sheet(app: &App, run: &RunModel) -> Sheet {
+    let mut sheet = Sheet::new(&["name", "value"]);
+    for line in now::as_text(&now::rows(app, run)).lines() {
+        let (name, value) = line.split_at_checked(10).unwrap_or((line, ""));
+        sheet.row([name.trim().into(), value.trim().into()]);
+    }
+    sheet
 }
 
 fn curve_of<'a>(

@@ -81,3 +81,27 @@ fn an_evaluation_that_is_made_again_counts_once() {
     assert_eq!(told.run.tokens_to(6.0), Some(0.0));
     assert_eq!(told.run.tokens_to(2.9), None);
 }
+
+#[test]
+fn a_live_run_that_says_nothing_for_long_seems_to_hang() {
+    let mut told = Told::new();
+    for step in 1..=20 {
+        told.update(step, 2.0);
+    }
+    told.run.status = Status::Live;
+    let heard = 1000 + 100 * told.seq as i64;
+    let after = |run: &RunModel, s: i64| run.stalled_s(heard + 1000 * s);
+    assert_eq!(after(&told.run, 19), None, "updates take a second of training");
+    assert_eq!(after(&told.run, 30), None);
+    assert_eq!(after(&told.run, 31), Some(31.0));
+    let mut quiet = told.run.clone();
+    quiet.status = Status::Finished;
+    assert_eq!(after(&quiet, 500), None);
+    let mut slow = Told { run: told.run.clone(), seq: told.seq + 400 };
+    slow.eval(20, 2.0);
+    let heard = 1000 + 100 * slow.seq as i64;
+    assert_eq!(slow.run.stalled_s(heard + 60_000), None, "it was silent for 40 s before");
+    assert_eq!(slow.run.stalled_s(heard + 90_000), Some(90.0));
+    slow.emit(20, crate::runlog::Pause::default());
+    assert_eq!(slow.run.stalled_s(heard + 900_000), None, "a run that waits does not hang");
+}

@@ -54,19 +54,15 @@ fn smallest(app: &App, axis: Axis) -> Option<f64> {
     firsts.min_by(f64::total_cmp)
 }
 
-/// Draws the chart with the values at the cursor below it.
-pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
+/// The lines of the groups of runs on the chart, with the first run of each.
+fn lines(app: &App, groups: &[Vec<usize>], dots: usize) -> Vec<(usize, Drawn)> {
     let theme = &app.theme;
-    let (axis, scale) = fair(app);
-    let (metric, log_x) = (app.compare.metric, app.axes.log_x);
+    let (axis, _) = fair(app);
+    let (metric, log_x, half_life) = (app.compare.metric, app.axes.log_x, half_life(app));
     let (low, high) = extent(app);
-    let dots = dots(area.width).max(2);
     let range = low..high;
-    let shown = shown(app);
-    let groups = groups(&app.runs, &shown, app.compare.lays_seeds_together);
-    let half_life = half_life(app);
     let mut drawn: Vec<(usize, Drawn)> = Vec::new();
-    for group in &groups {
+    for group in groups {
         let Some(&first) = group.first() else { continue };
         let runs: Vec<&RunModel> = group.iter().filter_map(|place| app.runs.get(*place)).collect();
         let column = metric.column();
@@ -92,6 +88,42 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) 
         };
         drawn.push((first, line));
     }
+    drawn
+}
+
+/// The vertical range that holds lines.
+fn y_range(app: &App, drawn: &[(usize, Drawn)]) -> Option<AxisRange> {
+    let bands =
+        drawn.iter().flat_map(|(_, line)| [&line.band.mean, &line.band.low, &line.band.high]);
+    let values = bands.flatten().map(|point| point.1);
+    if app.axes.ignores_outliers {
+        AxisRange::around_most(values, is_log_y(app))
+    } else {
+        AxisRange::around(values, is_log_y(app))
+    }
+}
+
+/// Holds the vertical range as it is, or lets it follow again.
+pub(super) fn flip_lock(app: &mut App) {
+    let metric = app.compare.metric;
+    if app.axes.y_locks.remove(&metric).is_some() {
+        return;
+    }
+    let groups = groups(&app.runs, &shown(app), app.compare.lays_seeds_together);
+    // Of each dot the extremes are kept, so that any number of dots has the same range.
+    if let Some(range) = y_range(app, &lines(app, &groups, 64)) {
+        app.axes.y_locks.insert(metric, (range.low, range.high));
+    }
+}
+
+/// Draws the chart with the values at the cursor below it.
+pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
+    let theme = &app.theme;
+    let (axis, scale) = fair(app);
+    let (is_log, log_x) = (is_log_y(app), app.axes.log_x);
+    let (low, high) = extent(app);
+    let groups = groups(&app.runs, &shown(app), app.compare.lays_seeds_together);
+    let mut drawn = lines(app, &groups, dots(area.width).max(2));
     // The selected run on top, the baseline below all others.
     drawn.sort_by_key(|(first, _)| {
         let is_in = |place: usize| {
@@ -99,17 +131,9 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) 
         };
         (is_in(app.compare.selected), !is_in(app.compare.baseline))
     });
-    let is_log = is_log_y(app);
-    let values = || {
-        let bands =
-            drawn.iter().flat_map(|(_, line)| [&line.band.mean, &line.band.low, &line.band.high]);
-        bands.flatten().map(|point| point.1)
-    };
-    let y = if app.axes.ignores_outliers {
-        AxisRange::around_most(values(), is_log)
-    } else {
-        AxisRange::around(values(), is_log)
-    };
+    let held = app.axes.y_locks.get(&app.compare.metric);
+    let y = held.map(|(low, high)| AxisRange::new(*low, *high, is_log));
+    let y = y.or_else(|| y_range(app, &drawn));
     let y = y.unwrap_or_else(|| AxisRange::new(f64::NAN, f64::NAN, is_log));
     let mut chart = Chart::new(theme, AxisRange::new(low, high, log_x), y);
     chart.title = super::super::frame::title(&title(app, axis, &groups));
@@ -153,13 +177,17 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) 
 
 fn title(app: &App, axis: Axis, groups: &[Vec<usize>]) -> String {
     let runs: usize = groups.iter().map(Vec::len).sum();
-    let mut title = format!("{}  {runs} runs", app.compare.metric.name());
+    let noun = if runs == 1 { "run" } else { "runs" };
+    let mut title = format!("{}  {runs} {noun}", app.compare.metric.name());
     title += &format!("  x: {}{}", axis.name(), if app.axes.log_x { " log" } else { "" });
     if app.axes.window.is_none() {
         title += " (aligned at 0)";
     }
     if is_log_y(app) {
         title += "  y: log";
+    }
+    if app.axes.y_locks.contains_key(&app.compare.metric) {
+        title += "  y: held";
     }
     if let Some(half_life) = half_life(app) {
         title += &format!("  EMA half-life {}", short(half_life));

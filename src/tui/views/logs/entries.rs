@@ -1,6 +1,7 @@
 //! The messages of a run: its log, and in the same words what its other events say.
 
 use super::State;
+use crate::formats::pattern::Pattern;
 use crate::report::text;
 use crate::runlog::Level;
 use crate::series::Moment;
@@ -98,31 +99,59 @@ fn evaluations(run: &RunModel, add: &mut impl FnMut(Moment, Level, &'static str,
 /// The messages that level and filter let through.
 pub fn shown(run: &RunModel, state: &State) -> Vec<Entry> {
     let mut entries = all(run);
-    entries.retain(|entry| passes(entry, state));
+    let wanted = Wanted::of(state);
+    entries.retain(|entry| wanted.passes(entry));
     entries
 }
 
-/// Whether level and filter let a message through. The filter is words that must all stand in it, in upper or lower
-/// case; `a|b` is either, `!a` that it does not. Strokes around it are no part of it.
-pub fn passes(entry: &Entry, state: &State) -> bool {
-    let is_serious = match state.level {
-        None | Some(Level::Info) => true,
-        Some(Level::Warn) => entry.level != Level::Info,
-        Some(Level::Error) => entry.level == Level::Error,
-    };
-    if !is_serious {
-        return false;
+/// Which messages are shown. The filter is words that must all stand in them, in upper or lower case; `a|b` is either,
+/// `!a` that it does not. Between two slashes it is a regular expression; until it can be read, all are shown.
+pub struct Wanted {
+    level: Option<Level>,
+    words: Vec<String>,
+    pattern: Option<Pattern>,
+    /// What is wrong with the expression.
+    pub wrong: Option<String>,
+}
+
+impl Wanted {
+    /// What a user chose.
+    pub fn of(state: &State) -> Self {
+        let filter = state.filter.trim();
+        let mut wanted = Self { level: state.level, words: Vec::new(), pattern: None, wrong: None };
+        if let Some(text) = filter.strip_prefix('/') {
+            match text.strip_suffix('/').map(Pattern::parse) {
+                None => wanted.wrong = Some("a regular expression ends with /".into()),
+                Some(Ok(pattern)) => wanted.pattern = Some(pattern),
+                Some(Err(what)) => wanted.wrong = Some(what),
+            }
+        } else {
+            wanted.words = filter.to_lowercase().split_whitespace().map(str::to_owned).collect();
+        }
+        wanted
     }
-    let filter = state.filter.trim();
-    let filter = filter.strip_prefix('/').unwrap_or(filter);
-    let filter = filter.strip_suffix('/').unwrap_or(filter).to_lowercase();
-    let line =
-        format!("{} {} {}", level_name(entry.level), entry.source, entry.text).to_lowercase();
-    filter.split_whitespace().all(|word| match word.strip_prefix('!') {
-        Some("") => true,
-        Some(word) => !word.split('|').any(|word| line.contains(word)),
-        None => word.split('|').any(|word| line.contains(word)),
-    })
+
+    /// Whether a message is one of them.
+    pub fn passes(&self, entry: &Entry) -> bool {
+        let is_serious = match self.level {
+            None | Some(Level::Info) => true,
+            Some(Level::Warn) => entry.level != Level::Info,
+            Some(Level::Error) => entry.level == Level::Error,
+        };
+        if !is_serious {
+            return false;
+        }
+        let line = format!("{} {} {}", level_name(entry.level), entry.source, entry.text);
+        if let Some(pattern) = &self.pattern {
+            return pattern.matches(&line);
+        }
+        let line = line.to_lowercase();
+        self.words.iter().all(|word| match word.strip_prefix('!') {
+            Some("") => true,
+            Some(word) => !word.split('|').any(|word| line.contains(word)),
+            None => word.split('|').any(|word| line.contains(word)),
+        })
+    }
 }
 
 /// A level in at most five letters.
@@ -158,12 +187,17 @@ mod tests {
         ];
         let passing = |level: Option<Level>, filter: &str| {
             let state = State { level, filter: filter.into(), ..State::default() };
-            entries.iter().map(|entry| passes(entry, &state)).collect::<Vec<_>>()
+            let wanted = Wanted::of(&state);
+            entries.iter().map(|entry| wanted.passes(entry)).collect::<Vec<_>>()
         };
         assert_eq!(passing(None, ""), [true, true, true]);
         assert_eq!(passing(Some(Level::Warn), ""), [false, true, true]);
         assert_eq!(passing(Some(Level::Error), ""), [false, false, true]);
-        assert_eq!(passing(None, "/skipped|ckpt/"), [true, true, false]);
+        assert_eq!(passing(None, "skipped|ckpt"), [true, true, false]);
+        assert_eq!(passing(None, "/skipped$|^info +ckpt/"), [true, true, false]);
+        assert_eq!(passing(None, "/norm [0-9.]+:/"), [false, true, false]);
+        assert_eq!(passing(None, "/norm ("), [true; 3], "not closed yet");
+        assert_eq!(passing(None, "/norm (/"), [true; 3], "cannot be read");
         assert_eq!(passing(None, "update norm"), [false, true, false]);
         assert_eq!(passing(None, "!memory !ckpt"), [false, true, false]);
         assert_eq!(passing(None, "warn"), [false, true, false]);

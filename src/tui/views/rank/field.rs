@@ -71,10 +71,7 @@ pub(super) fn draw(
     let cell = cells.into_iter().find(|cell| inner.width + 1 >= NAMES + cell * columns);
     let cell = cell.unwrap_or(NARROW);
     let seen_columns = ((inner.width + 1 - NAMES) / cell).min(columns) as usize;
-    let (row, column) = (
-        app.rank.row.min(grid.rows.len().saturating_sub(1)),
-        app.rank.column.min(grid.columns.len().saturating_sub(1)),
-    );
+    let (row, column) = super::cell(app, grid);
     let first_column = (column + 1).saturating_sub(seen_columns);
     let has_scale = inner.height >= 7;
     let has_about = inner.height >= 10;

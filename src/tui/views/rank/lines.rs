@@ -19,8 +19,7 @@ const SMALLEST: f64 = 1e-6;
 
 /// The layer under the cursor, if it was measured.
 fn chosen<'a>(app: &App, grid: &Grid<'a>) -> Option<&'a At<Rank>> {
-    let row = app.rank.row.min(grid.rows.len().checked_sub(1)?);
-    let column = app.rank.column.min(grid.columns.len().checked_sub(1)?);
+    let (row, column) = super::cell(app, grid);
     grid.get(row, column)
 }
 

@@ -118,6 +118,12 @@ impl<'a> Grid<'a> {
         (row, column)
     }
 
+    /// The first layer that was measured.
+    pub(super) fn first(&self) -> Option<(usize, usize)> {
+        let found = |row: &Vec<Option<_>>| row.iter().position(Option::is_some);
+        self.cells.iter().enumerate().find_map(|(row, cells)| Some((row, found(cells)?)))
+    }
+
     /// What was measured of a layer.
     pub(super) fn get(&self, row: usize, column: usize) -> Option<&'a At<Rank>> {
         self.cells.get(row)?.get(column).copied().flatten()

@@ -10,15 +10,15 @@ use crate::tui::app::App;
 use crate::tui::model::{Metric, RunModel};
 use crate::tui::plot::bars::bar;
 use crate::tui::plot::pen::{Pen, width};
-use crate::tui::plot::spark::spark;
+use crate::tui::plot::spark::growing;
 use crate::tui::theme::Theme;
 use crate::tui::views::curve::value_words;
 use crate::tui::views::frame::{bytes, duration, short, thousands, value};
 
 /// Cells of the names.
 const NAMES: u16 = 9;
-/// Updates that the little chart of the speed shows.
-const SPARKED: usize = 400;
+/// Updates in one sign of the little chart of the speed.
+const SPARKED: usize = 64;
 /// Rows back to which the smoothed loss is compared for its direction.
 const BACK: usize = 50;
 
@@ -144,10 +144,8 @@ impl Rows<'_> {
         }
         if let Some(speed) = run.last(Metric::TokensPerSecond) {
             let column = run.steps.column("tok_s").map(Column::values).unwrap_or_default();
-            let newest = &column[column.len().saturating_sub(SPARKED)..];
-            let newest: Vec<f64> = newest.iter().copied().map(f64::from).collect();
             let theme = self.theme;
-            let parts = vec![(short(speed), theme.text), (spark(&newest, 9), theme.key)];
+            let parts = vec![(short(speed), theme.text), (growing(column, 9, SPARKED), theme.key)];
             self.push(1, "tok/s", parts);
         }
         if let Some(step_s) = run.pace.step_s() {
@@ -205,6 +203,9 @@ impl Rows<'_> {
                 let cores = machine.what.cpu_cores.filter(|cores| cores.is_finite());
                 let cores = cores.map(|cores| format!("{cores:.1} cores"));
                 self.plain(6, "host", bytes(rss), cores.as_slice());
+            }
+            if let Some(percent) = machine.what.battery_percent {
+                self.plain(4, "power", format!("battery {percent} %"), &[]);
             }
             if let Some(free) = machine.what.disk_free_bytes {
                 self.plain(8, "disk", format!("{} free", bytes(free)), &[]);
