@@ -125,6 +125,9 @@ pub const SCHEDULES: &[&str] =
 /// Forms of Adam's update.
 pub const ADAM_FORMS: &[&str] = &["torch", "reference"];
 
+/// Forms of storage of frozen weights.
+pub const BASE_STORAGES: &[&str] = &["f32", "f16", "q8", "nf4"];
+
 /// What becomes of the moments when a subspace is refreshed.
 pub const CARRIES: &[&str] = &["keep", "rotate", "reset"];
 
