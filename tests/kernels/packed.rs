@@ -32,6 +32,15 @@ fn packed(
     (Packed::from_host(&codes, device), decoded.into_iter().map(f64::from).collect())
 }
 
+/// On a GPU fewer: every form is a program of its own there, which a software adapter takes seconds to compile.
+fn sizes(device: &Device) -> &'static [[usize; 4]] {
+    if device.gpu().is_some() {
+        &[[1, 1, 1, 1], [33, 7, 131, 3], [130, 66, 200, 34]]
+    } else {
+        &SIZES
+    }
+}
+
 fn sum(a: &[f64], scale: f64, b: &[f64]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a + scale * b).collect()
 }
@@ -54,7 +63,7 @@ fn products_are_those_with_what_the_codes_mean() {
     in_every_form(|device| {
         let mut values = Values(61);
         for format in FORMATS {
-            for [tokens, outputs, inputs, _] in SIZES {
+            for &[tokens, outputs, inputs, _] in sizes(device) {
                 let what = format!("{format:?} {tokens} x {outputs} x {inputs}");
                 let (w, dense) = packed(&mut values, device, format, [outputs, inputs]);
                 let x = values.matrix(device, [tokens, inputs]);
@@ -65,9 +74,12 @@ fn products_are_those_with_what_the_codes_mean() {
                 );
                 assert_close(&what, &packed_matmul(None, Layout::Nt, &x, &w), &y);
                 assert_close(&what, &packed_matmul(None, Layout::Nn, &dy, &w), &dx);
-                let acc = values.matrix(device, [tokens, inputs]);
-                let right = sum(&wide(&acc), 1.0, &dx);
-                assert_close(&what, &packed_matmul(Some(acc), Layout::Nn, &dy, &w), &right);
+                // On a GPU this is the program of the next test without its thin product.
+                if device.gpu().is_none() {
+                    let acc = values.matrix(device, [tokens, inputs]);
+                    let right = sum(&wide(&acc), 1.0, &dx);
+                    assert_close(&what, &packed_matmul(Some(acc), Layout::Nn, &dy, &w), &right);
+                }
             }
         }
     });
@@ -78,7 +90,7 @@ fn a_layer_with_an_adapter_gives_both_parts_in_one_pass() {
     in_every_form(|device| {
         let mut values = Values(62);
         for format in FORMATS {
-            for [tokens, outputs, inputs, rank] in SIZES {
+            for &[tokens, outputs, inputs, rank] in sizes(device) {
                 let what = format!("{format:?} {tokens} x {outputs} x {inputs}, rank {rank}");
                 let (w, dense) = packed(&mut values, device, format, [outputs, inputs]);
                 let x = values.matrix(device, [tokens, inputs]);
