@@ -9,15 +9,20 @@
 // invocations for each. So the block is as large as its compiler bears, and the template has two helps:
 // BROADCAST: an invocation loads some of the rows of A and hands them to the others (needs subgroups of 8);
 // WIDE: two neighbours in memory are one load (needs 64-bit integers and matrices with an even number of columns).
+//
+// B may be packed (the text of packed.wgsl comes first): `b_at` is then its first step of K, a multiple of 64.
 {#- Macros: `x` is the name of an operand, `along_k` whether its stored rows run along K, `depth` how many steps of K. #}
 {%- macro array() %}array<{{ "u64" if WIDE else "f32" }}>{% endmacro %}
 
 @group(0) @binding(0) var<storage, read_write> c: {{ array() }};
 @group(0) @binding(1) var<storage, read_write> a: {{ array() }};
-@group(0) @binding(2) var<storage, read_write> b: {{ array() }};
+@group(0) @binding(2) var<storage, read_write> b: {{ "array<u32>" if PACKED else array() }};
 {%- if LOW %}
 @group(0) @binding(3) var<storage, read_write> p: {{ array() }};
 @group(0) @binding(4) var<storage, read_write> q: {{ array() }};
+{%- endif %}
+{%- if PACKED > 1 %}
+@group(0) @binding({{ 5 if LOW else 3 }}) var<storage, read_write> scales: array<f32>;
 {%- endif %}
 
 struct Params {
@@ -27,7 +32,7 @@ struct Params {
     a_pitch: u32, b_pitch: u32, p_pitch: u32, q_pitch: u32,
     scale: f32, low_scale: f32,
 }
-@group(0) @binding({{ 5 if LOW else 3 }}) var<storage, read> params: Params;
+@group(0) @binding({{ (5 if LOW else 3) + (1 if PACKED > 1 else 0) }}) var<storage, read> params: Params;
 {%- if WIDE %}
 
 fn first(pair: u64) -> f32 {
@@ -42,6 +47,46 @@ fn pair(first: f32, second: f32) -> u64 {
     return u64(bitcast<u32>(first)) | (u64(bitcast<u32>(second)) << 32u);
 }
 {%- endif %}
+
+{%- if PACKED %}
+{{- level("f32", "u32") }}
+
+// Element `at` of a row, out of its word, before its scale.
+fn element(word: u32, at: u32) -> f32 {
+    {%- if PACKED == 1 %}
+    let both = unpack2x16float(word);
+    return select(both.x, both.y, at % 2u == 1u);
+    {%- elif PACKED == 2 %}
+    return f32(i32(word << (24u - at % 4u * 8u)) >> 24u) * 0x1.020408p-7;
+    {%- else %}
+    return level((word >> (at % 8u * 4u)) & 15u);
+    {%- endif %}
+}
+{%- endif %}
+
+{#- The same from words; two neighbours in a row stand in one. Beyond the last column is what nobody writes. #}
+{%- macro packed_loads(along_k, lines, depth) %}
+{%- if along_k %}
+    {%- for i in range(lines) %}
+        let b{{ i }}_word = b[b_row{{ i }} + (b_first + k) / {{ PER_WORD }}u];
+        {%- if PACKED > 1 %}
+        let b{{ i }}_scale = scales[b_block{{ i }} + (b_first + k) / 64u];
+        {%- endif %}
+        {%- for s in range(depth) %}
+        let b{{ i }}_{{ s }} = element(b{{ i }}_word, k + {{ s }}u){{ " * b" ~ i ~ "_scale" if PACKED > 1 }};
+        {%- endfor %}
+    {%- endfor %}
+{%- else %}
+    {%- for i in range(lines) if i % 2 == 0 %}{% for s in range(depth) %}
+        let b{{ i }}_{{ s }}_word = b[(b_first + k + {{ s }}u) * b_words + column_read{{ i }} / {{ PER_WORD }}u];
+        {%- if PACKED > 1 %}
+        let b{{ i }}_{{ s }}_scale = scales[(b_first + k + {{ s }}u) * b_blocks + column_read{{ i }} / 64u];
+        {%- endif %}
+        let b{{ i }}_{{ s }} = element(b{{ i }}_{{ s }}_word, column_read{{ i }}){{ " * b" ~ i ~ "_" ~ s ~ "_scale" if PACKED > 1 }};
+        let b{{ i + 1 }}_{{ s }} = element(b{{ i }}_{{ s }}_word, column_read{{ i }} + 1u){{ " * b" ~ i ~ "_" ~ s ~ "_scale" if PACKED > 1 }};
+    {%- endfor %}{% endfor %}
+{%- endif %}
+{%- endmacro %}
 
 {#- Values of the lines (rows of A, columns of B) of this invocation: x{line}_{step}. #}
 {%- macro loads(x, along_k, lines, depth) %}
@@ -67,7 +112,11 @@ fn pair(first: f32, second: f32) -> u64 {
 {#- All loads, then the sums: each is taken up once for all steps. #}
 {%- macro block(x, y, depth) %}
     {{- loads(x, A_ALONG_K, OWNED, depth) }}
+    {%- if PACKED and y == "b" %}
+    {{- packed_loads(B_ALONG_K, COLUMNS, depth) }}
+    {%- else %}
     {{- loads(y, B_ALONG_K, COLUMNS, depth) }}
+    {%- endif %}
 {%- for i in range(ROWS) %}
     {%- for s in range(depth) %}
         {%- if BROADCAST %}
@@ -96,7 +145,23 @@ fn pair(first: f32, second: f32) -> u64 {
 {%- macro least_line(along_k) %}{{ "2u" if WIDE and not along_k else "1u" }}{% endmacro %}
 {%- macro product(x, y, size) %}
     {{- starts(x, A_ALONG_K, "row", OWNED) }}
+    {%- if PACKED and y == "b" %}
+    let b_first = params.b_at;
+    let b_words = {{ words_of_row("params.b_pitch") }};
+    {%- if PACKED > 1 %}
+    let b_blocks = {{ blocks_of_row("params.b_pitch") }};
+    {%- endif %}
+    {%- if B_ALONG_K %}
+    {%- for i in range(COLUMNS) %}
+    let b_row{{ i }} = column_read{{ i }} * b_words;
+    {%- if PACKED > 1 %}
+    let b_block{{ i }} = column_read{{ i }} * b_blocks;
+    {%- endif %}
+    {%- endfor %}
+    {%- endif %}
+    {%- else %}
     {{- starts(y, B_ALONG_K, "column_read", COLUMNS) }}
+    {%- endif %}
     let {{ x }}_depth = params.{{ size }};
     for (k = 0u; k + {{ DEPTH }}u <= {{ x }}_depth; k += {{ DEPTH }}u) {
         {{- block(x, y, DEPTH) }}

@@ -10,14 +10,19 @@
 //
 // Where K is cut into parts of `chunk` for more workgroups, part i writes its sums behind the
 // i-1 before it, and matmul_sum adds them. Sums are f32, in the order of K. 16 KiB of workgroup memory.
+//
+// B may be packed (the text of packed.wgsl comes first): its blocks are decoded when they are loaded.
 
 {%- macro array(vector) %}array<{{ "vec4<f32>" if vector else "f32" }}>{% endmacro %}
 @group(0) @binding(0) var<storage, read_write> c: {{ array(C_VECTOR) }};
 @group(0) @binding(1) var<storage, read_write> a: {{ array(A_VECTOR) }};
-@group(0) @binding(2) var<storage, read_write> b: {{ array(B_VECTOR) }};
+@group(0) @binding(2) var<storage, read_write> b: {{ "array<u32>" if PACKED else array(B_VECTOR) }};
 {%- if LOW %}
 @group(0) @binding(3) var<storage, read_write> p: {{ array(A_VECTOR) }};
 @group(0) @binding(4) var<storage, read_write> q: {{ array(B_VECTOR) }};
+{%- endif %}
+{%- if PACKED > 1 %}
+@group(0) @binding({{ 5 if LOW else 3 }}) var<storage, read_write> scales: array<f32>;
 {%- endif %}
 
 struct Params {
@@ -28,7 +33,7 @@ struct Params {
     chunk: u32, parts: u32,
     scale: f32, low_scale: f32,
 }
-@group(0) @binding({{ 5 if LOW else 3 }}) var<storage, read> params: Params;
+@group(0) @binding({{ (5 if LOW else 3) + (1 if PACKED > 1 else 0) }}) var<storage, read> params: Params;
 
 const QUADS = {{ SIDE // 4 }}u; // vectors along a side
 const QUADS_DEEP = {{ DEPTH // 4 }}u; // and in the depth
@@ -39,6 +44,16 @@ fn slot(k: u32, quad: u32) -> u32 {
     return k * QUADS + (quad ^ (k / 4u * {{ 32 // DEPTH }}u));
 }
 
+{%- macro blocks(x) %}
+fn block_{{ x }}(row: u32, at: u32, rows: u32, end: u32) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        quad_{{ x }}(row, at, rows, end),
+        quad_{{ x }}(row + 1u, at, rows, end),
+        quad_{{ x }}(row + 2u, at, rows, end),
+        quad_{{ x }}(row + 3u, at, rows, end),
+    );
+}
+{% endmacro %}
 {%- macro loads(x, at, vector) %}
 // Elements at .. at + 4 of a stored row of {{ x }}; 0 beyond its ends.
 fn quad_{{ x }}(row: u32, at: u32, rows: u32, end: u32) -> vec4<f32> {
@@ -59,18 +74,36 @@ fn quad_{{ x }}(row: u32, at: u32, rows: u32, end: u32) -> vec4<f32> {
     }
     return quad;
 }
+{{- blocks(x) }}
+{%- endmacro %}
 
-fn block_{{ x }}(row: u32, at: u32, rows: u32, end: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        quad_{{ x }}(row, at, rows, end),
-        quad_{{ x }}(row + 1u, at, rows, end),
-        quad_{{ x }}(row + 2u, at, rows, end),
-        quad_{{ x }}(row + 3u, at, rows, end),
-    );
+{%- macro packed_loads() %}
+{{- level("vec4<f32>", "vec4<u32>") }}
+
+// Elements at .. at + 4 of a row of the packed b, which stand in one word or in two; 0 beyond its ends.
+fn quad_b(row: u32, at: u32, rows: u32, end: u32) -> vec4<f32> {
+    if (row >= rows || at >= end) {
+        return vec4<f32>();
+    }
+    {%- if PACKED == 1 %}
+    let word = row * ({{ words_of_row("params.b_pitch") }}) + at / 2u;
+    return vec4<f32>(unpack2x16float(b[word]), unpack2x16float(b[word + 1u]));
+    {%- else %}
+    let word = b[row * ({{ words_of_row("params.b_pitch") }}) + at / {{ PER_WORD }}u];
+    let scale = scales[row * ({{ blocks_of_row("params.b_pitch") }}) + at / 64u];
+    {%- if PACKED == 2 %}
+    let codes = vec4<i32>(vec4<u32>(word) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u);
+    return vec4<f32>(codes) * 0x1.020408p-7 * scale;
+    {%- else %}
+    let codes = (vec4<u32>(word) >> (vec4<u32>(0u, 4u, 8u, 12u) + at % 8u * 4u)) & vec4<u32>(15u);
+    return level(codes) * scale;
+    {%- endif %}
+    {%- endif %}
 }
-{% endmacro %}
+{{- blocks("b") }}
+{%- endmacro %}
 {{ loads("a", "params.a_at + ", A_VECTOR) }}
-{{- loads("b", "params.b_at + ", B_VECTOR) }}
+{{- packed_loads() if PACKED else loads("b", "params.b_at + ", B_VECTOR) }}
 {%- if LOW %}
 {{- loads("p", "", A_VECTOR) }}
 {{- loads("q", "", B_VECTOR) }}

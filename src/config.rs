@@ -100,6 +100,8 @@ pub struct ModelTable {
     pub model: String,
     /// A PEFT adapter of that directory to go on with.
     pub adapter: Option<String>,
+    /// How frozen weights of linear layers are stored: `f32`, `f16`, `q8` or `nf4`.
+    pub base_storage: String,
     /// Overrides of a preset's shape; not allowed with a directory.
     pub hidden_size: Option<usize>,
     /// Width of the MLP.
@@ -119,6 +121,7 @@ impl Default for ModelTable {
         Self {
             model: "demo".into(),
             adapter: None,
+            base_storage: "f32".into(),
             hidden_size: None,
             intermediate_size: None,
             num_hidden_layers: None,

@@ -11,7 +11,7 @@ use fullrank::device::Device;
 use fullrank::device::memory::Category;
 use fullrank::formats::tokenizer::Tokenizer;
 use fullrank::model::config::{Family, PAPER_VOCAB, Variant, preset};
-use fullrank::model::{Batch, Model, ModelConfig};
+use fullrank::model::{Batch, ModelConfig};
 use fullrank::run::estimate::{Description, Fits, describe, peak_bytes};
 use fullrank::run::plan::{ModelSource, resolve};
 use fullrank::run::setup;
@@ -21,7 +21,7 @@ struct Case {
     change: fn(&mut RunConfig),
 }
 
-const CASES: [Case; 46] = [
+const CASES: [Case; 54] = [
     Case { method: "full", change: |_| {} },
     Case { method: "lora", change: |_| {} },
     Case { method: "switchlora", change: |_| {} },
@@ -108,7 +108,37 @@ const CASES: [Case; 46] = [
     Case { method: "spam", change: |c| c.spam.density = 0.5 },
     Case { method: "switchlora", change: |c| c.spam.enabled = true },
     Case { method: "galore", change: |c| c.spam.enabled = true },
+    // Frozen weights in few bits: read so, or packed when the start has changed them.
+    Case { method: "lora", change: |c| c.model.base_storage = "q8".into() },
+    Case { method: "lora", change: in_nf4 },
+    Case { method: "rslora", change: |c| c.model.base_storage = "f16".into() },
+    Case { method: "dora", change: in_nf4 },
+    Case { method: "lora-ga", change: in_nf4 },
+    // The peak is at the start, in f32.
+    Case { method: "pissa", change: in_nf4 },
+    Case {
+        method: "lora",
+        change: |c| {
+            in_nf4(c);
+            c.lora.init = "both_kaiming".into();
+        },
+    },
+    Case {
+        method: "relora",
+        change: |c| {
+            in_nf4(c);
+            (c.relora.warm_start, c.relora.cycle) = (Some(0), Some(2));
+        },
+    },
 ];
+
+fn in_nf4(config: &mut RunConfig) {
+    config.model.base_storage = "nf4".into();
+    config.model.intermediate_size = Some(700);
+    config.data.max_seq_length = Some(16);
+    config.train.batch_size = Some(2);
+    config.train.train_non_targets = Some(false);
+}
 
 fn rank_from_4_to_60(config: &mut RunConfig) {
     (config.train.rank_first, config.train.rank_last) = (Some(4), Some(60));
@@ -133,17 +163,26 @@ fn config(case: &Case, recompute: bool) -> RunConfig {
 
 /// Runs four updates and gives the ledger's high-water mark.
 fn measure(config: &RunConfig, shape: &ModelConfig, device: &Device) -> u64 {
-    let model = Model::init(shape.clone(), 0, device);
+    device.ledger().reset_peak();
+    let model = setup::random_model(config, shape, device).unwrap();
     let mut engine = setup::engine(config, model).unwrap();
     let (rows, seq_len) = (config.train.batch_size.unwrap(), config.data.max_seq_length.unwrap());
     let mut ahead = || {
         let ids: Vec<i32> = (0..rows * seq_len).map(|i| i as i32 * 5 % 4096).collect();
         Ok(Batch::new(&ids, &ids, seq_len, device))
     };
-    device.ledger().reset_peak();
+    // With weights in few bits the start is foreseen, too: it may be the largest part of the run.
+    let is_packed = config.model.base_storage != "f32";
+    if !is_packed {
+        device.ledger().reset_peak();
+    }
     engine.with_method(|method, cx| method.look_ahead(cx, &mut ahead)).unwrap();
-    let peak_ahead = device.ledger().read().peak;
+    let mut peak_ahead = device.ledger().read().peak;
     engine.with_method(|method, cx| method.prepare(cx)).unwrap();
+    engine.model.pack_frozen().unwrap();
+    if is_packed {
+        peak_ahead = device.ledger().read().peak;
+    }
     device.ledger().reset_peak();
     for update in 0..4 {
         let batches: Vec<Batch> = (0..config.train.grad_accumulation_steps)

@@ -8,6 +8,8 @@
 mod adamw;
 #[path = "methods/adarankgrad.rs"]
 mod adarankgrad;
+#[path = "methods/base.rs"]
+mod base;
 #[path = "methods/depth.rs"]
 mod depth;
 #[path = "methods/dora.rs"]

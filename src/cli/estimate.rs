@@ -35,6 +35,7 @@ struct Page {
     blocks: usize,
     hidden_size: usize,
     vocab_size: usize,
+    base_storage: String,
     batch_size: usize,
     seq_len: usize,
     grad_accumulation_steps: usize,
@@ -86,6 +87,7 @@ fn predict(args: &EstimateArgs) -> Result<Page> {
     let RunConfig { model, data, train, .. } = common;
     Ok(Page {
         model: model.model,
+        base_storage: model.base_storage,
         blocks: shape.num_hidden_layers,
         hidden_size: shape.hidden_size,
         vocab_size: shape.vocab_size,
@@ -121,9 +123,10 @@ fn shape(args: &EstimateArgs, source: &ModelSource) -> Result<ModelConfig> {
                 "leave it out: the model's own files fix the vocabulary",
             ));
         }
-        if !GgufModel::is_named(folder) || folder.is_dir() {
-            return HfConfig::read(folder.join("config.json"));
+        if GgufModel::is_named(folder) && !folder.is_dir() {
+            return Ok(GgufModel::open(folder)?.config().clone());
         }
+        return HfConfig::read(folder.join("config.json"));
     }
     let mut shape = source.model_config(&args.config, &source.tokenizer(&args.config)?)?;
     shape.vocab_size = args.vocab_size.unwrap_or(shape.vocab_size);
@@ -133,12 +136,16 @@ fn shape(args: &EstimateArgs, source: &ModelSource) -> Result<ModelConfig> {
 fn render(page: &Page) -> String {
     let sequences = text::count(page.batch_size as u64);
     let mut out = format!(
-        "model  {}: {} blocks of width {}, vocabulary {}, f32\n\
+        "model  {}: {} blocks of width {}, vocabulary {}, {}\n\
          batch  {sequences} x {} tokens{}, {} backend\n\n",
         page.model,
         page.blocks,
         text::count(page.hidden_size as u64),
         text::count(page.vocab_size as u64),
+        match page.base_storage.as_str() {
+            "f32" => "f32".to_owned(),
+            form => format!("f32, frozen layers in {form}"),
+        },
         text::count(page.seq_len as u64),
         match page.grad_accumulation_steps {
             1 => String::new(),
@@ -179,7 +186,11 @@ fn list(answer: &Answer) -> String {
         ("optimizer", text::bytes(of.optimizer_bytes), "moments, counters, projectors"),
         ("gradients", text::bytes(of.gradient_bytes), ""),
         ("pools", text::bytes(of.device_pool_bytes), "candidates that wait on the device"),
-        ("host", text::bytes(of.host_bytes), "candidates that wait in host memory"),
+        (
+            "host",
+            text::bytes(of.host_bytes),
+            "candidates, and weights to merge into, in host memory",
+        ),
         ("activations", text::bytes(of.activation_bytes), "what the peak holds beside all these"),
         ("peak", text::bytes(of.peak_bytes), "on the device, over the whole run"),
         ("recomputed", text::bytes(of.recomputed_peak_bytes), "the peak with --grad-checkpoint"),

@@ -184,6 +184,9 @@ pub fn export(args: ExportArgs) -> Result<()> {
             ));
         }
         print::notice(&format!("{what} of {}", opened.name));
+        if let Some(note) = base_note(&opened, format) {
+            print::notice(&note);
+        }
         writeln!(io::stdout(), "{}", folder.display()).map_err(print::stdout_failed)
     })
 }
@@ -212,6 +215,19 @@ fn default_folder(opened: &Opened, source: &Source, format: ExportFormat) -> Res
     let folder = dir.path().join("export").join(name);
     check_free(&folder)?;
     Ok(folder)
+}
+
+/// What the result of a run with weights in few bits belongs to: it was trained beside what these decode to.
+fn base_note(opened: &Opened, format: ExportFormat) -> Option<String> {
+    let form = opened.model.base_storage()?.format.name();
+    Some(match format {
+        ExportFormat::Peft | ExportFormat::Mlx => {
+            format!(
+                "trained beside a base in {form}; beside the base in f32 it gives a little else"
+            )
+        }
+        _ => format!("merged into what the base in {form} decodes to, beside which it was trained"),
+    })
 }
 
 /// Writes a form and says what it is.

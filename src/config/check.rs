@@ -31,6 +31,7 @@ impl RunConfig {
         check_restarts(&self.train)?;
         targets::check(&self.train)?;
         check_adapter(self)?;
+        check_base_storage(self)?;
         rank::check(self)?;
         methods::check(self)?;
         check_warm_start(self)?;
@@ -173,6 +174,32 @@ fn check_adapter(config: &RunConfig) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Weights in few bits cannot be changed a little.
+fn check_base_storage(config: &RunConfig) -> Result<()> {
+    let (storage, method) = (config.model.base_storage.as_str(), config.train.method.as_str());
+    one_of("model.base_storage", storage, settings::BASE_STORAGES)?;
+    let reason = match method {
+        _ if storage == "f32" => return Ok(()),
+        "lora" | "rslora" | "lora-plus" if config.lora.base == "none" => {
+            "lora.base = none leaves no dense weight to store"
+        }
+        "lora" | "rslora" | "lora-plus" | "lora-ga" | "pissa" | "dora" | "relora" => return Ok(()),
+        "switchlora" => {
+            "switchlora moves a little into the weight at every update, and most of it would be less than one step of \
+             such a code"
+        }
+        "lte" => {
+            "lte moves the mean of its heads into the weight, which such a code would round off"
+        }
+        "sltrain" | "inrank" => "this method has no dense weight to store",
+        _ => "this method trains the weight itself, in steps far below those of such a code",
+    };
+    Err(Error::config(
+        format!("model.base_storage is {storage}, which does not go with {method}: {reason}"),
+        "give --base-storage f32, or one of --method lora, rslora, lora-plus, lora-ga, pissa, dora and relora",
+    ))
 }
 
 fn check_output(train: &TrainTable) -> Result<()> {

@@ -128,6 +128,9 @@ pub const ADAM_FORMS: &[&str] = &["torch", "reference"];
 /// What an alert may do to a run.
 pub const ALERT_POLICIES: &[&str] = &["log", "pause", "stop"];
 
+/// Forms of storage of frozen weights.
+pub const BASE_STORAGES: &[&str] = &["f32", "f16", "q8", "nf4"];
+
 /// What becomes of the moments when a subspace is refreshed.
 pub const CARRIES: &[&str] = &["keep", "rotate", "reset"];
 

@@ -1,6 +1,7 @@
 //! Trained lengths of the rows of a weight: factors, scaling by column, gradient.
 
 use crate::kernels::magnitude as kernel;
+use crate::kernels::packed::Weight;
 
 use super::probe::{Operand, Probe};
 
@@ -52,8 +53,9 @@ pub fn magnitude_factor(probe: &mut Probe<'_>) {
     let squares = probe.vector(squares.collect());
     let (w_on, a_on) = (w.on(probe.device), a.on(probe.device));
     let (b_on, magnitude_on) = (b.on(probe.device), magnitude.on(probe.device));
-    let (length, factor) = probe
-        .timed(|| kernel::magnitude_factor(&magnitude_on, &squares, &w_on, &a_on, &b_on, SCALE));
+    let (length, factor) = probe.timed(|| {
+        kernel::magnitude_factor(&magnitude_on, &squares, Weight::Dense(&w_on), &a_on, &b_on, SCALE)
+    });
     let rows: Vec<Vec<f64>> = (0..RANK).map(|row| a.row(row)).collect();
     let right = |row: usize| {
         let mut sum = w.row(row);

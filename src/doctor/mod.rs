@@ -8,6 +8,7 @@ mod attention;
 mod bias;
 mod ends;
 mod magnitude;
+mod packed;
 mod parts;
 mod probe;
 mod products;
@@ -62,7 +63,7 @@ type Check = (&'static str, fn(&mut Probe<'_>));
 
 /// Every check, short ones and those that others rest on first. The name of one that checks a single
 /// operation is the operation's.
-const CHECKS: [Check; 49] = [
+const CHECKS: [Check; 50] = [
     ("zero", updates::zero),
     ("fill", updates::fill),
     ("copy", updates::copy),
@@ -70,6 +71,7 @@ const CHECKS: [Check; 49] = [
     ("matmul_add", products::matmul_add),
     ("lora_linear", products::lora_linear),
     ("lora_input_grad", products::lora_input_grad),
+    ("packed_product", packed::packed_product),
     ("rms_norm", rows::rms_norm),
     ("rms_norm_apply", rows::rms_norm_apply),
     ("add_residual", rows::add_residual),

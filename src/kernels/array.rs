@@ -186,6 +186,12 @@ impl<const D: usize> Array<D> {
         Array::new(tensor, self.ticket.ledger(), Category::Activations)
     }
 
+    /// Host values on this array's device, accounted as an activation in its ledger.
+    pub(super) fn beside<const E: usize>(&self, values: Vec<f32>, shape: [usize; E]) -> Array<E> {
+        let device = self.held.get().device();
+        self.like(Tensor::from_data(TensorData::new(values, shape), &device))
+    }
+
     pub(super) fn tensor(&self) -> Tensor<D> {
         self.held.get().clone()
     }

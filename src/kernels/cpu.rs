@@ -7,6 +7,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use super::attention::{self, AttentionShape};
 use super::matmul::{self, Layout};
 use super::ops::{DEFAULT_BODIES, MaybeIndices, MaybeTensor, TrainOps};
+use super::packed::{self, Packing};
 use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
 use super::spikes::{self, SpikeRule};
@@ -72,6 +73,27 @@ impl TrainOps for Flex {
             return lora::default_lora_input_grad::<Self>(acc, dy, w, a, b, scale);
         }
         lora::flex_lora_input_grad(acc, &dy, w.as_ref(), &a, &b, scale)
+    }
+
+    fn packed_product(
+        acc: MaybeTensor<Self>,
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        p: MaybeTensor<Self>,
+        q: MaybeTensor<Self>,
+        low_scale: f32,
+        layout: Layout,
+        packing: Packing,
+    ) -> FloatTensor<Self> {
+        let (acc, low) = (acc.into_option(), p.into_option().zip(q.into_option()));
+        if DEFAULT_BODIES.get() {
+            let low = low.map(|(p, q)| (p, q, low_scale));
+            let default = packed::default_packed_product::<Self>;
+            return default(acc, x, words, scales, low, layout, packing);
+        }
+        let low = low.as_ref().map(|(p, q)| (p, q, low_scale));
+        packed::flex_packed_product(acc, &x, &words, &scales, low, layout, packing)
     }
 
     fn rms_norm(

@@ -13,6 +13,7 @@ use super::flex::{self, rows_per_task};
 use super::math::vectorised;
 use super::matmul::{Layout, matmul, matmul_add, matmul_scaled};
 use super::ops::TrainOps;
+use super::packed::{Weight, packed_times_transposed};
 use super::pool;
 use super::{Matrix, Vector};
 
@@ -29,17 +30,20 @@ const GRAD_ROWS: usize = 64;
 pub fn magnitude_factor(
     magnitude: &Matrix,
     squares: &Vector,
-    w: &Matrix,
+    w: Weight<'_>,
     a: &Matrix,
     b: &Matrix,
     scale: f32,
 ) -> (Vector, Vector) {
-    let ([outputs, rank], [_, inputs]) = (b.shape(), w.shape());
+    let ([outputs, rank], [_, inputs]) = (b.shape(), a.shape());
     assert_eq!(magnitude.shape(), [1, outputs], "magnitudes of a layer");
     assert_eq!(squares.len(), outputs, "squared lengths of a weight");
     assert_eq!((w.shape(), a.shape()), ([outputs, inputs], [rank, inputs]), "weight and lora_a");
     // Rows c with Σ b·c = what the product adds to the squared length.
-    let crossed = matmul_scaled(2.0 * scale, Layout::Nt, w, a);
+    let crossed = match w {
+        Weight::Dense(w) => matmul_scaled(2.0 * scale, Layout::Nt, w, a),
+        Weight::Packed(w) => packed_times_transposed(2.0 * scale, w, a),
+    };
     let gram = matmul(Layout::Nt, a, a);
     let crossed = matmul_add(crossed, scale * scale, Layout::Nn, b, &gram);
     let (length, factor) = <Dispatch as TrainOps>::magnitude_factor(

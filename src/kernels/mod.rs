@@ -28,6 +28,7 @@ mod math;
 pub mod matmul;
 pub mod norm;
 pub mod ops;
+pub mod packed;
 pub mod parts;
 #[doc(hidden)]
 pub mod pool;

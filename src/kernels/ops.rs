@@ -11,6 +11,7 @@ use burn::backend::{Backend, ExtensionType, backend_extension};
 
 use super::attention::{self, AttentionShape};
 use super::matmul::{self, Layout};
+use super::packed::{self, Packing};
 use super::rope::{self, Rotation};
 use super::scaling::{self, Along};
 use super::spikes::{self, SpikeRule};
@@ -148,6 +149,24 @@ pub trait TrainOps: Backend {
         let acc = acc.into_option();
         let w = w.into_option();
         lora::default_lora_input_grad::<Self>(acc, dy, w, a, b, scale)
+    }
+
+    /// `x·Wᵀ` or `x·W`, and `low_scale·P·Q` where both are given, added to `acc` in place if given; `words` and `scales`
+    /// hold W.
+    fn packed_product(
+        #[extension_type] acc: MaybeTensor<Self>,
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        scales: FloatTensor<Self>,
+        #[extension_type] p: MaybeTensor<Self>,
+        #[extension_type] q: MaybeTensor<Self>,
+        low_scale: f32,
+        layout: Layout,
+        packing: Packing,
+    ) -> FloatTensor<Self> {
+        let low = p.into_option().zip(q.into_option()).map(|(p, q)| (p, q, low_scale));
+        let acc = acc.into_option();
+        packed::default_packed_product::<Self>(acc, x, words, scales, low, layout, packing)
     }
 
     /// `(y, rstd)`.

@@ -14,7 +14,9 @@ use crate::model::{Adapter, Linear, LinearId, Model};
 
 use super::factors::{self, FactorInit};
 use super::footprint::{self, Footprint};
-use super::{Context, Export, Method, MethodState, PlainAdapter, StateReader, given, resolved};
+use super::{
+    Base, Context, Export, Method, MethodState, PlainAdapter, StateReader, given, resolved,
+};
 
 /// DoRA on all target layers.
 #[derive(Debug)]
@@ -54,6 +56,10 @@ impl Dora {
 impl Method for Dora {
     fn name(&self) -> &'static str {
         "dora"
+    }
+
+    fn base(&self) -> Base {
+        Base::Frozen
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {

@@ -6,10 +6,11 @@ use crate::linalg::spectrum::Product;
 use crate::model::{Adapter, Linear, Model};
 
 /// `W + s·B·A` of a layer, row-major `[m, n]`, or with a sparse part in the place of `W`; only the parts that it has;
-/// times the trained lengths.
+/// times the trained lengths. Where merges go into f32 values beside a weight in few bits, W is these: that is what the
+/// change since the start is counted in.
 pub fn weight(model: &Model, linear: &Linear) -> Vec<f64> {
     let mut values = match linear.weight {
-        Some(id) => wide(&model.params.value(id).to_host()),
+        Some(id) => wide(&model.params.host_values(&[id])),
         None => vec![0.0; linear.rows * linear.cols],
     };
     if let Some(sparse) = &linear.sparse {

@@ -3,6 +3,7 @@
 //! it; `run::estimate` adds up and knows no method.
 
 use crate::config::RunConfig;
+use crate::kernels::packed::Format;
 use crate::model::config::TargetLayer;
 
 /// What one target layer holds under a method, in numbers of four bytes. Counted in 128 bits, as the largest
@@ -30,12 +31,16 @@ pub struct Footprint {
     pub outputs_per_token: u128,
     /// Arrays in host memory, which are part of the peak on the CPU backend alone.
     pub host_arrays: u128,
+    /// A weight in host memory, which is part of the peak on the CPU backend alone.
+    pub host_weight: u128,
     /// What the update of this layer holds for a moment beside the gradients.
     pub update_scratch: u128,
     /// What a merge of this layer holds for a moment, after the update, when the gradients are gone.
     pub merge_scratch: u128,
     /// Whether the gradient is used up and freed as soon as it is complete.
     pub is_consumed: bool,
+    /// Whether this part of the run is over before the first forward pass.
+    pub has_no_pass: bool,
 }
 
 impl Footprint {
@@ -47,14 +52,14 @@ impl Footprint {
 
     /// A frozen dense weight with one trained low-rank pair of the layer's rank.
     pub fn adapter(layer: &TargetLayer, config: &RunConfig) -> Self {
-        Self::pair(layer, rank(config, layer))
+        Self::pair(layer, config, rank(config, layer))
     }
 
     /// The same with a rank of its own.
-    pub fn pair(layer: &TargetLayer, rank: usize) -> Self {
+    pub fn pair(layer: &TargetLayer, config: &RunConfig, rank: usize) -> Self {
         let factors = layer.factor_len(rank);
         Self {
-            weight: layer.len(),
+            weight: frozen(layer, config),
             factors,
             trained: factors,
             optimizer: 2 * factors,
@@ -68,8 +73,15 @@ impl Footprint {
         if config.train.train_non_targets.unwrap_or(true) {
             Self::dense(layer)
         } else {
-            Self { weight: layer.len(), ..Self::default() }
+            Self { weight: frozen(layer, config), ..Self::default() }
         }
+    }
+
+    /// The same layer before its weight is brought into few bits, all else made: what a method that changes the weights at
+    /// the start holds then.
+    #[must_use]
+    pub fn before_packing(self, layer: &TargetLayer) -> Self {
+        Self { weight: layer.len(), optimizer: 0, has_no_pass: true, ..self }
     }
 
     /// With a copy of the first factors, for an adapter of the weight that the run began with.
@@ -77,6 +89,19 @@ impl Footprint {
     pub fn with_start(self) -> Self {
         Self { host_arrays: self.factors, ..self }
     }
+}
+
+/// A frozen dense weight as it is stored.
+pub fn frozen(layer: &TargetLayer, config: &RunConfig) -> u128 {
+    match Format::from_name(&config.model.base_storage) {
+        Some(format) => format.numbers(layer.rows, layer.cols),
+        None => layer.len(),
+    }
+}
+
+/// Whether a configuration stores frozen weights in few bits.
+pub fn is_packed(config: &RunConfig) -> bool {
+    Format::from_name(&config.model.base_storage).is_some()
 }
 
 /// The rank that a configuration whose rank is set gives to a layer, at most `min(m, n)`.

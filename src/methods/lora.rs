@@ -19,8 +19,8 @@ use crate::model::{Adapter, Gradients, Linear, LinearId, Model};
 use super::factors::{self, FactorInit, restored_rank};
 use super::footprint::{self, Footprint};
 use super::{
-    Context, Export, Method, MethodState, PlainAdapter, StateReader, adamw_all, effective, given,
-    resolved,
+    Base, Context, Export, Method, MethodState, PlainAdapter, StateReader, adamw_all, effective,
+    given, resolved,
 };
 
 /// LoRA on all target layers.
@@ -69,7 +69,7 @@ impl Lora {
 
     /// Whether the start of the factors is taken off the dense weight, as their product is not zero.
     fn is_compensated(&self) -> bool {
-        matches!(self.init, FactorInit::BothKaiming | FactorInit::SwitchLora)
+        compensates(self.init)
     }
 
     fn scale(&self, rank: usize) -> f32 {
@@ -111,9 +111,26 @@ impl Lora {
     }
 }
 
+fn compensates(init: FactorInit) -> bool {
+    matches!(init, FactorInit::BothKaiming | FactorInit::SwitchLora)
+}
+
+/// Whether a configuration's start of the factors is taken off the weights.
+pub fn is_compensated(config: &RunConfig) -> bool {
+    FactorInit::from_name(&config.lora.init).is_some_and(compensates)
+}
+
 impl Method for Lora {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn base(&self) -> Base {
+        match (self.has_base, self.is_compensated()) {
+            (false, _) => Base::Changing,
+            (true, false) => Base::Frozen,
+            (true, true) => Base::ChangedAtStart,
+        }
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
@@ -210,4 +227,9 @@ pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
     }
     let adapter = Footprint::adapter(layer, config);
     if config.lora.base == "none" { Footprint { weight: 0, ..adapter } } else { adapter }
+}
+
+/// Before the first update, where the start of the factors is taken off weights that are stored in few bits.
+pub fn start_footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    footprint(config, layer).before_packing(layer)
 }

@@ -14,6 +14,7 @@ use crate::device::memory::Category;
 use crate::error::{Error, Result};
 use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul};
+use crate::linalg::spectrum::Product;
 use crate::linalg::svd::Svd;
 use crate::model::config::TargetLayer;
 use crate::model::{Linear, LinearId, Model};
@@ -24,7 +25,8 @@ use super::footprint::{self, Footprint};
 use super::singular::Decomposition;
 use super::starts::Starts;
 use super::{
-    Context, Export, Method, MethodState, NextBatch, PlainAdapter, StateReader, resolved, singular,
+    Base, Context, Export, Method, MethodState, NextBatch, PlainAdapter, StateReader, resolved,
+    singular,
 };
 
 pub mod gradient;
@@ -195,6 +197,10 @@ impl Method for LoraGa {
         "lora-ga"
     }
 
+    fn base(&self) -> Base {
+        Base::ChangedAtStart
+    }
+
     fn look_ahead(&mut self, cx: &mut Context<'_>, next_batch: &mut NextBatch<'_>) -> Result<()> {
         let (targets, batches) = (&self.targets, self.batches);
         self.gradients =
@@ -266,6 +272,11 @@ impl Method for LoraGa {
         (2 * factors::restored_rank(linear, self.ranks)).min(linear.max_rank())
     }
 
+    /// Beside a weight in few bits, whose rounding is no change that was trained.
+    fn change_as_product(&self, model: &Model, linear: &Linear, _seed: u64) -> Option<Product> {
+        self.starts.change_beside_packed(model, linear)
+    }
+
     fn export(&self, model: &Model) -> Export {
         Export::of_frozen_base(model)
     }
@@ -298,5 +309,10 @@ pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
         return Footprint::untargeted(layer, config);
     }
     let rank = footprint::rank(config, layer).min(layer.max_rank() / 2);
-    Footprint::pair(layer, rank).with_start()
+    Footprint::pair(layer, config, rank).with_start()
+}
+
+/// Between the look at the gradient and the first update, where weights are stored in few bits.
+pub fn start_footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    footprint(config, layer).before_packing(layer)
 }

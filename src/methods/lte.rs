@@ -387,12 +387,12 @@ pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
     let rank = footprint::rank(config, layer);
     let heads = config.replicas();
     if heads == 0 {
-        return Footprint::pair(layer, config.lte.heads.max(1) * rank);
+        return Footprint::pair(layer, config, config.lte.heads.max(1) * rank);
     }
     let iters = config.train.iters.unwrap_or(u64::MAX);
     let merges = (1..=iters).contains(&config.lte.merge_every);
     let copies = if merges && config.lte.reset == "none" { 2 } else { 1 };
-    let pair = Footprint::pair(layer, rank);
+    let pair = Footprint::pair(layer, config, rank);
     Footprint {
         factors: heads as u128 * copies * pair.factors,
         optimizer: heads as u128 * pair.optimizer,

@@ -145,6 +145,20 @@ impl Export {
     }
 }
 
+/// What a method does with the dense weights of the layers that it adapts, which decides whether they can be stored in few
+/// bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// Trains them, changes them often, or has none.
+    Changing,
+    /// Leaves them as they were read.
+    Frozen,
+    /// Changes them once, before the first update.
+    ChangedAtStart,
+    /// Merges into them now and then, and leaves them alone in between.
+    Merged,
+}
+
 /// A low-rank pair on the weight that a run began with: `W + s·B·A` is the trained layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlainAdapter {
@@ -188,6 +202,11 @@ impl ScheduleIndex {
 pub trait Method {
     /// The name on the command line and in logs.
     fn name(&self) -> &'static str;
+
+    /// What becomes of the dense weights of its layers.
+    fn base(&self) -> Base {
+        Base::Changing
+    }
 
     /// Before [`Method::prepare`] of a fresh run: looks at the batches that the run begins with. Training
     /// sees the same batches again; a run that resumes does not look. Weights must not change.
@@ -345,15 +364,29 @@ pub fn create(config: &RunConfig) -> Result<Box<dyn Method>> {
 ///
 /// Errors: `Error::Config` where there is no such method.
 pub fn phases(config: &RunConfig) -> Result<Vec<PhaseFootprint>> {
+    // Weights that are changed before they are brought into few bits are in f32 until then.
+    let packing = |start: PhaseFootprint, rest: Vec<PhaseFootprint>| {
+        if footprint::is_packed(config) { [vec![start], rest].concat() } else { rest }
+    };
     Ok(match config.train.method.as_str() {
         "full" | "spam" => vec![full::footprint],
+        "lora" | "rslora" | "lora-plus" if lora::is_compensated(config) => {
+            packing(lora::start_footprint, vec![lora::footprint])
+        }
         "lora" | "rslora" | "lora-plus" => vec![lora::footprint],
-        "lora-ga" => vec![lora_ga::estimate_footprint, lora_ga::footprint],
-        "pissa" => vec![pissa::footprint],
+        "lora-ga" => {
+            let training = vec![lora_ga::footprint as PhaseFootprint];
+            [
+                vec![lora_ga::estimate_footprint as PhaseFootprint],
+                packing(lora_ga::start_footprint, training),
+            ]
+            .concat()
+        }
+        "pissa" => packing(pissa::start_footprint, vec![pissa::footprint]),
         "dora" => vec![dora::footprint],
         "lte" => vec![lte::footprint],
         "switchlora" => after_warm_start(config, switchlora::footprint),
-        "relora" => after_warm_start(config, relora::footprint),
+        "relora" => packing(relora::start_footprint, after_warm_start(config, relora::footprint)),
         "galore" => vec![galore::footprint],
         "fira" => vec![fira::footprint],
         "adarankgrad" => vec![adarankgrad::footprint],

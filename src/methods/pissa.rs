@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::config::{Ranks, RunConfig, Targets};
 use crate::error::{Error, Result};
+use crate::linalg::spectrum::Product;
 use crate::linalg::svd::Svd;
 use crate::model::config::TargetLayer;
 use crate::model::{Linear, LinearId, Model};
@@ -18,7 +19,7 @@ use super::factors::{self, columns};
 use super::footprint::{self, Footprint};
 use super::singular::{self, Decomposition};
 use super::starts::Starts;
-use super::{Context, Export, Method, MethodState, PlainAdapter, StateReader, resolved};
+use super::{Base, Context, Export, Method, MethodState, PlainAdapter, StateReader, resolved};
 
 /// PiSSA on all target layers.
 #[derive(Debug)]
@@ -110,6 +111,10 @@ impl Method for Pissa {
         "pissa"
     }
 
+    fn base(&self) -> Base {
+        Base::ChangedAtStart
+    }
+
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
         let layers = factors::targets(cx.model, &self.targets);
         let ranks: Vec<usize> = layers
@@ -161,6 +166,11 @@ impl Method for Pissa {
         (2 * factors::restored_rank(linear, self.ranks)).min(linear.max_rank())
     }
 
+    /// Beside a weight in few bits, whose rounding is no change that was trained.
+    fn change_as_product(&self, model: &Model, linear: &Linear, _seed: u64) -> Option<Product> {
+        self.starts.change_beside_packed(model, linear)
+    }
+
     fn export(&self, model: &Model) -> Export {
         Export::of_frozen_base(model)
     }
@@ -176,4 +186,9 @@ pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
         return Footprint::untargeted(layer, config);
     }
     Footprint::adapter(layer, config).with_start()
+}
+
+/// Before the first update, where weights are stored in few bits.
+pub fn start_footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    footprint(config, layer).before_packing(layer)
 }

@@ -22,9 +22,9 @@ use crate::random::stream;
 use crate::runlog::{Alert, Level, Merge, MergeLayer, Reset};
 
 use super::factors::{self, FactorInit};
-use super::footprint::Footprint;
+use super::footprint::{self, Footprint};
 use super::warm_start::WarmStart;
-use super::{Context, Export, Method, MethodState, ScheduleIndex, StateReader, resolved};
+use super::{Base, Context, Export, Method, MethodState, ScheduleIndex, StateReader, resolved};
 
 pub mod prune;
 
@@ -104,7 +104,7 @@ impl Relora {
     }
 
     /// Merges all layers, draws new factors and cuts back their moments.
-    fn restart(&self, cx: &mut Context<'_>, count: u64) {
+    fn restart(&self, cx: &mut Context<'_>, count: u64) -> Result<()> {
         let mut merged = Vec::new();
         let mut moments = Vec::new();
         for index in 0..cx.model.linears().len() {
@@ -112,7 +112,7 @@ impl Relora {
             let Some(adapter) = linear.adapter else { continue };
             let rank = cx.model.params.value(adapter.a).shape()[0];
             let new_a = factors::draw_a(&linear, rank, cx.seed, count);
-            let (dw_norm, error) = merge(cx.model, &linear, new_a);
+            let (dw_norm, error) = merge(cx.model, &linear, new_a)?;
             let (layer, error) = (index as u32, Some(error));
             merged.push(MergeLayer { layer, dw_norm, error, ..MergeLayer::default() });
             moments.extend([adapter.a, adapter.b]);
@@ -120,6 +120,7 @@ impl Relora {
         cx.events.push(Merge { count, l: merged }.into());
         let reset = self.reset(cx, &moments, count);
         cx.events.push(reset.into());
+        Ok(())
     }
 
     /// Cuts back the moments of the factors; counters and all other moments stay.
@@ -154,22 +155,39 @@ impl Relora {
 
 /// `W += s·B·A`, then A from `new_a` `[r, n]` and `B = 0`: the layer computes what it did.
 ///
-/// Gives the Frobenius norm of what was added and `max|W_new − (W + s·B·A)|`, the rounding of the sum.
-pub fn merge(model: &mut Model, linear: &Linear, new_a: Vec<f32>) -> (f64, f64) {
+/// A weight in few bits is encoded anew from f32 values in host memory, to which the product was added: what is below a
+/// level is not lost, and the layer computes what it did but for the new codes.
+///
+/// Gives the Frobenius norm of what was added and `max|W_new − (W + s·B·A)|`, the rounding of the sum in f32.
+///
+/// Errors: a value that a weight in few bits cannot hold.
+pub fn merge(model: &mut Model, linear: &Linear, new_a: Vec<f32>) -> Result<(f64, f64)> {
     let (Some(weight), Some(adapter)) = (linear.weight, linear.adapter) else {
-        return (0.0, 0.0);
+        return Ok((0.0, 0.0));
     };
     let device = model.device().clone();
     let params = &mut model.params;
-    let before = params.value(weight).to_host();
+    let before = params.host_values(&[weight]);
     let (a, b) = (params.value(adapter.a), params.value(adapter.b));
     let (a_shape, b_shape) = (a.shape(), b.shape());
     let added = matmul_scaled(adapter.scale, Layout::Nn, b, a).to_host();
-    let w = params.take(weight);
+    let is_packed = params.get(weight).is_packed();
+    let w = if is_packed {
+        let shape = [linear.rows, linear.cols];
+        Matrix::from_host(before.clone(), shape, &device, Category::Activations)
+    } else {
+        params.take(weight)
+    };
     let (a, b) = (params.value(adapter.a), params.value(adapter.b));
     let w = matmul_add(w, adapter.scale, Layout::Nn, b, a);
     let after = w.to_host();
-    params.set(weight, w);
+    if is_packed {
+        drop(w);
+        model.set_packed(linear, after.clone())?;
+    } else {
+        params.set(weight, w);
+    }
+    let params = &mut model.params;
     params.set(adapter.a, Matrix::from_host(new_a, a_shape, &device, Category::Adapters));
     params.set(adapter.b, Matrix::zeros(b_shape, &device, Category::Adapters));
 
@@ -179,12 +197,16 @@ pub fn merge(model: &mut Model, linear: &Linear, new_a: Vec<f32>) -> (f64, f64) 
         squares += added * added;
         error = error.max((f64::from(after) - (f64::from(before) + added)).abs());
     }
-    (f64::sqrt(squares), error)
+    Ok((f64::sqrt(squares), error))
 }
 
 impl Method for Relora {
     fn name(&self) -> &'static str {
         "relora"
+    }
+
+    fn base(&self) -> Base {
+        Base::Merged
     }
 
     fn prepare(&mut self, cx: &mut Context<'_>) -> Result<()> {
@@ -243,7 +265,7 @@ impl Method for Relora {
         } else {
             let (before, now) = (self.restarts(cx.t.saturating_sub(1)), self.restarts(cx.t));
             if now > before {
-                self.restart(cx, now);
+                self.restart(cx, now)?;
             }
         }
         Ok(())
@@ -263,7 +285,19 @@ impl Method for Relora {
     }
 }
 
-/// What a layer needs once the factors are made: a pair, and at a merge the product in full.
+/// What a layer needs once the factors are made: a pair, and at a merge the product in full. Beside a weight in few bits
+/// its f32 values are kept on the host.
 pub fn footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
-    Footprint { merge_scratch: layer.len(), ..Footprint::adapter(layer, config) }
+    let master = if footprint::is_packed(config) { layer.len() } else { 0 };
+    Footprint {
+        merge_scratch: layer.len(),
+        host: master,
+        host_weight: master,
+        ..Footprint::adapter(layer, config)
+    }
+}
+
+/// Before the first update with factors, where weights are stored in few bits.
+pub fn start_footprint(config: &RunConfig, layer: &TargetLayer) -> Footprint {
+    Footprint { host_weight: 0, ..footprint(config, layer).before_packing(layer) }
 }

@@ -7,9 +7,10 @@ use crate::device::Device;
 use crate::device::memory::Category;
 use crate::error::Result;
 use crate::kernels::Matrix;
+use crate::linalg::spectrum::Product;
 use crate::model::{Linear, LinearId, Model};
 
-use super::{NamedTensor, PlainAdapter, StateReader};
+use super::{NamedTensor, PlainAdapter, StateReader, effective};
 
 /// `A₀ [r, n]` and `B₀ [m, r]` of the layers with an adapter, in host memory: no update needs them.
 #[derive(Debug, Default)]
@@ -50,6 +51,18 @@ impl Starts {
         let name = |id: &LinearId| names(&model.linears()[id.0].name);
         let named = self.0.iter().flat_map(|(id, pair)| name(id).into_iter().zip(pair));
         named.map(|(name, value)| NamedTensor { name, value: value.clone() }).collect()
+    }
+
+    /// `s·(B·A − B₀·A₀)` of a layer whose weight is in few bits: there the weight itself is off by the rounding of its
+    /// codes, which no difference of weights could tell from the change.
+    pub fn change_beside_packed(&self, model: &Model, linear: &Linear) -> Option<Product> {
+        let is_packed = linear.weight.is_some_and(|id| model.params.get(id).is_packed());
+        let place = model.linears().iter().position(|other| other.name == linear.name);
+        let [a, b] = self.0.get(&LinearId(place.filter(|_| is_packed)?))?;
+        let scale = linear.adapter?.scale;
+        let wide = |matrix: &Matrix| effective::wide(&matrix.to_host());
+        let start = effective::scaled(wide(b), wide(a), scale, linear);
+        Some(effective::difference(effective::adapter(model, linear)?, &start))
     }
 
     /// The adapter of rank `2r` on the original weight that computes what the trained one does on the

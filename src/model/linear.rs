@@ -4,6 +4,7 @@ use crate::kernels::bias::{add_bias, bias_grad};
 use crate::kernels::lora::{lora_factor_grads, lora_input_grad, lora_linear};
 use crate::kernels::magnitude::{magnitude_grad, scale_columns};
 use crate::kernels::matmul::{Layout, matmul, matmul_add, matmul_scaled};
+use crate::kernels::packed::{Weight, packed_lora_input_grad, packed_lora_linear, packed_matmul};
 use crate::kernels::sparse::{gather, scatter_add};
 use crate::kernels::{Indices, Matrix};
 
@@ -115,14 +116,21 @@ impl Linear {
         if let Some(weight) = self.materialised(params) {
             return (matmul(Layout::Nt, x, &weight), None);
         }
-        let weight = self.weight.map(|id| params.value(id));
+        let weight = self.weight.map(|id| params.weight(id));
         match (&self.adapter, weight) {
             (Some(adapter), weight) => {
                 let (a, b) = (params.value(adapter.a), params.value(adapter.b));
-                let (y, h) = lora_linear(x, weight, a, b, adapter.scale);
+                let (y, h) = match weight {
+                    Some(Weight::Packed(w)) => packed_lora_linear(x, w, a, b, adapter.scale),
+                    Some(Weight::Dense(w)) => lora_linear(x, Some(w), a, b, adapter.scale),
+                    None => lora_linear(x, None, a, b, adapter.scale),
+                };
                 (take_merged_off(params, adapter, y, x), Some(h))
             }
-            (None, Some(weight)) => (matmul(Layout::Nt, x, weight), None),
+            (None, Some(Weight::Dense(weight))) => (matmul(Layout::Nt, x, weight), None),
+            (None, Some(Weight::Packed(weight))) => {
+                (packed_matmul(None, Layout::Nt, x, weight), None)
+            }
             (None, None) => unreachable!("layer {} has neither weight nor adapter", self.name),
         }
     }
@@ -135,23 +143,34 @@ impl Linear {
         dy: &Matrix,
     ) -> (Matrix, OutputGrad) {
         let materialised = self.materialised(params);
-        let weight = materialised.as_ref().or_else(|| self.weight.map(|id| params.value(id)));
+        let weight = match &materialised {
+            Some(weight) => Some(Weight::Dense(weight)),
+            None => self.weight.map(|id| params.weight(id)),
+        };
         let dz = self.magnitude.as_ref().map(|magnitude| scale_columns(dy, &magnitude.factor));
         let dy = dz.as_ref().unwrap_or(dy);
         match (&self.adapter, weight) {
             (Some(adapter), weight) if materialised.is_none() => {
                 let (a, b) = (params.value(adapter.a), params.value(adapter.b));
-                let (dx, g) = lora_input_grad(acc, dy, weight, a, b, adapter.scale);
+                let scale = adapter.scale;
+                let (dx, g) = match weight {
+                    Some(Weight::Packed(w)) => packed_lora_input_grad(acc, dy, w, a, b, scale),
+                    Some(Weight::Dense(w)) => lora_input_grad(acc, dy, Some(w), a, b, scale),
+                    None => lora_input_grad(acc, dy, None, a, b, scale),
+                };
                 let dx = match adapter.merged {
                     Some((a, b)) => {
                         let (a, b) = (params.value(a), params.value(b));
-                        lora_input_grad(Some(dx), dy, None, a, b, -adapter.scale).0
+                        lora_input_grad(Some(dx), dy, None, a, b, -scale).0
                     }
                     None => dx,
                 };
                 (dx, OutputGrad { g: Some(g), dz })
             }
-            (_, Some(weight)) => {
+            (_, Some(Weight::Packed(weight))) => {
+                (packed_matmul(acc, Layout::Nn, dy, weight), OutputGrad { g: None, dz })
+            }
+            (_, Some(Weight::Dense(weight))) => {
                 let dx = match acc {
                     Some(acc) => matmul_add(acc, 1.0, Layout::Nn, dy, weight),
                     None => matmul(Layout::Nn, dy, weight),

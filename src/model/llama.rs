@@ -10,6 +10,7 @@ use crate::kernels::swiglu::swiglu;
 use crate::kernels::{Indices, Matrix, Vector};
 use crate::random;
 
+use super::base::{BaseStorage, Initial};
 use super::config::{ModelConfig, RopeKind, block_linears};
 use super::linear::{Linear, LinearId, LinearTrace};
 use super::params::{ParamId, Params, Role, part_name};
@@ -53,6 +54,7 @@ pub struct Model {
     pub(super) sin: Matrix,
     /// Names of weights that were taken away.
     removed: Vec<String>,
+    pub(super) base_storage: Option<BaseStorage>,
     pub(super) replicas: Vec<Replica>,
 }
 
@@ -167,11 +169,11 @@ pub fn initial_values(name: &str, shape: &[usize], std: f64, seed: u64) -> Vec<f
 }
 
 impl Model {
-    /// A network with `value(name, shape)` for every parameter, all of them trainable.
-    pub fn build<E>(
+    /// A network with `value(name, shape)` for every parameter, all of them trainable but weights in few bits.
+    pub fn build<V: Into<Initial>, E>(
         config: ModelConfig,
         device: &Device,
-        mut value: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+        mut value: impl FnMut(&str, &[usize]) -> Result<V, E>,
     ) -> Result<Self, E> {
         let mut params = Params::default();
         let upload = |params: &mut Params, name: String, shape: Vec<usize>, values| {
@@ -193,10 +195,12 @@ impl Model {
             parts.collect()
         };
         let name = "model.embed_tokens.weight";
-        let embed = add_table(&mut params, name, value(name, &table)?);
+        let embed = add_table(&mut params, name, value(name, &table)?.into().dense(name));
         let mut add = |params: &mut Params, name: String, shape: Vec<usize>| {
-            let values = value(&name, &shape)?;
-            Ok(upload(params, name, shape, values))
+            Ok(match value(&name, &shape)?.into() {
+                Initial::Dense(values) => upload(params, name, shape, values),
+                Initial::Packed(codes) => params.add_packed(name, &codes, device),
+            })
         };
         let (mut blocks, mut linears) = (Vec::new(), Vec::new());
         for layer in 0..config.num_hidden_layers {
@@ -243,7 +247,7 @@ impl Model {
             None
         } else {
             let name = "lm_head.weight";
-            Some(add_table(&mut params, name, value(name, &table)?))
+            Some(add_table(&mut params, name, value(name, &table)?.into().dense(name)))
         };
         let (cos, sin) = rope_tables(&config, device);
         Ok(Self {
@@ -258,6 +262,7 @@ impl Model {
             cos,
             sin,
             removed: Vec::new(),
+            base_storage: None,
             replicas: Vec::new(),
         })
     }

@@ -41,15 +41,8 @@ impl Model {
     /// begins as that of the row of `W`. [`Model::refresh_magnitudes`] must follow when the factors have their values.
     pub fn add_magnitude(&mut self, id: LinearId) {
         let linear = &self.linears[id.0];
-        let Some(weight) = linear.weight else { return };
-        let (name, rows, cols) = (linear.name.clone(), linear.rows, linear.cols);
-        let squares: Vec<f32> = self
-            .params
-            .value(weight)
-            .to_host()
-            .chunks(cols)
-            .map(|row| row.iter().map(|&w| f64::from(w) * f64::from(w)).sum::<f64>() as f32)
-            .collect();
+        let (name, rows) = (linear.name.clone(), linear.rows);
+        let Some(squares) = self.squared_rows(id) else { return };
         let lengths: Vec<f32> = squares.iter().map(|&s| f64::from(s).sqrt() as f32).collect();
         let device = self.device.clone();
         let vector = |values| Vector::from_host(values, [rows], &device, Category::Adapters);
@@ -65,6 +58,23 @@ impl Model {
         });
     }
 
+    /// Squared lengths of the rows of a layer's weight as products use it.
+    fn squared_rows(&self, id: LinearId) -> Option<Vec<f32>> {
+        let linear = &self.linears[id.0];
+        let values = self.params.used_values(linear.weight?);
+        let square = |row: &[f32]| row.iter().map(|&w| f64::from(w) * f64::from(w)).sum::<f64>();
+        Some(values.chunks(linear.cols).map(|row| square(row) as f32).collect())
+    }
+
+    /// Takes the lengths of a weight's rows anew, after it was brought into few bits; the trained lengths stay.
+    pub(super) fn measure_rows(&mut self, id: LinearId) {
+        let Some(squares) = self.squared_rows(id) else { return };
+        if let Some(magnitude) = &mut self.linears[id.0].magnitude {
+            let shape = [squares.len()];
+            magnitude.squares = Vector::from_host(squares, shape, &self.device, Category::Adapters);
+        }
+    }
+
     /// Computes the lengths of the rows of `W + s·B·A` and the factors of the outputs anew. To be called after every
     /// change of the factors or the magnitudes; without it the layers keep the former ones.
     pub fn refresh_magnitudes(&mut self) {
@@ -78,7 +88,7 @@ impl Model {
             let (length, factor) = magnitude_factor(
                 value(magnitude.id),
                 &magnitude.squares,
-                value(weight),
+                self.params.weight(weight),
                 value(adapter.a),
                 value(adapter.b),
                 adapter.scale,

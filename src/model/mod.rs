@@ -4,6 +4,7 @@
 //! knows no method, no optimizer and no file.
 
 pub mod backward;
+pub mod base;
 pub mod config;
 pub mod generate;
 pub mod linear;
@@ -13,6 +14,7 @@ pub mod magnitude;
 pub mod params;
 pub mod replica;
 
+pub use base::{BaseStorage, PackAtLoad};
 pub use config::ModelConfig;
 pub use linear::{Adapter, Linear, LinearId, Sparse};
 pub use llama::{Batch, Model};

@@ -2,7 +2,11 @@
 
 use std::collections::HashMap;
 
+use crate::device::Device;
+use crate::device::memory::Category;
+use crate::error::{Error, Result};
 use crate::kernels::Matrix;
+use crate::kernels::packed::{Codes, Packed, Packing, Weight};
 
 /// Index of a parameter in [`Params`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,7 +32,18 @@ pub struct Param {
     pub role: Role,
     /// Whether gradients are computed for it.
     pub trainable: bool,
-    value: Option<Matrix>,
+    value: Option<Value>,
+}
+
+/// How a value is held.
+#[derive(Debug)]
+enum Value {
+    Dense(Matrix),
+    /// In few bits; `master` is the f32 it was encoded from, in host memory, where merges go into it.
+    Packed {
+        packed: Packed,
+        master: Option<Matrix>,
+    },
 }
 
 impl Param {
@@ -42,11 +57,41 @@ impl Param {
         self.len() == 0
     }
 
-    /// The value. It is missing only while an update in place holds it.
+    /// The value in f32. It is missing only while an update in place holds it. Only the frozen weight of a linear layer
+    /// may be in few bits: for such a parameter there are [`Params::weight`] and [`Params::host_values`].
     pub fn value(&self) -> &Matrix {
+        match self.held() {
+            Value::Dense(value) => value,
+            Value::Packed { .. } => unreachable!("parameter {} is in few bits", self.name),
+        }
+    }
+
+    /// Whether the value is in few bits.
+    pub fn is_packed(&self) -> bool {
+        matches!(self.value, Some(Value::Packed { .. }))
+    }
+
+    /// `[rows, columns]` of the value.
+    pub fn sizes(&self) -> [usize; 2] {
+        match self.held() {
+            Value::Dense(value) => value.shape(),
+            Value::Packed { packed, .. } => packed.shape(),
+        }
+    }
+
+    fn held(&self) -> &Value {
         match &self.value {
             Some(value) => value,
             None => unreachable!("parameter {} is being updated", self.name),
+        }
+    }
+
+    /// What files hold: the value, or of one in few bits what it was encoded from, or decoded.
+    fn host_values(&self) -> Vec<f32> {
+        match self.held() {
+            Value::Dense(value) => value.to_host(),
+            Value::Packed { master: Some(master), .. } => master.to_host(),
+            Value::Packed { packed, master: None } => packed.to_host().decode(),
         }
     }
 }
@@ -110,12 +155,67 @@ impl Params {
         of.map(|(id, _)| id).collect()
     }
 
-    /// The values of a tensor as files have it; waits for the device.
+    /// The values of a tensor as checkpoints have it; waits for the device. Of a weight in few bits these are the f32
+    /// values that merges go into, where it has such, else what it decodes to.
     pub fn host_values(&self, parts: &[ParamId]) -> Vec<f32> {
         match parts {
-            [one] => self.value(*one).to_host(),
-            parts => parts.iter().flat_map(|&id| self.value(id).to_host()).collect(),
+            [one] => self.get(*one).host_values(),
+            parts => parts.iter().flat_map(|&id| self.get(id).host_values()).collect(),
         }
+    }
+
+    /// The values that products use: of a weight in few bits what it decodes to.
+    pub fn used_values(&self, id: ParamId) -> Vec<f32> {
+        match self.get(id).held() {
+            Value::Dense(value) => value.to_host(),
+            Value::Packed { packed, .. } => packed.to_host().decode(),
+        }
+    }
+
+    /// The value as products take it.
+    pub fn weight(&self, id: ParamId) -> Weight<'_> {
+        match self.get(id).held() {
+            Value::Dense(value) => Weight::Dense(value),
+            Value::Packed { packed, .. } => Weight::Packed(packed),
+        }
+    }
+
+    /// Adds a frozen weight of the network in few bits.
+    pub fn add_packed(
+        &mut self,
+        name: impl Into<String>,
+        codes: &Codes,
+        device: &Device,
+    ) -> ParamId {
+        let Packing { rows, cols, .. } = codes.packing;
+        let value = Value::Packed { packed: Packed::from_host(codes, device), master: None };
+        self.insert(name.into(), vec![rows, cols], Role::Network, value, false)
+    }
+
+    /// Brings a frozen weight into few bits, and a weight that is there already from its master again. With
+    /// `keeps_master` the f32 values stay in host memory.
+    ///
+    /// Errors: a value that the form cannot hold, with the parameter's name.
+    pub fn pack(
+        &mut self,
+        id: ParamId,
+        values: Vec<f32>,
+        packing: Packing,
+        keeps_master: bool,
+        device: &Device,
+    ) -> Result<()> {
+        let param = &mut self.list[id.0];
+        assert!(!param.trainable, "{} is trained and stays in f32", param.name);
+        let codes = encode(&param.name, &values, packing)?;
+        // First, so that there are never two copies.
+        param.value = None;
+        let master = keeps_master.then(|| {
+            // On the CPU backend its bytes stand in the run's ledger.
+            let host = if device.gpu().is_some() { Device::cpu() } else { device.clone() };
+            Matrix::from_host(values, [packing.rows, packing.cols], &host, Category::Weights)
+        });
+        param.value = Some(Value::Packed { packed: Packed::from_host(&codes, device), master });
+        Ok(())
     }
 
     /// Adds a parameter; names are unique.
@@ -129,6 +229,17 @@ impl Params {
     ) -> ParamId {
         let name = name.into();
         assert_eq!(shape.iter().product::<usize>(), value.len(), "{name} has shape {shape:?}");
+        self.insert(name, shape, role, Value::Dense(value), trainable)
+    }
+
+    fn insert(
+        &mut self,
+        name: String,
+        shape: Vec<usize>,
+        role: Role,
+        value: Value,
+        trainable: bool,
+    ) -> ParamId {
         let id = ParamId(self.list.len());
         let earlier = self.by_name.insert(name.clone(), id);
         assert!(earlier.is_none(), "parameter {name} is added once");
@@ -153,7 +264,9 @@ impl Params {
 
     /// Switches gradients on or off.
     pub fn set_trainable(&mut self, id: ParamId, trainable: bool) {
-        self.list[id.0].trainable = trainable;
+        let param = &mut self.list[id.0];
+        assert!(!(trainable && param.is_packed()), "{} is in few bits and frozen", param.name);
+        param.trainable = trainable;
     }
 
     /// Whether gradients are computed for the parameter.
@@ -165,21 +278,22 @@ impl Params {
     pub fn set(&mut self, id: ParamId, value: Matrix) {
         let param = &mut self.list[id.0];
         assert_eq!(value.len(), param.len(), "{} keeps its shape", param.name);
-        param.value = Some(value);
+        param.value = Some(Value::Dense(value));
     }
 
     /// Replaces a matrix by one of another shape, such as a factor whose rank has changed.
     pub fn replace(&mut self, id: ParamId, value: Matrix) {
         let param = &mut self.list[id.0];
         param.shape = value.shape().to_vec();
-        param.value = Some(value);
+        param.value = Some(Value::Dense(value));
     }
 
     /// Takes the value out for an operation in place; [`Params::set`] puts the result back.
     pub fn take(&mut self, id: ParamId) -> Matrix {
         let param = &mut self.list[id.0];
         match param.value.take() {
-            Some(value) => value,
+            Some(Value::Dense(value)) => value,
+            Some(Value::Packed { .. }) => unreachable!("parameter {} is in few bits", param.name),
             None => unreachable!("parameter {} is already taken", param.name),
         }
     }
@@ -213,6 +327,28 @@ impl Params {
     pub fn trainable_len(&self) -> usize {
         self.list.iter().filter(|p| p.trainable).map(Param::len).sum()
     }
+}
+
+/// A matrix in few bits.
+///
+/// Errors: a value that the form cannot hold, with the tensor's name and its place.
+pub fn encode(name: &str, values: &[f32], packing: Packing) -> Result<Codes> {
+    Codes::encode(values, packing).map_err(|unfit| {
+        Error::run(
+            format!(
+                "{name} holds {} in row {}, column {}, which model.base_storage = {} cannot store",
+                unfit.value,
+                unfit.row,
+                unfit.column,
+                packing.format.name()
+            ),
+            if unfit.value.is_finite() {
+                "use --base-storage q8 or nf4, whose scales have the range of f32, or f32"
+            } else {
+                "use a model whose weights are finite"
+            },
+        )
+    })
 }
 
 /// Gradients by parameter, accumulated over micro-batches.

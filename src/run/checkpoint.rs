@@ -23,7 +23,7 @@ use crate::formats::safetensors::{
 };
 use crate::kernels::Matrix;
 use crate::methods::{MethodState, StateReader};
-use crate::model::{Model, Param, ParamId, Role};
+use crate::model::{Model, PackAtLoad, Param, ParamId, Role};
 use crate::optim::adamw::Moments;
 use crate::runlog::Cmd;
 
@@ -266,7 +266,7 @@ fn write_files(folder: &Path, engine: &mut Engine, progress: &Progress) -> Resul
 
 /// The shape of moments in files: the parameter's, unless they have one of their own.
 fn moment_shape(param: &Param, shape: [usize; 2]) -> Vec<usize> {
-    if shape == param.value().shape() { param.shape.clone() } else { shape.to_vec() }
+    if shape == param.sizes() { param.shape.clone() } else { shape.to_vec() }
 }
 
 fn hash(path: &Path) -> Result<String> {
@@ -368,12 +368,17 @@ impl Checkpoint {
 
     /// The network with its weights; the method puts its factors on it in [`Checkpoint::restore`].
     pub fn load_model(&self, device: &Device) -> Result<Model> {
+        self.load_packed(device, &PackAtLoad::default())
+    }
+
+    /// The same with some weights in few bits from the start.
+    pub fn load_packed(&self, device: &Device, pack: &PackAtLoad) -> Result<Model> {
         let config = HfConfig::read(self.folder.join(CONFIG))?;
         Model::build(config, device, |name, shape| {
             if self.state.removed.iter().any(|removed| removed == name) {
-                return Ok(vec![0.0; shape.iter().product()]);
+                return Ok(vec![0.0; shape.iter().product()].into());
             }
-            Ok::<_, Error>(self.model.read_expected(name, shape)?.values)
+            pack.initial(name, shape, self.model.read_expected(name, shape)?.values)
         })
     }
 
@@ -382,6 +387,7 @@ impl Checkpoint {
     pub fn restore(&self, engine: &mut Engine, with_moments: bool) -> Result<()> {
         engine.t = self.state.progress.t;
         engine.with_method(|method, cx| method.restore(cx, self))?;
+        engine.model.pack_frozen()?;
         let device = engine.model.device().clone();
         let upload = |values, shape: [usize; 2], category| {
             Matrix::from_host(values, shape, &device, category)
@@ -408,7 +414,7 @@ impl Checkpoint {
                 return Err(self.mismatch(format!("moments of {name}, which is not in the model")));
             };
             let param = engine.model.params.get(id);
-            let own_shape = param.value().shape();
+            let own_shape = param.sizes();
             let shape = engine.method.moment_shape(id).unwrap_or(own_shape);
             let file_shape = moment_shape(param, shape);
             let read = |moment: &str| {

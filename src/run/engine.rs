@@ -120,7 +120,8 @@ impl Engine {
         self.with_method(|method, cx| {
             method.look_ahead(cx, next_batch)?;
             method.prepare(cx)
-        })
+        })?;
+        self.model.pack_frozen()
     }
 
     /// Moments that begin anew, and what the optimizer does to this update's gradients. Where gradients are used up
@@ -228,6 +229,8 @@ impl Engine {
             });
             self.t += 1;
             self.with_method(|method, cx| method.after_update(cx))?;
+            // What a warm start trained is frozen when it ends.
+            self.model.pack_frozen()?;
         } else {
             let guards: Vec<&Vector> = guarded.iter().map(|(.., guard)| guard).collect();
             let read = Vector::all_to_host(&guards);

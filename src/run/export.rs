@@ -14,16 +14,23 @@ use crate::formats::safetensors::{Dtype, TensorPlan, TensorValues};
 use crate::formats::tokenizer::Tokenizer;
 use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul_add};
+use crate::kernels::packed::Weight;
 use crate::kernels::scaling::{Along, scale};
 use crate::kernels::sparse::scatter_add;
 use crate::model::{Linear, Model, Role, Whole};
 
 /// `W + s·B·A` of a layer, with its trained lengths where it has some, or `Sp + s·B·A`, on the host. The layer's own
-/// weight keeps its bits.
+/// weight keeps its bits. Of one in few bits W is what it decodes to: beside that the factors were trained.
 pub fn merged_weight(model: &Model, linear: &Linear) -> Vec<f32> {
     let device = model.device();
     let weight = match linear.weight {
-        Some(id) => model.params.value(id).duplicate(device, Category::Activations),
+        Some(id) => match model.params.weight(id) {
+            Weight::Dense(weight) => weight.duplicate(device, Category::Activations),
+            Weight::Packed(weight) => {
+                let values = weight.to_host().decode();
+                Matrix::from_host(values, weight.shape(), device, Category::Activations)
+            }
+        },
         None => Matrix::zeros([linear.rows, linear.cols], device, Category::Activations),
     };
     let merged = match &linear.adapter {
@@ -106,9 +113,10 @@ fn merged_layers(model: &Model) -> BTreeMap<String, &Linear> {
 
 /// The values of a tensor of the network as they stand in a file.
 fn exported_values(model: &Model, merged: &BTreeMap<String, &Linear>, name: &str) -> Vec<f32> {
-    match merged.get(name) {
-        Some(linear) => merged_weight(model, linear),
-        None => model.params.host_values(&model.params.parts_of(name)),
+    match (merged.get(name), model.params.parts_of(name).as_slice()) {
+        (Some(linear), _) => merged_weight(model, linear),
+        (None, [one]) => model.params.used_values(*one),
+        (None, parts) => model.params.host_values(parts),
     }
 }
 

@@ -123,7 +123,7 @@ pub fn open_source(source: &Source) -> Result<Opened> {
     let origin = ModelSource::find(&config.model.model)?;
     let tokenizer = origin.tokenizer(&config)?;
     check_tokenizer(&dir, &tokenizer)?;
-    let mut engine = setup::engine(&config, checkpoint.load_model(&device)?)?;
+    let mut engine = setup::resumed_engine(&config, &checkpoint, &device)?;
     checkpoint.restore(&mut engine, false)?;
     check_finite(&engine.model, checkpoint.folder())?;
     let step = checkpoint.progress().t;
@@ -272,8 +272,8 @@ fn set_device(config: &mut RunConfig, device: Option<&str>) -> Result<()> {
 
 /// Refuses weights that cannot give a loss or a text.
 fn check_finite(model: &Model, path: &Path) -> Result<()> {
-    for (_, param) in model.params.iter() {
-        if let Some(value) = param.value().to_host().iter().find(|value| !value.is_finite()) {
+    for (id, param) in model.params.iter() {
+        if let Some(value) = model.params.used_values(id).iter().find(|value| !value.is_finite()) {
             return Err(Error::file(
                 path,
                 format!("tensor {} holds {value}", param.name),

@@ -335,7 +335,7 @@ fn begin(
 ) -> Result<(Engine, Progress)> {
     let config = &prepared.config;
     if let Some(checkpoint) = checkpoint {
-        let mut engine = setup::engine(config, checkpoint.load_model(device)?)?;
+        let mut engine = setup::resumed_engine(config, checkpoint, device)?;
         checkpoint.restore(&mut engine, true)?;
         return Ok((engine, checkpoint.progress().clone()));
     }

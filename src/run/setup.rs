@@ -1,6 +1,6 @@
 //! Puts a run together: tokenizer, data, network, method and optimizer from a configuration.
 
-use crate::config::{DataTable, RunConfig};
+use crate::config::{DataTable, RunConfig, Targets};
 use crate::data::cache::TokenCache;
 use crate::data::row_cache::RowFormat;
 use crate::data::text::Format;
@@ -9,12 +9,15 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::chat::ChatTemplate;
 use crate::formats::tokenizer::Tokenizer;
+use crate::kernels::packed;
 use crate::kernels::update::AdamW;
-use crate::methods;
-use crate::model::{Model, ModelConfig};
+use crate::methods::{self, Base, Method};
+use crate::model::llama::initial_values;
+use crate::model::{BaseStorage, Model, ModelConfig, PackAtLoad};
 use crate::optim::Optimizer;
 use crate::optim::adamw::form_from_name;
 
+use super::checkpoint::Checkpoint;
 use super::engine::Engine;
 use super::estimate;
 use super::plan::{self, CHATML, ModelSource};
@@ -128,12 +131,72 @@ impl Prepared {
     /// The network at its start.
     pub fn fresh_model(&self, device: &Device) -> Result<Model> {
         match &self.source {
-            ModelSource::Preset(_) => {
-                Ok(Model::init(self.shape.clone(), self.config.train.seed, device))
+            ModelSource::Preset(_) => random_model(&self.config, &self.shape, device),
+            ModelSource::Directory(folder) => {
+                Model::load_packed(folder, device, &pack_at_load(&self.config, false)?)
             }
-            ModelSource::Directory(folder) => Model::load(folder, device),
         }
     }
+}
+
+/// The network of a configuration with random weights.
+pub fn random_model(config: &RunConfig, shape: &ModelConfig, device: &Device) -> Result<Model> {
+    let pack = pack_at_load(config, false)?;
+    let (std, seed) = (shape.initializer_range, config.train.seed);
+    Model::build(shape.clone(), device, |name, shape| {
+        pack.initial(name, shape, initial_values(name, shape, std, seed))
+    })
+}
+
+/// How the frozen weights of a configuration are stored where that is not f32, and what its method does with them.
+fn base_storage(config: &RunConfig, method: &dyn Method) -> Result<Option<(BaseStorage, Base)>> {
+    let Some(format) = packed::Format::from_name(&config.model.base_storage) else {
+        return Ok(None);
+    };
+    let base = method.base();
+    if base == Base::Changing {
+        return Err(Error::config(
+            format!(
+                "model.base_storage is {}, and {} leaves no dense weight frozen",
+                format.name(),
+                config.train.method
+            ),
+            "leave --base-storage out, or use lora, rslora, lora-plus, lora-ga, pissa, dora or relora",
+        ));
+    }
+    Ok(Some((BaseStorage { format, keeps_master: base == Base::Merged }, base)))
+}
+
+/// The layers whose weight is frozen all through a run whose method freezes its targets, as far as that is known
+/// without the network.
+fn frozen_layers(config: &RunConfig) -> Option<Targets> {
+    match (config.train.train_non_targets, &config.model.adapter) {
+        (Some(false), _) => Some(Targets::ALL),
+        // An adapter from outside has its own layers, and the others are trained.
+        (_, Some(_)) => None,
+        _ => Some(config.train.targets()),
+    }
+}
+
+/// Which weights of a configuration can be brought into few bits as they are read. The others follow when they have the
+/// values that they are frozen with.
+fn pack_at_load(config: &RunConfig, is_resumed: bool) -> Result<PackAtLoad> {
+    let method = methods::create(config)?;
+    let Some((storage, base)) = base_storage(config, method.as_ref())? else {
+        return Ok(PackAtLoad::default());
+    };
+    let has_its_values = base == Base::Frozen || is_resumed && base == Base::ChangedAtStart;
+    let layers = frozen_layers(config).filter(|_| has_its_values);
+    Ok(layers.map_or_else(PackAtLoad::default, |layers| PackAtLoad::layers(storage.format, layers)))
+}
+
+/// An engine around the network of a checkpoint; [`Checkpoint::restore`] must follow.
+pub fn resumed_engine(
+    config: &RunConfig,
+    checkpoint: &Checkpoint,
+    device: &Device,
+) -> Result<Engine> {
+    engine(config, checkpoint.load_packed(device, &pack_at_load(config, true)?)?)
 }
 
 /// An engine around a network; the method has not touched it yet.
@@ -147,9 +210,20 @@ pub fn engine(config: &RunConfig, mut model: Model) -> Result<Engine> {
             model.params.set_trainable(id, false);
         }
     }
+    let method = methods::create(config)?;
+    if let Some((storage, base)) = base_storage(config, method.as_ref())? {
+        model.set_base_storage(Some(storage));
+        if let (Base::Frozen, Some(layers)) = (base, frozen_layers(config)) {
+            let frozen = model.linears().iter().filter(|linear| layers.contains(&linear.name));
+            for id in frozen.filter_map(|linear| linear.weight).collect::<Vec<_>>() {
+                model.params.set_trainable(id, false);
+            }
+            model.pack_frozen()?;
+        }
+    }
     Ok(Engine {
         optimizer: Optimizer::new(hyper(config)?, model.device()).with_spam(plan::spam(config)),
-        method: methods::create(config)?,
+        method,
         settings: plan::settings(config)?,
         seed: train.seed,
         t: 0,

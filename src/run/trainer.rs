@@ -511,7 +511,11 @@ impl Trainer<'_> {
             looked.and(saved)?;
         }
         if has_all {
-            self.emit(Phase { name: "export".into(), detail: "model/".into() })?;
+            let detail = match self.engine.model.base_storage() {
+                Some(base) => format!("model/, merged into the decoded {}", base.format.name()),
+                None => "model/".into(),
+            };
+            self.emit(Phase { name: "export".into(), detail })?;
             write_model(&self.dir.model(), &self.engine.model, &self.tokenizer)?;
         }
         Ok(())

@@ -3,6 +3,7 @@
 use fullrank::device::memory::Category::Activations;
 use fullrank::kernels::Matrix;
 use fullrank::kernels::magnitude::{magnitude_factor, magnitude_grad, scale_columns};
+use fullrank::kernels::packed::Weight;
 
 use crate::forms::{TOLERANCE, Values, assert_close, assert_near, in_every_form, vector, wide};
 
@@ -70,7 +71,8 @@ fn lengths_are_those_of_the_whole_rows() {
             let lengths: Vec<f64> = (0..outputs).map(row_length).collect();
             let factors: Vec<f64> =
                 wide(&magnitude).iter().zip(&lengths).map(|(m, length)| m / length).collect();
-            let (got, factor) = magnitude_factor(&magnitude, &squares, &w, &a, &b, scale);
+            let (got, factor) =
+                magnitude_factor(&magnitude, &squares, Weight::Dense(&w), &a, &b, scale);
             assert_close(&what, &got, &lengths);
             // Short rows lose digits in the sum, and the factor is their reciprocal.
             assert_near(&what, &wide(&factor), &factors, 20.0 * TOLERANCE);
@@ -84,7 +86,8 @@ fn a_row_of_zeros_has_a_finite_factor() {
         let zeros = |shape| Matrix::zeros(shape, device, Activations);
         let (w, a, b) = (zeros([3, 4]), zeros([2, 4]), zeros([3, 2]));
         let squares = vector(vec![0.0; 3], device);
-        let (length, factor) = magnitude_factor(&zeros([1, 3]), &squares, &w, &a, &b, 1.0);
+        let (length, factor) =
+            magnitude_factor(&zeros([1, 3]), &squares, Weight::Dense(&w), &a, &b, 1.0);
         assert!(length.to_host().iter().all(|&v| v > 0.0 && v < 1e-11));
         assert_eq!(factor.to_host(), [0.0; 3]);
     });

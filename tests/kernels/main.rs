@@ -15,6 +15,7 @@ mod loss;
 mod magnitude;
 mod matmul;
 mod norm;
+mod packed;
 mod parts;
 mod pointwise;
 mod replay;

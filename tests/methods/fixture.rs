@@ -214,7 +214,7 @@ pub fn snapshot(engine: &mut Engine) -> BTreeMap<String, Vec<u32>> {
 
 pub fn parameter_bits(model: &Model) -> BTreeMap<String, Vec<u32>> {
     let params = model.params.iter();
-    params.map(|(_, param)| (param.name.clone(), bits(&param.value().to_host()))).collect()
+    params.map(|(id, param)| (param.name.clone(), bits(&model.params.host_values(&[id])))).collect()
 }
 
 /// Names what differs instead of printing all bits.

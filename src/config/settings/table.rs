@@ -1,7 +1,7 @@
 //! The rows: one per field of the configuration, by heading of the help, in the order of the structs; those of
 //! the methods' own tables are in `methods`.
 
-use super::{ADAM_FORMS, ALERT_POLICIES, Group, Kind, METHODS, SCHEDULES, Setting};
+use super::{ADAM_FORMS, ALERT_POLICIES, BASE_STORAGES, Group, Kind, METHODS, SCHEDULES, Setting};
 use crate::config::methods::{
     adarankgrad, fira, galore, inrank, lora, lora_ga, lora_plus, lte, pissa, relora, sltrain, spam,
     switchlora,
@@ -52,6 +52,16 @@ const MODEL: &[Setting] = &[
         more: "The method must be the adapter's: lora or lora-plus, rslora, dora. Rank, alpha and the layers are the \
                adapter's too.",
         aliases: &["resume-adapter-path"],
+    },
+    Setting {
+        key: "model.base_storage",
+        flag: "base-storage",
+        value: "FORM",
+        kind: Kind::Choice(BASE_STORAGES),
+        short: "How frozen weights of linear layers are stored: f32, f16, q8 or nf4",
+        more: "q8 and nf4 take 8.5 and 4.5 bits a weight, and the adapters are trained beside what these decode to. With \
+               lora, rslora, lora-plus, lora-ga, pissa and dora; with relora, which keeps the f32 weights in host memory.",
+        aliases: &["quantize"],
     },
     Setting {
         key: "model.hidden_size",

@@ -4,7 +4,7 @@ use burn::backend::wgpu::CubeTensor;
 
 use super::super::launch::{assert_unique, empty, sizes};
 use super::super::matmul::Layout;
-use super::matmul::{Low, Product, Write, matmul, matmul_into};
+use super::matmul::{Low, Product, Second, Write, matmul, matmul_into};
 
 /// `(y = x·Wᵀ + s·h·Bᵀ, h = x·Aᵀ)`.
 pub(super) fn lora_linear(
@@ -61,6 +61,6 @@ fn both(
     b: &CubeTensor,
     low: Low<'_>,
 ) {
-    let (c, a, b) = (c.into(), a.into(), b.into());
+    let (c, a, b) = (c.into(), a.into(), Second::Dense(b.into()));
     Product { c, write, scale: 1.0, layout, a, b, low: Some(low) }.run();
 }

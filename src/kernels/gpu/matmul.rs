@@ -6,12 +6,24 @@ use burn::backend::wgpu::CubeTensor;
 
 use crate::device::gpu::{Gpu, Tiling};
 
-use super::super::launch::{Launch, Shader, empty, gpu, sizes};
+use super::super::launch::{Launch, Shader, assert_unique, empty, gpu, sizes};
 use super::super::matmul::Layout;
+use super::super::packed::{Format, Packing};
 
-static DIRECT: Shader =
-    Shader::new("matmul_direct", include_str!("../../../shaders/matmul_direct.wgsl"));
-static TILE: Shader = Shader::new("matmul_tile", include_str!("../../../shaders/matmul_tile.wgsl"));
+static DIRECT: Shader = Shader::new(
+    "matmul_direct",
+    concat!(
+        include_str!("../../../shaders/packed.wgsl"),
+        include_str!("../../../shaders/matmul_direct.wgsl")
+    ),
+);
+static TILE: Shader = Shader::new(
+    "matmul_tile",
+    concat!(
+        include_str!("../../../shaders/packed.wgsl"),
+        include_str!("../../../shaders/matmul_tile.wgsl")
+    ),
+);
 static SUM: Shader = Shader::new("matmul_sum", include_str!("../../../shaders/matmul_sum.wgsl"));
 
 /// Some rows of a stored matrix: as if they were a matrix of their own.
@@ -52,6 +64,75 @@ impl<'a> From<&'a CubeTensor> for Rows<'a> {
     }
 }
 
+/// A whole matrix in few bits.
+#[derive(Clone, Copy)]
+pub(super) struct PackedRows<'a> {
+    pub(super) words: &'a CubeTensor,
+    pub(super) scales: &'a CubeTensor,
+    pub(super) packing: Packing,
+}
+
+/// The second operand of a product.
+#[derive(Clone, Copy)]
+pub(super) enum Second<'a> {
+    Dense(Rows<'a>),
+    Packed(PackedRows<'a>),
+}
+
+impl<'a> Second<'a> {
+    fn sizes(self) -> [usize; 2] {
+        match self {
+            Self::Dense(rows) => rows.sizes(),
+            Self::Packed(PackedRows { packing, .. }) => [packing.rows, packing.cols],
+        }
+    }
+
+    /// The tensor that is bound in its place.
+    fn tensor(self) -> &'a CubeTensor {
+        match self {
+            Self::Dense(rows) => rows.tensor,
+            Self::Packed(packed) => packed.words,
+        }
+    }
+
+    /// The scales, where it has some.
+    fn scales(self) -> Option<&'a CubeTensor> {
+        match self {
+            Self::Packed(packed) if packed.packing.format != Format::F16 => Some(packed.scales),
+            _ => None,
+        }
+    }
+
+    /// The number of its form in the programs.
+    fn form(self) -> u32 {
+        match self {
+            Self::Dense(_) => 0,
+            Self::Packed(packed) => match packed.packing.format {
+                Format::F16 => 1,
+                Format::Q8 => 2,
+                Format::Nf4 => 3,
+            },
+        }
+    }
+
+    /// Whether a test holds for its stored rows; words have no rows of their own.
+    fn is_none_or(self, test: impl Fn(Rows<'a>) -> bool) -> bool {
+        match self {
+            Self::Dense(rows) => test(rows),
+            Self::Packed(_) => true,
+        }
+    }
+
+    /// Where a part of K begins: the element, or of a packed matrix the step of K.
+    fn at(self, layout: Layout, k: usize) -> usize {
+        match self {
+            Self::Dense(rows) if layout == Layout::Nt => rows.at() + k,
+            Self::Dense(rows) => rows.at() + k * rows.columns(),
+            Self::Packed(_) => k,
+        }
+    }
+}
+
 /// What a product does with the values in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Write {
@@ -85,7 +166,28 @@ pub(super) fn matmul_into<'a>(
     a: impl Into<Rows<'a>>,
     b: impl Into<Rows<'a>>,
 ) {
-    Product { c: c.into(), write, scale, layout, a: a.into(), b: b.into(), low: None }.run();
+    let b = Second::Dense(b.into());
+    Product { c: c.into(), write, scale, layout, a: a.into(), b, low: None }.run();
+}
+
+/// `x·Wᵀ` or `x·W` with the thin product, added to `acc` in place if given.
+pub(super) fn packed_product(
+    acc: Option<CubeTensor>,
+    layout: Layout,
+    x: &CubeTensor,
+    w: PackedRows<'_>,
+    low: Option<Low<'_>>,
+) -> CubeTensor {
+    let b = Second::Packed(w);
+    let (m, n, _) = layout.sizes(sizes(x), b.sizes());
+    let (c, write) = if let Some(acc) = acc {
+        assert_unique(&acc, "packed_product");
+        (acc, Write::Add)
+    } else {
+        (empty(x, [m, n]), Write::Replace)
+    };
+    Product { c: Rows::from(&c), write, scale: 1.0, layout, a: x.into(), b, low }.run();
+    c
 }
 
 /// A product and the thin one that goes into the same pass: `C (+)= scale · (A·B + low_scale · P·Q)`.
@@ -95,7 +197,7 @@ pub(super) struct Product<'a> {
     pub(super) scale: f32,
     pub(super) layout: Layout,
     pub(super) a: Rows<'a>,
-    pub(super) b: Rows<'a>,
+    pub(super) b: Second<'a>,
     pub(super) low: Option<Low<'a>>,
 }
 
@@ -206,7 +308,10 @@ impl Product<'_> {
             .constant("SIDE", side)
             .constant("DEPTH", 2048 / side)
             .constant("A_VECTOR", u32::from(is_vector(self.a) && p.is_none_or(is_vector)))
-            .constant("B_VECTOR", u32::from(is_vector(self.b) && q.is_none_or(is_vector)))
+            .constant(
+                "B_VECTOR",
+                u32::from(self.b.is_none_or(is_vector) && q.is_none_or(is_vector)),
+            )
             .constant("C_VECTOR", u32::from(is_vector(self.c)));
         self.sizes_and_pitches(launch, 0..k)
             .uint(chunk)
@@ -225,11 +330,16 @@ impl Product<'_> {
             .constant("B_ALONG_K", u32::from(self.layout == Layout::Nt))
             .constant("LOW", u32::from(self.low.is_some()))
             .constant("ADD", u32::from(self.write == Write::Add))
+            .constant("PACKED", self.b.form())
             .tensor(self.c.tensor)
             .tensor(self.a.tensor)
-            .tensor(self.b.tensor);
-        match &self.low {
+            .tensor(self.b.tensor());
+        let launch = match &self.low {
             Some(low) => launch.tensor(low.p).tensor(low.q),
+            None => launch,
+        };
+        match self.b.scales() {
+            Some(scales) => launch.tensor(scales),
             None => launch,
         }
     }
@@ -238,8 +348,8 @@ impl Product<'_> {
     fn sizes_and_pitches<'b>(&self, launch: Launch<'b>, part: Range<usize>) -> Launch<'b> {
         let (m, n, _) = self.size();
         let pitch = |x: &CubeTensor| Rows::from(x).columns();
+        let [_, b_columns] = self.b.sizes();
         let a_step = if self.layout == Layout::Tn { self.a.columns() } else { 1 };
-        let b_step = if self.layout == Layout::Nt { 1 } else { self.b.columns() };
         launch
             .uint(m)
             .uint(n)
@@ -247,9 +357,9 @@ impl Product<'_> {
             .uint(self.rank())
             .uint(self.c.at())
             .uint(self.a.at() + part.start * a_step)
-            .uint(self.b.at() + part.start * b_step)
+            .uint(self.b.at(self.layout, part.start))
             .uint(self.a.columns())
-            .uint(self.b.columns())
+            .uint(b_columns)
             .uint(self.low.map_or(0, |low| pitch(low.p)))
             .uint(self.low.map_or(0, |low| pitch(low.q)))
     }
@@ -257,7 +367,8 @@ impl Product<'_> {
     /// The best form of the direct program that the device and the sizes allow.
     fn form(&self, gpu: &Gpu) -> Form {
         let is_even = |x: Rows<'_>| x.columns().is_multiple_of(2);
-        let are_even = [self.a, self.b, self.c].into_iter().all(is_even)
+        let are_even = [self.a, self.c].into_iter().all(is_even)
+            && self.b.is_none_or(is_even)
             && self.low.is_none_or(|low| is_even(low.p.into()) && is_even(low.q.into()));
         match (gpu.subgroup, gpu.has_int64 && are_even) {
             (Some(8), true) => Form::Pairs,
@@ -407,7 +518,7 @@ mod tests {
                     scale: 2.0,
                     layout,
                     a: Rows::from(&a),
-                    b: Rows::from(&b),
+                    b: Second::Dense(Rows::from(&b)),
                     low: Some(Low { p: &p, q: &q, scale: 0.5 }),
                 }
                 .run_direct(form);

@@ -11,6 +11,7 @@ use super::attention::AttentionShape;
 use super::launch;
 use super::matmul::Layout;
 use super::ops::{MaybeIndices, MaybeTensor, TrainOps};
+use super::packed::Packing;
 use super::rope::Rotation;
 use super::scaling::Along;
 use super::spikes::SpikeRule;
@@ -100,6 +101,23 @@ impl TrainOps for CubeBackend {
         let acc = acc.into_option();
         let w = w.into_option();
         lora::lora_input_grad(acc, &dy, w.as_ref(), &a, &b, scale)
+    }
+
+    fn packed_product(
+        acc: MaybeTensor<CubeBackend>,
+        x: CubeTensor,
+        words: CubeTensor,
+        scales: CubeTensor,
+        p: MaybeTensor<CubeBackend>,
+        q: MaybeTensor<CubeBackend>,
+        low_scale: f32,
+        layout: Layout,
+        packing: Packing,
+    ) -> CubeTensor {
+        let low = p.into_option().zip(q.into_option());
+        let low = low.as_ref().map(|(p, q)| matmul::Low { p, q, scale: low_scale });
+        let w = matmul::PackedRows { words: &words, scales: &scales, packing };
+        matmul::packed_product(acc.into_option(), layout, &x, w, low)
     }
 
     fn rms_norm(x: CubeTensor, gain: CubeTensor, eps: f32) -> (CubeTensor, CubeTensor) {

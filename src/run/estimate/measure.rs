@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::RunConfig;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::model::{Batch, Model, ModelConfig};
+use crate::model::{Batch, ModelConfig};
 use crate::random::stream;
 use crate::run::setup;
 
@@ -38,9 +38,10 @@ pub struct Measured {
 pub fn measure(config: &RunConfig, shape: &ModelConfig, device: &Device) -> Result<Measured> {
     let mut config = config.clone();
     config.skip_warm_start();
-    let model = Model::init(shape.clone(), config.train.seed, device);
+    let model = setup::random_model(&config, shape, device)?;
     let mut engine = setup::engine(&config, model)?;
     engine.with_method(|method, cx| method.prepare(cx))?;
+    engine.model.pack_frozen()?;
     let train = &config.train;
     let (rows, seq_len) = (train.batch_size.unwrap_or(1), config.data.max_seq_length.unwrap_or(1));
     let mut random = stream(train.seed, "estimate", "tokens", 0);

@@ -75,13 +75,19 @@ fn phase(config: &RunConfig, shape: &ModelConfig, layers: &[Footprint], on_gpu: 
     let replicas = config.replicas() as u128;
     let sets = replicas.max(1);
     let on_host = if on_gpu { 0 } else { sum(|layer| layer.host_arrays) };
+    let host_weights = if on_gpu { 0 } else { sum(|layer| layer.host_weight) };
     let micro_batches = if has_optimizer(layers) { train.grad_accumulation_steps } else { 1 };
     Estimate {
-        weights: bytes(4 * (sum(|layer| layer.weight) + non_targets + rope)),
+        weights: bytes(4 * (sum(|layer| layer.weight) + host_weights + non_targets + rope)),
         adapters: bytes(4 * (sum(|layer| layer.factors) + on_host + replicas * trained_rest)),
         pools: bytes(4 * sum(|layer| layer.pools)),
         optimizer: bytes(4 * (2 * sets * trained_rest + sum(|layer| layer.optimizer))),
-        gradients_and_activations: bytes(4 * walked + batch_bytes(config, micro_batches)),
+        gradients_and_activations: if layers.iter().all(|layer| layer.has_no_pass) {
+            // One layer after the other.
+            bytes(4 * layers.iter().map(|layer| layer.weight).max().unwrap_or(0))
+        } else {
+            bytes(4 * walked + batch_bytes(config, micro_batches))
+        },
     }
 }
 

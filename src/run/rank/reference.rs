@@ -13,8 +13,10 @@ use crate::formats::hf_checkpoint::HfCheckpoint;
 use crate::formats::safetensors::{
     Dtype, SafetensorsFile, SafetensorsWriter, TensorPlan, TensorValues,
 };
+use crate::kernels::packed::Packing;
 use crate::model::llama::initial_values;
-use crate::model::{Linear, ModelConfig};
+use crate::model::params::encode;
+use crate::model::{BaseStorage, Linear, ModelConfig};
 use crate::run::engine::Engine;
 use crate::run::plan::{ModelSource, is_gguf};
 
@@ -135,14 +137,17 @@ impl Reference {
         let name = format!("{}.weight", linear.name);
         let shape = [linear.rows, linear.cols];
         let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect();
-        let start = |base| engine.method.start_weight(linear, engine.seed, base);
+        let start = |base: Vec<f32>| {
+            let base = as_stored(engine, linear, base)?;
+            Ok::<_, Error>(engine.method.start_weight(linear, engine.seed, wide(base)))
+        };
         let values = match &self.source {
-            Source::Drawn { std, seed } => start(wide(initial_values(&name, &shape, *std, *seed))),
-            Source::Folder(folder) => start(wide(if is_gguf(folder) {
+            Source::Drawn { std, seed } => start(initial_values(&name, &shape, *std, *seed))?,
+            Source::Folder(folder) => start(if is_gguf(folder) {
                 GgufModel::open(folder)?.read_expected(&name, &shape)?
             } else {
                 HfCheckpoint::open(folder)?.read_expected(&name, &shape)?.values
-            })),
+            })?,
             Source::WarmStart { file, .. } => {
                 SafetensorsFile::open(file)?.read_f64(&linear.name)?
             }
@@ -158,5 +163,18 @@ impl Reference {
             ));
         }
         Ok((values, seal))
+    }
+}
+
+/// What a run that stores its frozen weights in few bits began with: its rounding is no change that was trained. Where
+/// the f32 values are kept for merges, changes are counted in them.
+fn as_stored(engine: &Engine, linear: &Linear, values: Vec<f32>) -> Result<Vec<f32>> {
+    let is_packed = linear.weight.is_some_and(|id| engine.model.params.get(id).is_packed());
+    match engine.model.base_storage().filter(|storage| is_packed && !storage.keeps_master) {
+        Some(BaseStorage { format, .. }) => {
+            let packing = Packing { format, rows: linear.rows, cols: linear.cols };
+            Ok(encode(&linear.name, &values, packing)?.decode())
+        }
+        None => Ok(values),
     }
 }

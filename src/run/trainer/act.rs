@@ -194,7 +194,7 @@ impl Trainer<'_> {
             ));
         };
         let device = self.engine.model.device().clone();
-        let mut engine = setup::engine(&self.config, checkpoint.load_model(&device)?)?;
+        let mut engine = setup::resumed_engine(&self.config, &checkpoint, &device)?;
         checkpoint.restore(&mut engine, true)?;
         self.engine = engine;
         Ok(())
