@@ -110,7 +110,7 @@ fn a_command_that_comes_while_a_resume_prepares_is_obeyed() {
     let session = Session::resume(run.clone(), Some(100_000), None, None).unwrap();
     Command::new(Action::Stop).send(&run).unwrap();
     let mut sink = Events(Vec::new());
-    session.train_until(Signals::listen().unwrap(), &mut sink).unwrap();
+    session.train_until(Signals::listen(|_| ()).unwrap(), &mut sink).unwrap();
     let answered = sink.0.iter().any(|event| matches!(&event.body, Body::Cmd(cmd) if cmd.ok));
     assert!(answered);
     assert_eq!((status(&run), steps(&run)), (Status::Stopped, 3));
