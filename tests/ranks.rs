@@ -82,3 +82,22 @@ fn changes_can_be_counted_from_the_end_of_a_warm_start() {
          try: leave it out, or give the run a warm start\n",
     );
 }
+
+#[test]
+fn spectra_of_gradients_come_with_new_subspaces() {
+    let place = Place::new();
+    let more = "--method galore --rank 4 --iters 9 --galore-update-proj-gap 4 --rank-every 9";
+    let run = place.train("run", more);
+    let found = ranks(&run);
+    let gradients: Vec<&(u64, Rank)> =
+        found.iter().filter(|(_, rank)| rank.matrix == "gradient").collect();
+    assert_eq!(gradients.len(), 3 * 14, "three subspaces of 14 layers");
+    for (step, rank) in gradients {
+        assert!([1, 5, 9].contains(step), "{step}");
+        assert_eq!((rank.form.as_str(), rank.full), ("gram", 32));
+        let sum: f64 = rank.sigma.iter().map(|(_, sigma)| sigma * sigma).sum();
+        assert!((sum.sqrt() / rank.norm - 1.0).abs() < 1e-9 && rank.effective > 1.0, "{rank:?}");
+    }
+    let without = place.train("without", &format!("{more} --rank-matrices change"));
+    assert!(ranks(&without).iter().all(|(_, rank)| rank.matrix == "change"));
+}

@@ -14,7 +14,7 @@ const REFERENCES: &[&str] = &["start", "warm-start-end"];
 const LAYERS: &[&str] = &["sampled", "all"];
 
 /// What can be measured of a layer.
-const MATRICES: &[&str] = &["change", "adapter", "weight"];
+const MATRICES: &[&str] = &["change", "adapter", "weight", "gradient"];
 
 /// `[rank]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ impl Default for RankTable {
             every: None,
             budget: 0.01,
             layers: "sampled".into(),
-            matrices: "change,adapter".into(),
+            matrices: "change,adapter,gradient".into(),
             reference: "start".into(),
         }
     }
@@ -85,9 +85,10 @@ pub(super) const SETTINGS: &[Setting] = &[
         flag: "rank-matrices",
         value: "LIST",
         kind: Kind::Text,
-        short: "What is measured: change, adapter, weight",
+        short: "What is measured: change, adapter, weight, gradient",
         more: "Separated by commas. `change` is the effective weight less that of the reference, `adapter` what the factors \
-               add to the weight now, `weight` the effective weight itself.",
+               add to the weight now, `weight` the effective weight itself. `gradient` keeps what methods that look for \
+               subspaces find of the gradient on the way.",
         aliases: &[],
     },
     Setting {

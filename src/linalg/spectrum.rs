@@ -97,9 +97,17 @@ impl Spectrum {
         let mut memory = MemBuffer::new(scratch);
         let stack = MemStack::new(&mut memory);
         self_adjoint_evd(gram.as_ref(), squares.as_mut(), None, par, stack, params).ok()?;
-        // faer's order is ascending; rounding makes some of the smallest negative.
-        let sigma = (0..n).rev().map(|i| squares.column_vector()[i].max(0.0).sqrt()).collect();
-        Some(Self { sigma, largest_side: rows.max(cols), form: Form::Gram })
+        // faer's order is ascending.
+        let squares: Vec<f64> = (0..n).rev().map(|i| squares.column_vector()[i]).collect();
+        Some(Self::of_squares(&squares, [rows, cols]))
+    }
+
+    /// Of a matrix whose Gram matrix, on either side, has these eigenvalues, largest first.
+    pub fn of_squares(squares: &[f64], [rows, cols]: [usize; 2]) -> Self {
+        // Rounding makes some of the smallest negative.
+        let sigma = squares.iter().map(|square| square.max(0.0).sqrt());
+        let sigma = sigma.chain(std::iter::repeat(0.0)).take(rows.min(cols)).collect();
+        Self { sigma, largest_side: rows.max(cols), form: Form::Gram }
     }
 
     /// Of a product, from the triangles of its factors' QR decompositions: `O((m + n)·k²)` for an inner size `k`.

@@ -43,6 +43,8 @@ pub struct Subspace {
     pub vectors: Vec<f32>,
     /// The share of the matrix's squared norm that lies in them; 0 for a matrix of zeros.
     pub energy: f64,
+    /// The eigenvalues of the Gram matrix, largest first, where all were found: of the exact decomposition.
+    pub squares: Option<Vec<f64>>,
 }
 
 /// The `rank` leading directions of a row-major `[rows, cols]` matrix with finite entries. Directions that the
@@ -86,9 +88,15 @@ fn find(
     let x = if side == Side::Left { x } else { x.transpose() };
     let len = x.nrows();
     assert!(rank <= len, "rank {rank} of vectors of {len} entries");
-    let (mut vectors, mut energies) = match decomposition {
-        Decomposition::Exact => exact(x, rank),
-        Decomposition::Randomised => randomised(x, rank, random),
+    let (mut vectors, mut energies, squares) = match decomposition {
+        Decomposition::Exact => {
+            let (vectors, energies, all) = strongest(product(x, x.transpose()).as_ref(), rank);
+            (vectors, energies, Some(all))
+        }
+        Decomposition::Randomised => {
+            let (vectors, energies) = randomised(x, rank, random);
+            (vectors, energies, None)
+        }
     };
     let total: f64 = wide.iter().map(|value| value * value).sum();
     let count = match residual {
@@ -104,6 +112,7 @@ fn find(
     Subspace {
         vectors: vectors.iter().map(|&value| value as f32).collect(),
         energy: if total > 0.0 { (captured / total).min(1.0) } else { 0.0 },
+        squares,
     }
 }
 
@@ -118,10 +127,6 @@ fn smallest_count(energies: &[f64], total: f64, share: f64) -> usize {
 }
 
 /// Up to `rank` directions as rows, and the squared norm that lies in each.
-fn exact(x: MatRef<'_, f64>, rank: usize) -> (Vec<f64>, Vec<f64>) {
-    strongest(product(x, x.transpose()).as_ref(), rank)
-}
-
 fn randomised(
     x: MatRef<'_, f64>,
     rank: usize,
@@ -140,19 +145,19 @@ fn randomised(
     orthonormalise(&mut range, len, random);
     let range = MatRef::from_row_major_slice(&range, width, len);
     let small = product(range, x);
-    let (inner, energies) = strongest(product(small.as_ref(), small.transpose()).as_ref(), rank);
+    let (inner, energies, _) = strongest(product(small.as_ref(), small.transpose()).as_ref(), rank);
     (rows_times(&inner, range), energies)
 }
 
-/// Eigenvectors of the largest eigenvalues of a Gram matrix, as rows, without those that are noise, and their
-/// eigenvalues.
-fn strongest(gram: MatRef<'_, f64>, rank: usize) -> (Vec<f64>, Vec<f64>) {
+/// Eigenvectors of the largest eigenvalues of a Gram matrix, as rows, without those that are noise, their
+/// eigenvalues, and all eigenvalues.
+fn strongest(gram: MatRef<'_, f64>, rank: usize) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let n = gram.nrows();
-    let Some(eigen) = eigen::symmetric(gram) else { return (Vec::new(), Vec::new()) };
+    let Some(eigen) = eigen::symmetric(gram) else { return Default::default() };
     let largest = eigen.values.first().copied().unwrap_or(0.0);
     let noise = largest * NOISE * n as f64;
     let kept = eigen.values.iter().take(rank).take_while(|&&value| value > noise).count();
-    (eigen.vectors[..kept * n].to_vec(), eigen.values[..kept].to_vec())
+    (eigen.vectors[..kept * n].to_vec(), eigen.values[..kept].to_vec(), eigen.values)
 }
 
 fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
@@ -210,6 +215,18 @@ mod tests {
                 assert!((dot - wanted).abs() < 1e-5, "vectors {i} and {j}: {dot}");
             }
         }
+    }
+
+    #[test]
+    fn the_exact_decomposition_gives_all_squares() {
+        let mut draw = random();
+        let found = leading(&falling(6, 9), [6, 9], Side::Left, 2, Decomposition::Exact, &mut draw);
+        let squares = found.squares.unwrap();
+        for (k, square) in squares.iter().enumerate() {
+            let wanted = 0.25f64.powi(k as i32);
+            assert!((square - wanted).abs() < 1e-6, "{k}: {square} {wanted}");
+        }
+        assert_eq!(squares.len(), 6);
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod projection;
 pub mod relora;
 pub mod singular;
 pub mod sltrain;
+pub mod spectra;
 pub mod starts;
 pub mod switchlora;
 pub mod warm_start;

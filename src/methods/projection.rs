@@ -20,15 +20,17 @@ use crate::kernels::scaling::{Along, scale};
 use crate::kernels::update::{AdamForm, adamw, guard};
 use crate::kernels::{Matrix, Vector};
 use crate::linalg::orthonormal::overlap;
+use crate::linalg::spectrum::Spectrum;
 use crate::linalg::subspace::{self, Decomposition, Side};
 use crate::model::config::TargetLayer;
 use crate::model::{Gradients, Linear, ParamId};
 use crate::optim::adamw::Moments;
 use crate::random::stream;
-use crate::runlog::{Phase, Subspace};
+use crate::runlog::{Phase, Rank, Subspace};
 
 use super::factors::{layer_rank, restored_rank};
 use super::footprint::{self, Footprint};
+use super::spectra::told;
 use super::{Context, LayerContext, MethodState, NamedTensor, StateReader};
 
 /// Sides up to this size are decomposed exactly where nothing else is asked for.
@@ -114,6 +116,8 @@ pub struct Layer {
 pub struct Found {
     vectors: Vec<f32>,
     energy: f64,
+    /// Of the gradient, where the decomposition finds all of it.
+    spectrum: Option<Spectrum>,
     ms: f64,
 }
 
@@ -194,7 +198,8 @@ impl Layer {
             None => subspace::leading(grad, shape, side, most, way, &mut random),
         };
         let ms = start.elapsed().as_secs_f64() * 1e3;
-        Found { vectors: found.vectors, energy: found.energy, ms }
+        let spectrum = found.squares.map(|squares| Spectrum::of_squares(&squares, shape));
+        Found { vectors: found.vectors, energy: found.energy, spectrum, ms }
     }
 
     /// Puts a new subspace in use and carries the moments over.
@@ -220,7 +225,12 @@ impl Layer {
         }
         let side = if self.side() == Side::Left { "left" } else { "right" };
         let (layer, rank) = (self.name.clone(), self.rank as u64);
-        let Found { energy, ms, .. } = found;
+        let Found { energy, spectrum, ms, .. } = found;
+        if let Some(spectrum) = spectrum {
+            let full = self.rows.min(self.cols) as u64;
+            let (layer, matrix) = (layer.clone(), "gradient".into());
+            cx.events.push(told(&spectrum, Rank { layer, matrix, full, ..Rank::default() }).into());
+        }
         let (side, overlap) = (side.into(), shared);
         let event = Subspace { layer, side, rank, rank_before, energy, overlap, ms };
         cx.events.push(event.into());

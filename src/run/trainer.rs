@@ -537,7 +537,9 @@ impl Trainer<'_> {
     /// Writes what the method told since the last look.
     fn emit_method_events(&mut self) -> Result<()> {
         for body in std::mem::take(&mut self.engine.events) {
-            self.emit(body)?;
+            if self.rank.wants(&self.engine, &body) {
+                self.emit(body)?;
+            }
         }
         Ok(())
     }
@@ -545,7 +547,9 @@ impl Trainer<'_> {
     /// Writes what the method told of updates before this one.
     fn emit_late_events(&mut self) -> Result<()> {
         for (step, body) in std::mem::take(&mut self.engine.late_events) {
-            self.emit_at(step, body)?;
+            if self.rank.wants(&self.engine, &body) {
+                self.emit_at(step, body)?;
+            }
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use crate::config::RunConfig;
 use crate::error::Result;
 use crate::linalg::spectrum::{Form, Product, Spectrum};
 use crate::methods::effective;
+use crate::methods::spectra::told;
 use crate::model::{Linear, LinearId, ModelConfig};
 use crate::runlog::{Alert, Body, Level, Log, Rank};
 
@@ -28,10 +29,6 @@ pub use reference::Seal;
 
 /// Matrices whose smaller side is larger than this go by their Gram matrix.
 const LARGEST_EXACT: usize = 512;
-/// Singular values in one event, at most.
-const MOST_VALUES: usize = 64;
-/// Values at most this share of the largest do not count in the numerical rank.
-const TAU: f64 = 1e-3;
 /// Seconds for one multiplication of the decompositions before any was timed.
 const FIRST_GUESS_S: f64 = 5e-9;
 
@@ -96,6 +93,8 @@ pub struct RankMonitor {
     every: u64,
     budget: f64,
     quantities: Vec<Quantity>,
+    /// Whether the spectra are kept that methods find of gradients.
+    keeps_gradients: bool,
     /// In the order in which the budget is given to them.
     layers: Vec<LinearId>,
     reference: Reference,
@@ -116,6 +115,7 @@ impl RankMonitor {
             every: table.every.unwrap_or(0),
             budget: table.budget,
             quantities: table.matrices().filter_map(Quantity::from_name).collect(),
+            keeps_gradients: table.matrices().any(|name| name == "gradient"),
             layers: layers(shape.num_hidden_layers, table.layers == "all"),
             reference: Reference::new(config, shape, source, folder),
             seconds_per_multiplication: FIRST_GUESS_S,
@@ -126,6 +126,14 @@ impl RankMonitor {
     /// Whether to measure after this many attempts.
     pub fn is_due(&self, attempts: u64, is_last: bool) -> bool {
         self.every > 0 && (is_last || attempts.is_multiple_of(self.every))
+    }
+
+    /// Whether an event of the method belongs into the log: all but the spectra of gradients of layers that are not
+    /// measured. A method that decomposes a gradient has them for nothing.
+    pub fn wants(&self, engine: &Engine, body: &Body) -> bool {
+        let Body::Rank(rank) = body else { return true };
+        let name = |id: &LinearId| engine.model.linears()[id.0].name == rank.layer;
+        self.every > 0 && self.keeps_gradients && self.layers.iter().any(name)
     }
 
     /// Keeps what later changes are counted from, where this is the update for it.
@@ -305,25 +313,8 @@ impl Job {
             Form::Factors => 0.0,
             Form::Exact | Form::Gram => seconds / (rows as f64 * cols as f64 * full as f64),
         };
-        let count = |count: usize| count as u64;
-        let values = spectrum.sample(MOST_VALUES);
-        let event = Rank {
-            form: spectrum.form().name().into(),
-            effective: spectrum.effective(),
-            energy_effective: spectrum.energy_effective(),
-            stable: spectrum.stable(),
-            numerical: count(spectrum.numerical(TAU)),
-            strict: spectrum.strict().map(count),
-            above_tenth: count(spectrum.above(0.1)),
-            energy90: count(spectrum.energy(0.90)),
-            energy99: count(spectrum.energy(0.99)),
-            tail: spectrum.tail(),
-            norm: spectrum.norm(),
-            relative: self.reference_norm.map(|norm| spectrum.norm() / norm),
-            sigma: values.into_iter().map(|(place, sigma)| (count(place), sigma)).collect(),
-            ms: 1e3 * seconds,
-            ..self.event
-        };
+        let relative = self.reference_norm.map(|norm| spectrum.norm() / norm);
+        let event = told(&spectrum, Rank { relative, ms: 1e3 * seconds, ..self.event });
         (Some(event), rate)
     }
 }
