@@ -147,8 +147,11 @@ pub fn plots(comparison: &Comparison) -> Vec<Plot> {
     for (name, title, svg) in measured::charts(comparison) {
         add(name, title, svg);
     }
-    for (group, title, svg) in layers::spectra(comparison) {
+    for (group, title, svg) in layers::spectra(comparison, "change") {
         add(&format!("spectra-{group}"), &title, svg);
+    }
+    for (group, title, svg) in layers::spectra(comparison, "gradient") {
+        add(&format!("spectra-gradient-{group}"), &title, svg);
     }
     let bars = layers::memory(comparison);
     add("memory", &bars.title.clone(), bars.draw());

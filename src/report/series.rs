@@ -335,7 +335,12 @@ impl History {
 
     /// Ranks of what training changed.
     pub fn changes(&self) -> impl Iterator<Item = &Ranked> {
-        self.ranks.iter().filter(|rank| rank.matrix == "change" && rank.effective.is_finite())
+        self.ranks_of("change")
+    }
+
+    /// Ranks of one matrix of the layers.
+    pub fn ranks_of(&self, matrix: &str) -> impl Iterator<Item = &Ranked> {
+        self.ranks.iter().filter(move |rank| rank.matrix == matrix && rank.effective.is_finite())
     }
 
     /// The history up to a budget: later updates, evaluations and acts are cut off.

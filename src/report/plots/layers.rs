@@ -100,12 +100,13 @@ pub fn ranks(comparison: &Comparison) -> Vec<(String, Heat)> {
     representatives(comparison).filter_map(heat).take(MOST_PICTURES).collect()
 }
 
-/// The last spectrum of some layers, largest value first, as shares of it.
-pub fn spectra(comparison: &Comparison) -> Vec<(String, String, String)> {
+/// The last spectrum of a matrix (`change`, `gradient`) of some layers, largest value first, as shares of it.
+pub fn spectra(comparison: &Comparison, matrix: &str) -> Vec<(String, String, String)> {
     let draw = |entry: &Entry| {
-        let last = entry.history.changes().map(|rank| rank.step).max()?;
+        let of_matrix = || entry.history.ranks_of(matrix);
+        let last = of_matrix().map(|rank| rank.step).max()?;
         let all: Vec<_> =
-            entry.history.changes().filter(|r| r.step == last && r.sigma.len() > 1).collect();
+            of_matrix().filter(|rank| rank.step == last && rank.sigma.len() > 1).collect();
         let every = all.len().div_ceil(SPECTRA).max(1);
         let line = |(number, rank): (usize, &&Ranked)| {
             let most = rank.sigma.iter().map(|(_, value)| *value).fold(0.0, f64::max);
@@ -125,7 +126,7 @@ pub fn spectra(comparison: &Comparison) -> Vec<(String, String, String)> {
         if lines.is_empty() {
             return None;
         }
-        let title = format!("Singular values of the change at update {last}: {}", entry.name);
+        let title = format!("Singular values of the {matrix} at update {last}: {}", entry.name);
         let chart = Chart {
             title: title.clone(),
             note: "as shares of the largest".into(),
