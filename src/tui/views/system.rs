@@ -121,6 +121,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
             app.system.gauge = Gauge::ALL[(place + 1) % Gauge::ALL.len()];
         }
         Action::LogY if app.system.focus == SPEED => curve::flip_log_y(app, speed),
+        Action::LockY if app.system.focus == SPEED => curve::flip_lock(app, speed, false),
         Action::Left => curve::move_cursor(app, speed, -1),
         Action::Right => curve::move_cursor(app, speed, 1),
         Action::Home => curve::cursor_to_end(app, speed, false),
