@@ -124,7 +124,7 @@ fn an_alert_is_shown_with_its_whole_remedy_or_without_it() {
     let remedy = alert.what.remedy.clone();
     assert!(!remedy.is_empty());
     app.notice = None;
-    let mut line = |width| {
+    let line = |width| {
         let text = page::text(&page::draw(&app, width, 30));
         text.lines().find(|line| line.contains("jump")).map(str::to_owned)
     };
