@@ -10,8 +10,8 @@ use std::fmt::{self, Write};
 use minijinja::value::{Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
 
-/// Rounds of all loops, calls of macros and statements together. A chat of 100,000 messages needs a tenth.
-const MAX_ROUNDS: usize = 4_000_000;
+/// Rounds of all loops, calls of macros and statements together. A chat of 100,000 messages needs less than half.
+const MAX_ROUNDS: usize = 2_000_000;
 /// Bytes of one value, and how many for each byte of the chat and the template.
 const VALUE_BYTES: usize = 2 << 20;
 const VALUE_SHARE: usize = 8;
