@@ -11,7 +11,7 @@ pub const BLOCK: usize = 64;
 
 /// The levels of NF4, ascending: quantiles of a normal distribution in -1..1, with a zero.
 ///
-/// Source: QLoRA, arXiv:2305.14314, appendix E, in the digits that bitsandbytes has.
+/// Source: `QLoRA`, arXiv:2305.14314, appendix E, in the digits that bitsandbytes has.
 pub const LEVELS: [f32; 16] = [
     -1.0,
     -0.696_192_8,
