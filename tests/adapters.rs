@@ -192,7 +192,7 @@ fn a_given_adapter_must_agree_with_everything_else_that_is_given() {
         ("--method lora --rank-first 4", 2, "do not go with an adapter"),
         ("--method lora --lora-init gaussian", 2, "do not go with an adapter"),
         ("--method lora --model demo", 2, "is a preset with random weights"),
-        ("--method lora --adapter nowhere", 1, "nowhere: is no folder"),
+        ("--method lora --adapter nowhere", 2, "there is no "),
     ] {
         let output = place.run(&format!("{train} {more}"));
         let said = stderr(&output);

@@ -196,7 +196,7 @@ fn a_model_that_is_no_model_says_what_is_wrong() {
         "train --model folder",
         1,
         "error: folder: the folder has no config.json\n  \
-         try: name a Hugging Face directory of a LLaMA model\n",
+         try: name a Hugging Face directory of a LLaMA model, or a file *.gguf\n",
     );
     // A model directory whose weights are cut short, then of another shape.
     place.train("good", "--iters 1");

@@ -141,5 +141,5 @@ fn what_cannot_fit_is_refused_before_anything_is_written() {
     );
     refused("--device software --batch-size 2100", "a micro-batch has 67200 tokens");
     refused("--device software --memory-budget 0.0001", "the budget is 0 MiB");
-    refused("--device gpu:99", "there is no adapter 99");
+    refused("--device gpu:99", "there is no gpu:99");
 }

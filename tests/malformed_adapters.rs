@@ -370,7 +370,7 @@ fn weight_files_that_are_none_are_refused() {
     fs::create_dir(&path).unwrap();
     place.assert_refused("a folder in the place of the file", WEIGHTS);
     let gone = PeftAdapter::read(Path::new("/nowhere/at/all"), &network()).unwrap_err();
-    assert!(gone.to_string().contains("is no folder"), "{gone}");
+    assert!(gone.to_string().contains("there is no /nowhere/at/all"), "{gone}");
 }
 
 /// Bytes changed at random: whatever comes of it, no panic; and what is read has finite values of the right sizes.

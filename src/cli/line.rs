@@ -514,7 +514,7 @@ finished after 30 updates
         let (_, stderr) = watch(Mode::Lines, &events(bodies));
         assert!(stderr.contains(" 10 learned tok/s "), "{stderr}");
         assert!(
-            stderr.contains("105 learned tokens of 640 read in 0:11, 10 learned tokens/s"),
+            stderr.contains("105 learned tokens of 640 read in 0:10, 10 learned tokens/s"),
             "{stderr}"
         );
     }

@@ -422,7 +422,8 @@ status      finished
 folder      runs/20261121-180011-demo
 method      switchlora, rank 64
 model       demo: 3,212,288 parameters, 1,064,960 trained
-data        five novels by Jane Austen: 1,002,003 tokens, 120,034 for validation
+data        five novels by Jane Austen: 1,002,003 tokens, 120,034 for
+            validation
 device      CPU, 2 threads
 started     2026-11-21 18:00:11
 progress    30 of 30 updates (100 %), 61,440 tokens in 1:00 at 1,024 tokens/s

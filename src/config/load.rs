@@ -74,14 +74,21 @@ impl RunConfig {
 
     /// The same for a reader: without the tables of methods that the run does not use.
     pub fn to_toml_in_use(&self) -> Result<String> {
-        let mut tables = parse(&self.to_toml()?, Path::new("run.toml"))?;
-        tables.retain(|name, _| self.uses_table(name));
-        toml::to_string(&tables).map_err(|error| {
-            Error::config(
-                format!("the configuration cannot be written as TOML: {error}"),
-                "use values that TOML can hold",
-            )
-        })
+        // By lines, which keep the order of the structs; a table begins with its name alone on a line.
+        let names = || settings::all().map(Setting::table);
+        let mut is_in_use = true;
+        let mut text = String::new();
+        for line in self.to_toml()?.lines() {
+            let name = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            if let Some(name) = name.filter(|name| names().any(|known| known == *name)) {
+                is_in_use = self.uses_table(name);
+            }
+            if is_in_use {
+                text += line;
+                text += "\n";
+            }
+        }
+        Ok(text)
     }
 }
 

@@ -89,7 +89,7 @@ fn a_replay_takes_no_commands() {
 #[test]
 fn a_factor_may_stand_as_ctl_takes_it() {
     for line in [":lr *= 0.5\n", ":set learning_rate=*0.5\n", ":set lr *0.5\n"] {
-        assert_eq!(sent(&press(&mut app(), line)), ["0: set learning_rate=*0.5"], "{line}");
+        assert_eq!(sent(&press(&mut app(), line)), ["0: set learning_rate=\"*0.5\""], "{line}");
     }
 }
 
