@@ -92,7 +92,13 @@ fn log() -> Vec<Value> {
         Mem { bytes: [("weights".into(), 99)].into(), peak_bytes: 120, predicted_bytes: Some(130) }
             .into(),
         Time { ms: [("forward".into(), 1.5)].into() }.into(),
-        Sys { rss_bytes: Some(9), cpu_cores: Some(1.5), disk_free_bytes: Some(9) }.into(),
+        Sys {
+            rss_bytes: Some(9),
+            cpu_cores: Some(1.5),
+            disk_free_bytes: Some(9),
+            battery_percent: Some(42),
+        }
+        .into(),
         Ckpt { path: "checkpoints/step-00000008".into(), bytes: 9, ms: 1.0, is_best: true }.into(),
         Sample { prompt: "It is".into(), text: " a truth".into() }.into(),
         Alert { level: Level::Warn, what: "slow".into(), remedy: "wait".into() }.into(),
