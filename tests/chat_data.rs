@@ -40,7 +40,9 @@ fn model(device: &Device) -> Model {
         let len = shape.iter().product();
         let noise = stream(5, name, "test", 0).normal_vec(len, 0.3);
         let centre = if shape.len() == 1 { 1.0 } else { 0.0 };
-        Ok::<_, std::convert::Infallible>(noise.into_iter().map(|v| v + centre).collect::<Vec<f32>>())
+        Ok::<_, std::convert::Infallible>(
+            noise.into_iter().map(|v| v + centre).collect::<Vec<f32>>(),
+        )
     });
     result.unwrap()
 }

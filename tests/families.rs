@@ -144,7 +144,9 @@ fn write_fresh(folder: &Path, variant: Variant) {
         let noise = fullrank::random::stream(3, name, "test", 0).normal_vec(len, 0.1);
         let is_gain = shape.len() == 1 && !name.ends_with("bias");
         let centre = if is_gain { 1.0 } else { 0.0 };
-        Ok::<_, std::convert::Infallible>(noise.into_iter().map(|v| v + centre).collect::<Vec<f32>>())
+        Ok::<_, std::convert::Infallible>(
+            noise.into_iter().map(|v| v + centre).collect::<Vec<f32>>(),
+        )
     });
     write_model(folder, &result.unwrap(), &Tokenizer::bytes().unwrap()).unwrap();
 }

@@ -71,7 +71,9 @@ fn model_of(is_tied: bool, variant: Variant) -> Model {
         let noise = stream(SEED, name, "test", 0).normal_vec(len, 0.25);
         let is_gain = shape.len() == 1 && !name.ends_with("bias");
         let centre = if is_gain { 1.0 } else { 0.0 };
-        Ok::<_, std::convert::Infallible>(noise.into_iter().map(|v| v + centre).collect::<Vec<f32>>())
+        Ok::<_, std::convert::Infallible>(
+            noise.into_iter().map(|v| v + centre).collect::<Vec<f32>>(),
+        )
     });
     result.unwrap()
 }

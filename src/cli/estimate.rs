@@ -217,7 +217,11 @@ fn list(answer: &Answer) -> String {
             "measured: the median of 5 on random tokens",
         )),
         None => {
-            rows.push(("update", "not measured".into(), "`fullrank estimate --measure` runs a few"))
+            rows.push((
+                "update",
+                "not measured".into(),
+                "`fullrank estimate --measure` runs a few",
+            ));
         }
     }
     let mut out = format!(

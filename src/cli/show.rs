@@ -417,7 +417,7 @@ mod tests {
         let page = page.replace(&folder.path().display().to_string(), "runs");
         assert_eq!(
             page,
-            r#"run         20261121-180011-demo
+            r"run         20261121-180011-demo
 status      finished
 folder      runs/20261121-180011-demo
 method      switchlora, rank 64
@@ -458,7 +458,7 @@ facts
   data blake3:ab12
   host
     cpus 2
-"#
+"
         );
     }
 

@@ -74,7 +74,7 @@ impl Run<'_> {
         }
         // The words that ask for an answer may hold more than those that stand before one.
         let settled = write(self.template, &self.messages[..index], false)?;
-        let common = common_start(&self.whole, &before);
+        let common = common_start(self.whole, &before);
         if self.whole.starts_with(&settled) && common > settled.len() {
             return Ok(common);
         }

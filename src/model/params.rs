@@ -41,7 +41,7 @@ enum Value {
     Dense(Matrix),
     /// In few bits; `master` is the f32 it was encoded from, in host memory, where merges go into it.
     Packed {
-        packed: Packed,
+        packed: Box<Packed>,
         master: Option<Matrix>,
     },
 }
@@ -188,7 +188,8 @@ impl Params {
         device: &Device,
     ) -> ParamId {
         let Packing { rows, cols, .. } = codes.packing;
-        let value = Value::Packed { packed: Packed::from_host(codes, device), master: None };
+        let value =
+            Value::Packed { packed: Box::new(Packed::from_host(codes, device)), master: None };
         self.insert(name.into(), vec![rows, cols], Role::Network, value, false)
     }
 
@@ -214,7 +215,8 @@ impl Params {
             let host = if device.gpu().is_some() { Device::cpu() } else { device.clone() };
             Matrix::from_host(values, [packing.rows, packing.cols], &host, Category::Weights)
         });
-        param.value = Some(Value::Packed { packed: Packed::from_host(&codes, device), master });
+        param.value =
+            Some(Value::Packed { packed: Box::new(Packed::from_host(&codes, device)), master });
         Ok(())
     }
 

@@ -144,7 +144,7 @@ pub fn sign(svg: &mut Svg, x: f64, y: f64, act: Act, colour: usize) {
         Act::Merge => svg.area(&at(&[(-1.0, -0.9), (1.0, -0.9), (0.0, 0.9)]), colour, ""),
         Act::Rank => svg.area(&at(&[(-1.0, 0.9), (1.0, 0.9), (0.0, -0.9)]), colour, ""),
         Act::Phase => {
-            svg.area(&at(&[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)]), colour, "")
+            svg.area(&at(&[(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)]), colour, "");
         }
         Act::Reset => {
             let circle: Vec<(f64, f64)> = (0..16)

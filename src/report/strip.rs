@@ -86,7 +86,7 @@ impl Strip {
                 let lane = lanes.iter().position(|lane| lane == act).unwrap_or(0);
                 // Many at the same place of the picture are one.
                 if drawn.insert((lane, (2.0 * x(*at)) as i64)) {
-                    let middle = y + (ROOM + LANE) / 2.0 + LANE * lane as f64;
+                    let middle = y + f64::midpoint(ROOM, LANE) + LANE * lane as f64;
                     sign(&mut svg, x(*at), middle, *act, row.colour);
                 }
             }

@@ -393,23 +393,6 @@ pub fn app(theme: Theme) -> App {
     app
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_fixture_tells_what_each_method_does() {
-        let app = app(Theme::default());
-        assert_eq!(app.runs.len(), 5);
-        assert!(app.runs[0].switches.total > 1000, "{}", app.runs[0].switches.total);
-        assert!(app.runs[1].switches.layers.is_empty());
-        assert_eq!(app.runs[1].evals.len(), 17);
-        assert!(app.runs.iter().all(|run| !run.ranks.is_empty()));
-        assert_eq!(app.browser.len(), 8);
-        assert_eq!(events("lora", 1, 50), events("lora", 1, 50));
-    }
-}
-
 /// A drawn part of a screen as lines of text, without spaces at their ends.
 pub fn text(buffer: &Buffer) -> String {
     let row = |y| {
@@ -426,4 +409,21 @@ pub fn snapshot(name: &str, text: &str) {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fixture_tells_what_each_method_does() {
+        let app = app(Theme::default());
+        assert_eq!(app.runs.len(), 5);
+        assert!(app.runs[0].switches.total > 1000, "{}", app.runs[0].switches.total);
+        assert!(app.runs[1].switches.layers.is_empty());
+        assert_eq!(app.runs[1].evals.len(), 17);
+        assert!(app.runs.iter().all(|run| !run.ranks.is_empty()));
+        assert_eq!(app.browser.len(), 8);
+        assert_eq!(events("lora", 1, 50), events("lora", 1, 50));
+    }
 }

@@ -12,6 +12,7 @@ use crate::error::Result;
 pub(super) const ARCHITECTURE: &str = "llama";
 const MAX_SIZE: usize = 1 << 24;
 const MAX_LAYERS: usize = 10_000;
+const CONTEXT: &str = "llama.context_length";
 const ANOTHER_MODEL: &str =
     "use a model of the llama architecture (LLaMA, SmolLM2, TinyLlama, Mistral)";
 /// What the `llama` architecture of GGUF is here.
@@ -144,7 +145,6 @@ pub(super) fn read(path: &Path, header: &Header) -> Result<HfConfig> {
     for key in [tokenizer::EOS, tokenizer::EOT, tokenizer::EOM] {
         eos_token_ids.extend(special(key)?.filter(|id| !eos_token_ids.contains(id)));
     }
-    const CONTEXT: &str = "llama.context_length";
     let context = metadata.required_count(CONTEXT, MAX_SIZE)?;
     check_angles(CONTEXT, context, head_dim).map_err(|what| metadata.wrong_file(what))?;
     Ok(HfConfig {

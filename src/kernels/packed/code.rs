@@ -291,7 +291,9 @@ mod tests {
         // Blocks of very different sizes, some of them tiny.
         for (number, block) in normal.chunks_mut(37).enumerate() {
             let size = 10f32.powi(number as i32 % 9 - 6);
-            block.iter_mut().for_each(|value| *value *= size);
+            for value in block {
+                *value *= size;
+            }
         }
         normal
     }

@@ -392,7 +392,7 @@ fn notification(options: Options, words: &str) -> String {
     let mut bytes = String::new();
     if options.notifies {
         let words = crate::report::text::printable(words).replace('\n', " ");
-        bytes += &format!("\x1b]9;{words}\x1b\\");
+        bytes.extend(["\x1b]9;", &words, "\x1b\\"]);
     }
     if options.rings {
         bytes.push('\x07');
