@@ -318,7 +318,7 @@ fn a_model_without_a_template_does_not_chat() {
     assert!(errors.contains("has no chat template"), "{errors}");
     let missing = folder.path().join("missing.gguf");
     let (code, _, errors) = fullrank(&["generate", missing.to_str().unwrap()], "");
-    assert_eq!(code, 1, "{errors}");
+    assert_eq!(code, 2, "{errors}");
     assert!(errors.contains("missing.gguf"), "{errors}");
 }
 
@@ -360,7 +360,8 @@ fn a_gguf_file_is_trained_and_evaluated_as_a_folder_is() {
     let (code, _, errors) = fullrank(&train, "");
     assert_eq!(code, 0, "{errors}");
     // Changes are counted from the file's weights.
-    let log = std::fs::read_to_string(Path::new(out).join("run/events.jsonl")).unwrap();
+    let log =
+        std::fs::read_to_string(fullrank::runlog::find(out, "run").unwrap().events()).unwrap();
     let changes: Vec<Value> = log
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
