@@ -145,10 +145,10 @@ pub(super) fn by_method(app: &App, area: Rect, buffer: &mut Buffer) {
     };
     let Some(tokens) = app.runs.iter().filter_map(newest).min() else { return };
     let words = format!(
-        "by method at {} tokens  mean {} of {} over the layers  % of min(m,n)",
-        short(tokens as f64),
+        "by method  mean {} of {}, % of min(m,n)  at {} tokens",
         measure.name(),
-        matrix_name(matrix)
+        matrix_name(matrix),
+        short(tokens as f64),
     );
     let inner = frame(&words, "", app.rank.focus == METHODS, theme, area, buffer);
     let mut names = Vec::new();
