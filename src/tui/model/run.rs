@@ -321,8 +321,8 @@ impl RunModel {
         tables.map(Table::take_is_behind).contains(&true)
     }
 
-    /// Seconds for which a live run has made no update, where that is far longer than usual: more than [`STALL`] times
-    /// the median and more than [`STALL_LEAST_S`], or than twice the longest wait so far. A run that hangs cannot say so.
+    /// Seconds for which a live run has made no update, where that is far longer than usual: more than `STALL` times
+    /// the median and more than `STALL_LEAST_S`, or than twice the longest wait so far. A run that hangs cannot say so.
     pub fn stalled_s(&self, now_ms: i64) -> Option<f64> {
         if self.status != Status::Live || self.is_paused || self.steps.is_empty() {
             return None;

@@ -34,7 +34,7 @@ const BYTES_PER_S: f64 = 1800.0;
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// Decides when a frame is due. Numbers are drawn as often as asked for, less often where frames send so much that a
-/// second would carry more than [`BYTES_PER_S`].
+/// second would carry more than `BYTES_PER_S`.
 #[derive(Debug)]
 pub struct Budget {
     every: Duration,
