@@ -365,7 +365,7 @@ fn a_gguf_file_is_trained_and_evaluated_as_a_folder_is() {
     let changes: Vec<Value> = log
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
-        .filter(|event| event["kind"] == "rank" && event["matrix"] == "change")
+        .filter(|event| event["t"] == "rank" && event["matrix"] == "change")
         .collect();
     assert!(!changes.is_empty() && !log.contains("\"alert\""), "{log}");
     let estimate = ["estimate", "--model", path, "--batch-size", "1", "--max-seq-length", "32"];
