@@ -371,7 +371,7 @@ fn a_gguf_file_is_trained_and_evaluated_as_a_folder_is() {
     let estimate = ["estimate", "--model", path, "--batch-size", "1", "--max-seq-length", "32"];
     let (code, printed, errors) = fullrank(&estimate, "");
     assert_eq!(code, 0, "{errors}");
-    assert!(printed.contains("vocabulary 257"), "{printed}");
+    assert!(printed.contains("vocabulary 264"), "{printed}");
     let (code, _, errors) = fullrank(&[&estimate[..], &["--vocab-size", "9"]].concat(), "");
     assert_eq!(code, 2, "{errors}");
     // The result as a file again, which is a model like any other.
