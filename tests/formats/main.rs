@@ -1,5 +1,5 @@
-//! Files of other tools: those that trusted programs wrote are read exactly, and broken ones give
-//! an error that says what is wrong and what to do, never a panic.
+//! Files of other tools and the logs of runs: those that trusted programs wrote are read exactly, and broken ones
+//! give an error that says what is wrong and what to do, never a panic.
 
 // clippy.toml allows this in test functions; the functions that help them are not recognised.
 #![allow(clippy::unwrap_used)]
@@ -8,6 +8,12 @@ mod broken;
 #[path = "../fuzz/mod.rs"]
 mod fuzz;
 mod gguf;
+mod malformed_adapters;
+mod malformed_data;
+mod malformed_gguf;
+mod malformed_models;
+mod odd_events;
+mod runlog;
 mod safetensors;
 mod trusted;
 

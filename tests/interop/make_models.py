@@ -3,7 +3,7 @@
 python make_models.py FOLDER [--seed N]
 
 Each model is a Hugging Face directory as `save_pretrained` writes it, and `expected.safetensors` beside it: input_ids,
-logits, loss, loss and gradients with masked labels. tests/models was made with seed 0; tests/transformers.rs
+logits, loss, loss and gradients with masked labels. tests/models was made with seed 0; tests/interop/transformers.rs
 makes others where Python has torch, transformers and safetensors.
 """
 

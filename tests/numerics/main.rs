@@ -1,0 +1,15 @@
+//! The numbers of whole networks, against other programs, other derivations, and the same network cut otherwise.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../devices/mod.rs"]
+mod devices;
+#[path = "../parity/mod.rs"]
+mod parity;
+
+mod families;
+mod golden;
+mod gradcheck;
+mod large_tables;
+mod model_gradients;
+mod oracle;

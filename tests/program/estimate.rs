@@ -1,0 +1,80 @@
+//! `fullrank estimate` as a user sees it.
+
+// clippy.toml allows these in test functions; the functions that help them are not recognised.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use crate::common::Place;
+use fullrank::methods::NAMES;
+use serde_json::Value;
+
+fn json(place: &Place, line: &str) -> Value {
+    serde_json::from_str(&place.ok(&format!("estimate {line} --json"))).unwrap()
+}
+
+#[test]
+fn the_largest_preset_is_estimated_for_all_methods_without_being_made() {
+    let place = Place::new();
+    let page = json(&place, "--model 7B --methods all --vocab-size 32100 --rank 512 --device cpu");
+    let methods = page["methods"].as_array().unwrap();
+    assert_eq!(methods.len(), NAMES.len());
+    for (answer, name) in methods.iter().zip(NAMES) {
+        let bytes = |key: &str| answer[key].as_u64().unwrap();
+        assert_eq!(answer["method"], *name);
+        assert_eq!(bytes("parameters"), 6_739_234_816);
+        assert_eq!(answer["measured"], Value::Null, "no figure that was not measured");
+        assert!(bytes("recomputed_peak_bytes") <= bytes("peak_bytes"), "{name}");
+        assert!(
+            bytes("static_bytes") + bytes("device_pool_bytes") <= bytes("peak_bytes"),
+            "{name}"
+        );
+    }
+    assert!(!place.path("runs").exists());
+}
+
+#[test]
+fn one_method_is_a_list_and_several_are_a_table() {
+    let place = Place::new();
+    let paper = "--model 1.3B --rank 512 --vocab-size 32100 --device cpu";
+    let list = place.ok(&format!("estimate {paper} --method switchlora"));
+    for part in [
+        "model  1.3B: 24 blocks of width 2,048, vocabulary 32,100, f32\n",
+        "method switchlora, rank 512\n",
+        "609.72 M of 1339.49 M (45.5 %)",
+        "54.5 %",
+        "not measured",
+    ] {
+        assert!(list.contains(part), "`{part}` is missing in\n{list}");
+    }
+    assert!(!list.contains("largest"), "no budget was given:\n{list}");
+    let table = place.ok(&format!("estimate {paper} --methods full,lora --memory-budget 16"));
+    let lines: Vec<&str> = table.lines().skip(3).take(3).collect();
+    assert!(lines[0].starts_with("method") && lines[0].contains("largest batch"), "{table}");
+    assert!(lines[1].starts_with("full ") && lines[2].starts_with("lora "), "{table}");
+}
+
+#[test]
+fn a_measurement_runs_updates_and_says_so() {
+    let place = Place::new();
+    let tiny = "--model demo --hidden-size 32 --num-hidden-layers 1 --num-attention-heads 2 \
+                --intermediate-size 64 --max-seq-length 16 --batch-size 2 --device cpu";
+    let page = json(&place, &format!("{tiny} --methods switchlora,relora --measure"));
+    for answer in page["methods"].as_array().unwrap() {
+        let measured = &answer["measured"];
+        assert!(measured["seconds_per_update"].as_f64().unwrap() > 0.0, "{answer}");
+        let (peak, predicted) = (measured["peak_bytes"].as_f64(), answer["peak_bytes"].as_f64());
+        let ratio = peak.unwrap() / predicted.unwrap();
+        assert!(ratio < 1.1, "{answer}");
+    }
+}
+
+#[test]
+fn what_cannot_be_estimated_is_refused() {
+    let place = Place::new();
+    place.assert_fails(
+        "estimate --methods full,nothing --device cpu",
+        2,
+        "error: --methods names `nothing`, which is no method\n  try: this version has full, lora, \
+         switchlora, relora, galore, fira, lora-ga, rslora, lora-plus, pissa, dora, lte, spam, sltrain, \
+         adarankgrad and inrank\n",
+    );
+}

@@ -1,0 +1,26 @@
+//! The real program as a user runs it: its commands, its screen, runs that end well, badly and not at all.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../devices/mod.rs"]
+mod devices;
+
+mod acting;
+mod adapters;
+mod bad_input;
+mod chat_data;
+mod cli;
+mod commands;
+mod compare;
+mod damaged_runs;
+mod determinism;
+mod endings;
+mod estimate;
+mod faults;
+mod gpu_runs;
+mod ranks;
+mod readme;
+mod report;
+mod resume;
+mod tools;
+mod tui_pty;
