@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::device::Device;
 use crate::error::Result;
-use crate::kernels::ceiling::Ceilings;
+use crate::kernels::ceiling::{Ceilings, ProgramTime};
 use crate::model::ModelConfig;
 use crate::model::config::{Rope, RopeKind, Variant};
 use crate::random::stream;
@@ -108,6 +108,8 @@ pub struct Options {
     pub with_steps: bool,
     /// Whether stock burn runs beside them.
     pub with_stock: bool,
+    /// Updates of each method in which every launch is timed by itself, after the turns; 0: none.
+    pub profiled: usize,
     /// The sizes.
     pub shape: Shape,
 }
@@ -154,11 +156,16 @@ impl Report {
                     "predicted_bytes": row.predicted_bytes,
                     "pool_bytes": row.pool_bytes,
                     "rss_bytes": row.rss_bytes,
+                    "programs": row.programs.iter().map(program).collect::<Vec<_>>(),
                 })
             })
             .collect();
         json!({"device": self.device, "kernels": kernels, "steps": steps})
     }
+}
+
+fn program(time: &ProgramTime) -> Value {
+    json!({"name": time.name, "launches": time.launches, "seconds": time.seconds})
 }
 
 /// Measures what `options` asks for; `tell` hears what is going on.

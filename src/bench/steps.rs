@@ -8,7 +8,7 @@ use crate::config::RunConfig;
 use crate::config::settings::METHODS;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::kernels::ceiling::pool_bytes;
+use crate::kernels::ceiling::{ProgramTime, pool_bytes, profiled};
 use crate::model::{Batch, Model};
 use crate::optim::Schedule;
 use crate::run::engine::{Engine, Settings};
@@ -129,6 +129,14 @@ impl Lane {
         self.device.check()
     }
 
+    /// The programs of `updates` updates; none of stock burn's and none on the CPU.
+    fn profile(&mut self, updates: usize) -> Result<Vec<ProgramTime>> {
+        let device = self.device.clone();
+        let (result, programs) =
+            profiled(&device, || (0..updates).try_for_each(|_| self.step(false)));
+        result.map(|()| programs)
+    }
+
     /// The shortest step.
     pub fn best(&self) -> f64 {
         self.seconds.iter().copied().fold(f64::INFINITY, f64::min)
@@ -202,6 +210,10 @@ pub struct StepRow {
     pub rss_bytes: Option<u64>,
     /// Timed steps.
     pub rounds: usize,
+    /// Updates that were profiled.
+    pub profiled: Option<usize>,
+    /// Their programs.
+    pub programs: Vec<ProgramTime>,
 }
 
 impl StepRow {
@@ -226,13 +238,23 @@ pub(super) fn measure(options: &Options, tell: &mut dyn FnMut(&str)) -> Result<V
         contestants.extend(stock);
     }
     let mut lanes = Vec::new();
+    if options.profiled > 0 && Device::open(&options.device, None)?.gpu().is_none() {
+        return Err(Error::config(
+            "--profile times the programs of a GPU, and the CPU backend has none",
+            "use another --device; `cargo bench --bench step -- --operations` times the operations of the CPU backend",
+        ));
+    }
     for contestant in contestants {
         lanes.push(Lane::start(contestant, &options.shape, &options.device)?);
     }
     race(&mut lanes, options.rounds, tell)?;
+    let mut programs = Vec::new();
+    for lane in &mut lanes {
+        programs.push(lane.profile(options.profiled)?);
+    }
     let is_alone = lanes.len() == 1 && !options.with_kernels;
     let tokens = options.shape.tokens() as f64;
-    let row = |lane: &Lane| {
+    let row = |(lane, programs): (&Lane, Vec<ProgramTime>)| {
         let Contestant::Ours(method) = &lane.contestant else { return None };
         let stock = lane.contestant.stock();
         let stock = stock.and_then(|stock| lanes.iter().find(|other| other.contestant == stock));
@@ -248,9 +270,11 @@ pub(super) fn measure(options: &Options, tell: &mut dyn FnMut(&str)) -> Result<V
             pool_bytes: pool_bytes(&lane.device),
             rss_bytes: if is_alone { resident_peak() } else { None },
             rounds: lane.seconds.len(),
+            profiled: Some(options.profiled).filter(|updates| *updates > 0),
+            programs,
         })
     };
-    Ok(lanes.iter().filter_map(row).collect())
+    Ok(lanes.iter().zip(programs).filter_map(row).collect())
 }
 
 /// Lets the lanes step in turns: first some that do not count, then `rounds` that do, or as many as there is time for.

@@ -354,6 +354,7 @@ fn bench_args(matches: &ArgMatches) -> Result<BenchArgs> {
             with_kernels: !matches.get_flag("steps-only"),
             with_steps: !matches.get_flag("kernels-only"),
             with_stock: !matches.get_flag("no-stock"),
+            profiled: matches.get_one::<u64>("profile").map_or(0, |updates| *updates as usize),
             shape,
         },
         screen_updates: matches.get_flag("screen").then(|| count(matches, "updates")),

@@ -47,6 +47,9 @@ fn page(report: &Report) -> String {
     if !report.steps.is_empty() {
         page += "\n";
         page += &steps(&report.steps);
+        for row in &report.steps {
+            page += &programs(row);
+        }
     }
     page
 }
@@ -158,9 +161,34 @@ fn steps(rows: &[StepRow]) -> String {
     table.render(0)
 }
 
+/// The programs of a method's profiled updates; empty without a profile.
+fn programs(row: &StepRow) -> String {
+    let Some(updates) = row.profiled.filter(|_| !row.programs.is_empty()) else {
+        return String::new();
+    };
+    let total: f64 = row.programs.iter().map(|time| time.seconds).sum();
+    let each = 1e3 / updates as f64;
+    let mut table = Table::new(&["program", ">launches", ">ms", ">share"]);
+    for time in &row.programs {
+        table.row(&[
+            time.name.into(),
+            format!("{:.1}", time.launches as f64 / updates as f64),
+            format!("{:.3}", time.seconds * each),
+            format!("{:.1} %", 100.0 * time.seconds / total),
+        ]);
+    }
+    format!(
+        "\n{}: {:.1} ms of programs an update, waiting for each\n\n{}",
+        row.method,
+        total * each,
+        table.render(0)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::ceiling::ProgramTime;
 
     #[test]
     fn the_page_shows_speed_share_and_ratio() {
@@ -184,6 +212,11 @@ mod tests {
             pool_bytes: None,
             rss_bytes: None,
             rounds: 7,
+            profiled: Some(2),
+            programs: vec![
+                ProgramTime { name: "matmul_tile", launches: 4, seconds: 0.003 },
+                ProgramTime { name: "adamw", launches: 2, seconds: 0.001 },
+            ],
         };
         let report = Report {
             device: "cpu".into(),
@@ -202,6 +235,12 @@ matmul  8 x 8 -> 8  100.000     10.0   0.0         25 %   200.000     2.00
 
 method  tokens/s   best  stock  tokens/s   best  x stock  x best   ledger  predicted  pools  resident  steps
 full       4,000  4,100  full      2,000  2,050     2.00    2.00  1.0 MiB    1.0 MiB      -         -      7
+
+full: 2.0 ms of programs an update, waiting for each
+
+program      launches     ms   share
+matmul_tile       2.0  1.500  75.0 %
+adamw             1.0  0.500  25.0 %
 "
         );
     }

@@ -10,6 +10,7 @@ use crate::device::gpu::{Gpu, Tiling};
 
 use super::gpu::ceiling;
 use super::launch;
+pub use super::launch::ProgramTime;
 use super::math::vectorised;
 
 /// Runs `run` and says how many seconds it took, by the device's own timestamps where it has them and else by
@@ -29,6 +30,13 @@ pub fn timed<R>(device: &Device, run: impl FnOnce() -> R) -> (R, f64) {
     device.wait();
     let by_clock = by_clock.elapsed().as_secs_f64();
     (result, by_device.unwrap_or(by_clock))
+}
+
+/// Runs `run` and says how long each program of `shaders/` took in it, one launch at a time, the longest first; empty on
+/// the CPU backend.
+pub fn profiled<R>(device: &Device, run: impl FnOnce() -> R) -> (R, Vec<ProgramTime>) {
+    device.wait();
+    launch::profiled(run)
 }
 
 /// Bytes that the pools of a GPU have taken from its driver; None for the CPU backend.

@@ -7,6 +7,7 @@
 //! Mesa's software driver compiles a program anew, and keeps it, for every value of a uniform that decides a branch.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -131,11 +132,14 @@ impl<'a> Launch<'a> {
             .with_buffers(buffers)
             .with_info(MetadataBindingInfo::custom(info));
         let grid = [across as u32, down as u32, 1];
-        first.client.launch(
-            Box::new(program),
-            CubeCount::Static(grid[0], grid[1], grid[2]),
-            arguments,
-        );
+        let count = CubeCount::Static(grid[0], grid[1], grid[2]);
+        let run = || first.client.launch(Box::new(program), count, arguments);
+        if PROFILE.with_borrow(Option::is_some) {
+            let ((), seconds) = seconds_of(&gpu(first), run);
+            add_to_profile(shader.name, seconds.unwrap_or(f64::NAN));
+        } else {
+            run();
+        }
         if let Some(Sabotage::Nan(number)) = harm
             && let Some(tensor) = tensors.get(number)
         {
@@ -210,6 +214,39 @@ pub(super) fn seconds_of<R>(gpu: &Gpu, run: impl FnOnce() -> R) -> (R, Option<f6
         .and_then(|profile| cubecl::future::block_on(profile.resolve()))
         .map(|ticks| ticks.duration().as_secs_f64());
     (result, seconds.filter(|seconds| *seconds > 0.0))
+}
+
+/// How often a program ran and how long that took altogether.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProgramTime {
+    /// Its file in `shaders/`.
+    pub name: &'static str,
+    /// Launches.
+    pub launches: usize,
+    /// By the device's timestamps; NaN where it has none.
+    pub seconds: f64,
+}
+
+thread_local! {
+    static PROFILE: RefCell<Option<BTreeMap<&'static str, ProgramTime>>> = const { RefCell::new(None) };
+}
+
+fn add_to_profile(name: &'static str, seconds: f64) {
+    PROFILE.with_borrow_mut(|profile| {
+        let Some(profile) = profile else { return };
+        let entry = profile.entry(name).or_insert(ProgramTime { name, launches: 0, seconds: 0.0 });
+        entry.launches += 1;
+        entry.seconds += seconds;
+    });
+}
+
+/// Runs `run`, waiting for each launch it makes on this thread, and gives the time of each program, the longest first.
+pub(super) fn profiled<R>(run: impl FnOnce() -> R) -> (R, Vec<ProgramTime>) {
+    PROFILE.set(Some(BTreeMap::new()));
+    let result = run();
+    let mut times: Vec<ProgramTime> = PROFILE.take().unwrap_or_default().into_values().collect();
+    times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    (result, times)
 }
 
 /// Bytes that the pools of a GPU hold, in use or waiting for the next use.
@@ -293,7 +330,7 @@ fn entry_point(shader: &Shader) -> String {
 fn render(shader: &Shader, constants: &[(&'static str, u32)]) -> String {
     let mut environment = minijinja::Environment::new();
     environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-    let context: std::collections::BTreeMap<_, _> = constants.iter().copied().collect();
+    let context: BTreeMap<_, _> = constants.iter().copied().collect();
     match environment.render_str(shader.source, context) {
         // The driver's messages and tools name a kernel by its entry point.
         Ok(source) => source.replacen("fn main(", &format!("fn {}(", entry_point(shader)), 1),

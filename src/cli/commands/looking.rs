@@ -191,6 +191,14 @@ pub(super) fn bench_command() -> Command {
         .arg(flag("steps-only", "Steps, no kernels"))
         .arg(flag("no-stock", "Ours alone"))
         .arg(
+            Arg::new("profile")
+                .long("profile")
+                .value_name("N")
+                .value_parser(value_parser!(u64).range(1..=10_000))
+                .conflicts_with("kernels-only")
+                .help("Then N updates of each method with every GPU program timed by itself"),
+        )
+        .arg(
             flag("screen", "The screen in place of both: long runs loaded, drawn and gone through")
                 .conflicts_with_all(["kernels-only", "steps-only"]),
         )
