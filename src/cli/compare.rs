@@ -39,7 +39,7 @@ pub fn compare(args: CompareArgs, stdout: &mut dyn Write) -> Result<()> {
             dir
         }
         CompareStart::Resume(what) => find_comparison(&out, &what)?.ok_or_else(|| {
-            Error::run(
+            Error::config(
                 format!("no comparison \"{what}\" in {}", out.display()),
                 "name its folder, compare-…; `fullrank compare --methods …` starts one",
             )

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::screen;
 use super::text::{self, ABSENT, Table};
 use crate::error::{Error, Result};
 use crate::runlog::event::now_ms;
@@ -13,14 +14,24 @@ use crate::runlog::{CompareDir, RunDir, Status, compare, index, list};
 
 /// Prints the runs under `out` as a table, or with `is_json` as a list of records.
 ///
-/// A run that cannot be read is shown as such and does not hide the others.
+/// A run that cannot be read is shown as such and does not hide the others. On a terminal, columns that do not fit it
+/// are left out.
 ///
 /// Errors: `Error::Io` if the folder cannot be listed or the output refuses.
 pub fn ls(out: &Path, is_json: bool, stdout: &mut dyn Write) -> Result<()> {
-    ls_at(now_ms(), out, is_json, stdout)
+    ls_at(now_ms(), out, is_json, screen::width(), stdout)
 }
 
-fn ls_at(now: i64, out: &Path, is_json: bool, stdout: &mut dyn Write) -> Result<()> {
+/// What to leave out on a narrow terminal, first to last.
+const DISPENSABLE: [&str; 5] = ["model", "tokens/s", "method", "val ppl", "age"];
+
+fn ls_at(
+    now: i64,
+    out: &Path,
+    is_json: bool,
+    width: Option<usize>,
+    stdout: &mut dyn Write,
+) -> Result<()> {
     if is_json {
         let runs = list(out)?;
         let records: Vec<serde_json::Value> =
@@ -57,6 +68,9 @@ fn ls_at(now: i64, out: &Path, is_json: bool, stdout: &mut dyn Write) -> Result<
                 Err(_) => vec![run.name(), "unreadable".into()],
             });
         }
+    }
+    if let Some(width) = width {
+        table.fit(width, &DISPENSABLE);
     }
     text::print(stdout, &table.render(0))
 }
@@ -135,8 +149,29 @@ mod tests {
 
     fn text(out: &Path, is_json: bool) -> String {
         let mut stdout = Vec::new();
-        ls_at(test_runs::END + 120_000, out, is_json, &mut stdout).unwrap();
+        ls_at(test_runs::END + 120_000, out, is_json, None, &mut stdout).unwrap();
         String::from_utf8(stdout).unwrap()
+    }
+
+    #[test]
+    fn a_narrow_terminal_has_fewer_columns() {
+        let folder = tempfile::tempdir().unwrap();
+        test_runs::finished(folder.path(), "20261121-180011-demo");
+        let at = |width| {
+            let mut stdout = Vec::new();
+            let now = test_runs::END + 120_000;
+            ls_at(now, folder.path(), false, Some(width), &mut stdout).unwrap();
+            String::from_utf8(stdout).unwrap()
+        };
+        assert_eq!(at(200), text(folder.path(), false));
+        assert_eq!(
+            at(70),
+            "\
+name                  status    method       step    loss  val ppl    age
+20261121-180011-demo  finished  switchlora  30/30  4.9097    81.45  2 min
+"
+        );
+        assert!(at(20).starts_with("name                  status     step    loss\n"));
     }
 
     #[test]

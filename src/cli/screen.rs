@@ -69,6 +69,11 @@ pub(super) fn has_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && !is_dumb
 }
 
+/// The columns of the terminal that stdout is; None where it is something else.
+pub(super) fn width() -> Option<usize> {
+    if std::io::stdout().is_terminal() { term::columns() } else { None }
+}
+
 /// An app with the theme of this terminal, and how its screen is to be.
 pub(super) fn app(wants_ascii: bool) -> Result<(App, term::Options)> {
     let prefs = match Prefs::path() {

@@ -78,6 +78,12 @@ const NARROW: [&str; 10] = [
     "trained",
 ];
 
+/// Whether a setting decides which tokens a validation loss is of.
+fn decides_tokens(key: &str) -> bool {
+    let is_of_data = key.starts_with("data.") && !["data.data_seed", "data.strict"].contains(&key);
+    is_of_data || key.contains("tokenizer") || key.ends_with(".eval_batches")
+}
+
 impl Table {
     /// For the terminal: a row for each group, and the reasons of those that did not finish.
     pub fn text(&self) -> String {
@@ -101,13 +107,24 @@ impl Table {
         page
     }
 
-    /// What the columns mean, in a line.
+    /// What the columns mean, in a line, and whether losses are of other tokens.
     pub(super) fn legend(&self) -> String {
         let target = match self.target_loss {
             Some(loss) => format!("target {}", text::loss(loss)),
             None => "no target".into(),
         };
-        format!("baseline {}, {target}", self.baseline)
+        let mut legend = format!("baseline {}, {target}", self.baseline);
+        let keys = self.differences.iter().map(|difference| difference.key.as_str());
+        let deciding: Vec<&str> = keys.filter(|key| decides_tokens(key)).collect();
+        if !deciding.is_empty() {
+            let verb = if deciding.len() == 1 { "differs" } else { "differ" };
+            let _ = write!(
+                legend,
+                "; losses are not of the same tokens: {} {verb}",
+                deciding.join(", ")
+            );
+        }
+        legend
     }
 
     /// As Markdown: groups, single runs where a group has several, settings that differ.
@@ -319,6 +336,20 @@ baseline full, target 3.0000
 lora: rank 99 | too high
 "
         );
+    }
+
+    #[test]
+    fn losses_of_other_tokens_are_called_so() {
+        let differing = |key: &str| {
+            let mut table = table();
+            let values = vec![Some("a".into()), Some("b".into())];
+            table.differences.push(Difference { key: key.into(), values });
+            table.legend()
+        };
+        let expected =
+            "baseline full, target 3.0000; losses are not of the same tokens: data.data differs";
+        assert_eq!(differing("data.data"), expected);
+        assert_eq!(differing("data.data_seed"), table().legend());
     }
 
     #[test]

@@ -184,6 +184,22 @@ impl Table {
         self.rows.push(cells.iter().map(|cell| printable(cell).replace('\n', " ")).collect());
     }
 
+    /// Leaves out columns, in the order of these headings, until no line is wider than `width`.
+    pub fn fit(&mut self, width: usize, dispensable: &[&str]) {
+        let widest = |table: &Self| table.render(0).lines().map(|line| line.chars().count()).max();
+        for heading in dispensable {
+            if widest(self) <= Some(width) {
+                return;
+            }
+            let column = self.rows[0].iter().position(|cell| cell == heading);
+            let Some(column) = column else { continue };
+            self.is_right.remove(column);
+            for row in self.rows.iter_mut().filter(|row| row.len() > column) {
+                row.remove(column);
+            }
+        }
+    }
+
     /// The table as lines, each with its line end and after `indent` spaces.
     pub fn render(&self, indent: usize) -> String {
         let width = |column: usize| {

@@ -25,3 +25,9 @@ pub mod wait;
 
 pub use feed::Feed;
 pub use wait::{Ended, Host, Options, run};
+
+/// The columns of this process's terminal, if it has one and tells.
+pub fn columns() -> Option<usize> {
+    let (columns, _) = ratatui::crossterm::terminal::size().ok()?;
+    Some(columns.into()).filter(|columns| *columns > 0)
+}
