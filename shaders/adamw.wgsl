@@ -9,6 +9,7 @@
 // One invocation to STEPS neighbours in a row; with WIDE they are vec4, and width counts those.
 
 {% set T = "vec4<f32>" if WIDE == 1 else "f32" -%}
+{% set U = "vec4<u32>" if WIDE == 1 else "u32" -%}
 @group(0) @binding(0) var<storage, read_write> param: array<{{ T }}>;
 @group(0) @binding(1) var<storage, read_write> grad: array<{{ T }}>;
 @group(0) @binding(2) var<storage, read_write> exp_avg: array<{{ T }}>;
@@ -41,7 +42,9 @@ struct Params {
 fn update(i: u32, scale: {{ T }}, rate: {{ T }}, root_divisor: {{ T }}, stays: {{ T }}) {
     let zero = {{ T }}(0.0);
     let p = param[i];
-    let g = select(grad[i] * scale, zero, scale == zero);
+    // By the bits of 0 or -0: a program may assume that x * 0 is 0, and a gradient may be NaN where it does not count.
+    let is_off = (bitcast<{{ U }}>(scale) << {{ U }}(1u)) == {{ U }}(0u);
+    let g = select(grad[i] * scale, zero, is_off);
     var m = exp_avg[i];
     m += params.new1 * (g - m);
     exp_avg[i] = m;

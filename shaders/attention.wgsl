@@ -14,7 +14,7 @@
 @group(0) @binding(5) var<storage, read_write> documents: array<vec2<i32>>;
 {% endif %}
 
-struct Params { groups: u32, tiles: u32, queries: u32, keys: u32, scale: f32 }
+struct Params { first_group: u32, groups: u32, tiles: u32, queries: u32, keys: u32, scale: f32 }
 @group(0) @binding({{ 6 if DOCUMENTS else 5 }}) var<storage, read> params: Params;
 
 const HIDDEN = -3e38;
@@ -31,7 +31,7 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let place = group.x + group.y * groups.x;
+    let place = params.first_group + group.x + group.y * groups.x;
     if place >= params.groups {
         return;
     }

@@ -13,7 +13,7 @@
 @group(0) @binding(5) var<storage, read_write> dk: array<f32>;
 @group(0) @binding(6) var<storage, read_write> dv: array<f32>;
 
-struct Params { groups: u32, tiles: u32, tokens: u32, scale: f32 }
+struct Params { first_group: u32, groups: u32, tiles: u32, tokens: u32, scale: f32 }
 @group(0) @binding(7) var<storage, read> params: Params;
 {% if DOCUMENTS %}
 /// Where the queries end that see a key of this workgroup.
@@ -26,7 +26,7 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let place = group.x + group.y * groups.x;
+    let place = params.first_group + group.x + group.y * groups.x;
     if place >= params.groups {
         return;
     }

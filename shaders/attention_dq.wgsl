@@ -12,7 +12,7 @@
 @group(0) @binding(4) var<storage, read_write> statistics: array<{{ "vec4<f32>" if DOCUMENTS else "vec2<f32>" }}>;
 @group(0) @binding(5) var<storage, read_write> dq: array<f32>;
 
-struct Params { groups: u32, tiles: u32, tokens: u32, scale: f32 }
+struct Params { first_group: u32, groups: u32, tiles: u32, tokens: u32, scale: f32 }
 @group(0) @binding(6) var<storage, read> params: Params;
 {% if DOCUMENTS %}
 /// The first key that a query of this workgroup sees.
@@ -25,7 +25,7 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let place = group.x + group.y * groups.x;
+    let place = params.first_group + group.x + group.y * groups.x;
     if place >= params.groups {
         return;
     }

@@ -1,5 +1,5 @@
 // What the attention programs for GPUs share: 64 invocations, 8 by 8, work on tiles of 32 queries by 32 keys, each
-// on a block of 4 by 4. Columns of D go through workgroup memory in chunks of 32. 15.5 KiB of it.
+// on a block of 4 by 4. Columns of D go through workgroup memory in chunks of 32. 14.5 KiB of it at most.
 //
 // `across` and `down` are an invocation's place: rows 4·down and columns 4·across of a tile are its own.
 

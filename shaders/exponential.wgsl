@@ -12,7 +12,9 @@ fn exponential(x: f32) -> f32 {
     p = fma(p, r, 1.6666665e-1);
     p = fma(p, r, 0.5);
     let y = fma(p, r * r, r) + 1.0;
-    return select(y * bitcast<f32>((i32(n) + 127i) << 23u), 0.0, x < -87.3);
+    let result = select(y * bitcast<f32>((i32(n) + 127i) << 23u), 0.0, x < -87.3);
+    // A comparison of integers, because drivers may take it that a float is no NaN.
+    return select(result, x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
 }
 
 /// ln x of a positive, normal x; infinity and NaN of themselves.

@@ -30,7 +30,7 @@ struct Params {
     c_at: u32, a_at: u32, b_at: u32,
     // Elements from one stored row to the next.
     a_pitch: u32, b_pitch: u32, p_pitch: u32, q_pitch: u32,
-    chunk: u32, parts: u32,
+    chunk: u32, parts: u32, first_group: u32,
     scale: f32, low_scale: f32,
 }
 @group(0) @binding({{ (5 if LOW else 3) + (1 if PACKED > 1 else 0) }}) var<storage, read> params: Params;
@@ -80,11 +80,14 @@ fn quad_{{ x }}(row: u32, at: u32, rows: u32, end: u32) -> vec4<f32> {
 {%- macro packed_loads() %}
 {{- level("vec4<f32>", "vec4<u32>") }}
 
-// Elements at .. at + 4 of a row of the packed b, which stand in one word or in two; 0 beyond its ends.
-fn quad_b(row: u32, at: u32, rows: u32, end: u32) -> vec4<f32> {
-    if (row >= rows || at >= end) {
+// Elements at .. at + 4 of a row of the packed b, which stand in one word or in two; 0 beyond its ends. K is counted from
+// b_at.
+fn quad_b(line: u32, place: u32, lines: u32, end: u32) -> vec4<f32> {
+    if (line >= lines || place >= end) {
         return vec4<f32>();
     }
+    let row = line{{ "" if B_ALONG_K else " + params.b_at" }};
+    let at = place{{ " + params.b_at" if B_ALONG_K else "" }};
     {%- if PACKED == 1 %}
     let word = row * ({{ words_of_row("params.b_pitch") }}) + at / 2u;
     return vec4<f32>(unpack2x16float(b[word]), unpack2x16float(b[word + 1u]));
@@ -150,7 +153,7 @@ fn main(
 ) {
     let across = (params.n + {{ SIDE - 1 }}u) / {{ SIDE }}u;
     let tiles = across * ((params.m + {{ SIDE - 1 }}u) / {{ SIDE }}u);
-    let id = group.x + group.y * groups.x;
+    let id = params.first_group + group.x + group.y * groups.x;
     if (id >= tiles * params.parts) {
         return;
     }

@@ -1,5 +1,5 @@
-// y = x·rstd·gain of x [rows, WIDTH] with the rstd [rows] of the forward pass, with its bits. VEC elements to
-// an invocation.
+// y = x·rstd·gain of x [rows, WIDTH] with the rstd [rows] of the forward pass, in its order of operations (a
+// compiler that reorders them may round otherwise). VEC elements to an invocation.
 {% set value = "vec4<f32>" if VEC == 4 else "f32" %}
 {% set width = WIDTH // VEC %}
 @group(0) @binding(0) var<storage, read_write> x: array<{{ value }}>;

@@ -154,6 +154,7 @@ impl Adapter {
         let needed = [
             ("storage buffers in a kernel", limits.max_storage_buffers_per_shader_stage, 8),
             ("invocations in a workgroup", limits.max_compute_invocations_per_workgroup, 256),
+            ("invocations across a workgroup", limits.max_compute_workgroup_size_x, 256),
             ("bytes of workgroup memory", limits.max_compute_workgroup_storage_size, 16_384),
         ];
         needed

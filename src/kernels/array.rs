@@ -12,6 +12,7 @@ use crate::device::memory::{Category, Ledger, Ticket};
 
 use super::ops::TrainOps;
 use super::pool;
+use super::upload::upload;
 
 /// A row-major f32 tensor of `D` dimensions on a device.
 ///
@@ -65,8 +66,7 @@ impl<const D: usize> Array<D> {
         category: Category,
     ) -> Self {
         assert_eq!(values.len(), shape.iter().product::<usize>(), "values fill shape {shape:?}");
-        let tensor = Tensor::from_data(TensorData::new(values, shape), device.tensor_device());
-        Self::new(tensor, device.ledger(), category)
+        Self::new(upload(values, shape, device), device.ledger(), category)
     }
 
     /// A tensor of zeros.

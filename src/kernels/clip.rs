@@ -1,5 +1,7 @@
 //! Norms of gradients and the clip factor, which stays on the device.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use burn::backend::{Backend, BoolDType, Dispatch, FloatDType, Scalar, TensorMetadata};
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
@@ -12,6 +14,11 @@ use super::flex::{self, CHUNK};
 use super::math::{sum_squares, vectorised};
 use super::ops::TrainOps;
 use super::{Array, Vector};
+
+/// Read-backs so far, of all devices.
+static READS: AtomicU32 = AtomicU32::new(0);
+/// Serial numbers of read-backs: so many that are exact in f32.
+const SERIALS: u32 = 1 << 20;
 
 /// Added to the norm before dividing, as in `torch.nn.utils.clip_grad_norm_`.
 pub(super) const CLIP_EPS: f64 = 1e-6;
@@ -50,16 +57,22 @@ pub fn guard(x: &Vector, yes: f32, no: f32) -> Vector {
 /// the device did all that was queued: 12 bytes. Waits for the device; everything else is read later or never.
 pub fn read_back(loss_sum: &Vector, sum_squares: &Vector) -> (f64, f64) {
     assert_eq!((loss_sum.len(), sum_squares.len()), (1, 1), "numbers of an update");
+    // What a driver leaves behind when it drops even this would be the bytes of the read-back before.
+    let serial = (READS.fetch_add(1, Ordering::Relaxed) % SERIALS + 1) as f32;
     let both: Vector = loss_sum.like(Tensor::from_dispatch(<Dispatch as TrainOps>::pair(
         loss_sum.tensor().into_dispatch(),
         sum_squares.tensor().into_dispatch(),
+        serial,
     )));
     match both.to_host()[..] {
-        [loss_sum, sum_squares, 0.0] => (f64::from(loss_sum), f64::from(sum_squares)),
-        [_, _, missing] => {
+        [loss_sum, sum_squares, told] if told == serial => {
+            (f64::from(loss_sum), f64::from(sum_squares))
+        }
+        [_, _, told] => {
             // If it is NaN the read failed, and why is recorded.
-            if !missing.is_nan() {
-                let what = format!("the driver dropped queued work ({} hand-overs)", -missing);
+            if !told.is_nan() {
+                let what =
+                    format!("the driver dropped queued work (it is at {told}, not {serial})");
                 loss_sum.faults().record(Fault::Lost(what));
             }
             (f64::NAN, f64::NAN)

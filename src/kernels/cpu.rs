@@ -564,8 +564,8 @@ impl TrainOps for Flex {
         clip::flex_guard(&x, yes, no)
     }
 
-    fn pair(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn pair(a: FloatTensor<Self>, b: FloatTensor<Self>, serial: f32) -> FloatTensor<Self> {
         let [a, b] = [a, b].map(|x| flex::values(&x)[0]);
-        flex::vector(vec![a, b, 0.0])
+        flex::vector(vec![a, b, serial])
     }
 }

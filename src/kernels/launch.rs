@@ -50,17 +50,21 @@ impl Shader {
             constants: Vec::new(),
             tensors: Vec::new(),
             words: Vec::new(),
+            first_group: None,
             work: 0,
         }
     }
 }
 
 /// A launch being put together; [`Launch::over`] runs it.
+#[derive(Clone)]
 pub(super) struct Launch<'a> {
     shader: &'static Shader,
     constants: Vec<(&'static str, u32)>,
     tensors: Vec<&'a CubeTensor>,
     words: Vec<u32>,
+    /// Which of the words it is.
+    first_group: Option<usize>,
     work: u64,
 }
 
@@ -77,10 +81,10 @@ impl<'a> Launch<'a> {
         'a: 'b,
     {
         assert_plain(tensor);
-        let Launch { shader, constants, tensors, words, work } = self;
+        let Launch { shader, constants, tensors, words, first_group, work } = self;
         let mut tensors: Vec<&'b CubeTensor> = tensors;
         tensors.push(tensor);
-        Launch { shader, constants, tensors, words, work }
+        Launch { shader, constants, tensors, words, first_group, work }
     }
 
     /// The next parameter, an unsigned number.
@@ -93,6 +97,13 @@ impl<'a> Launch<'a> {
     pub(super) fn float(mut self, value: f32) -> Self {
         self.words.push(value.to_bits());
         self
+    }
+
+    /// The next parameter, the number of the first workgroup, which the program adds to its own. A launch of more work
+    /// than may wait at once is then handed over in parts.
+    pub(super) fn first_group(mut self) -> Self {
+        self.first_group = Some(self.words.len());
+        self.uint(0)
     }
 
     /// Operations and bytes of this launch together, to bound what is queued at once. Small launches
@@ -108,13 +119,27 @@ impl<'a> Launch<'a> {
         if groups == 0 {
             return;
         }
+        let most = LARGEST_LAUNCH.load(Ordering::Relaxed);
+        if let Some(place) = self.first_group
+            && self.work > most
+        {
+            // A folded grid would reach into the next part.
+            let part = groups.div_ceil(self.work.div_ceil(most) as usize).min(MAX_GROUPS);
+            for first in (0..groups).step_by(part) {
+                let mut launch = self.clone();
+                launch.words[place] = word(first);
+                launch.work = self.work * part as u64 / groups as u64;
+                launch.over_grid(part.min(groups - first), 1);
+            }
+            return;
+        }
         let down = groups.div_ceil(MAX_GROUPS);
         let across = groups.div_ceil(down);
         self.over_grid(across, down);
     }
 
     fn over_grid(self, across: usize, down: usize) {
-        let Self { shader, constants, tensors, mut words, work } = self;
+        let Self { shader, constants, tensors, mut words, work, .. } = self;
         assert!(tensors.len() <= 7, "{}: {} tensors, 7 are portable", shader.name, tensors.len());
         let Some(first) = tensors.first() else { unreachable!("a program has tensors") };
         // cubecl takes 64-bit words.
@@ -373,16 +398,34 @@ impl CubeKernel for Program {
 }
 
 /// Work that is queued before it is handed to the driver: a share of a second on a slow GPU. Drivers reset
-/// devices whose submissions take seconds (Windows after 2 s), or drop what waits too long.
+/// devices whose submissions take seconds (Windows after 2 s).
 const MAX_QUEUED_WORK: u64 = 20_000_000_000;
 
+/// Hand-overs between two waits for the device: seconds on a slow GPU. Drivers drop what waits too long (Intel's on Linux
+/// after 20 s).
+const MAX_HANDED_OVER: u64 = 32;
+
 static QUEUED: AtomicU64 = AtomicU64::new(0);
+static HANDED_OVER: AtomicU64 = AtomicU64::new(0);
+/// A launch of more work is handed over in parts, where its program can.
+static LARGEST_LAUNCH: AtomicU64 = AtomicU64::new(MAX_QUEUED_WORK);
 
 fn count_work(tensor: &CubeTensor, work: u64) {
     if QUEUED.fetch_add(work, Ordering::Relaxed) + work >= MAX_QUEUED_WORK {
         QUEUED.store(0, Ordering::Relaxed);
         super::gpu::canary::count(tensor);
         flush(tensor);
+        if HANDED_OVER.fetch_add(1, Ordering::Relaxed) % MAX_HANDED_OVER == MAX_HANDED_OVER - 1 {
+            wait(tensor);
+        }
+    }
+}
+
+/// Waits until all that this thread handed over is done.
+fn wait(tensor: &CubeTensor) {
+    // An error here is met again, with its cause, by the next read.
+    if let Err(error) = cubecl::future::block_on(tensor.client.sync()) {
+        tracing::error!("waiting: {error}");
     }
 }
 
@@ -408,6 +451,12 @@ pub struct Recorded {
 #[doc(hidden)]
 pub fn fill_queue() {
     QUEUED.store(MAX_QUEUED_WORK - 1, Ordering::Relaxed);
+}
+
+/// Hands launches of more work than this over in parts, from now on; None: of more than is queued at once. For tests.
+#[doc(hidden)]
+pub fn split_above(work: Option<u64>) {
+    LARGEST_LAUNCH.store(work.unwrap_or(MAX_QUEUED_WORK), Ordering::Relaxed);
 }
 
 /// Lets the host count one hand-over more than the devices of this thread saw. For tests.

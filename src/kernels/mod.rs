@@ -41,6 +41,7 @@ pub mod spikes;
 pub mod swiglu;
 pub mod switch;
 pub mod update;
+mod upload;
 
 pub use array::{Array, Indices, Matrix, Vector};
 pub use ops::TrainOps;

@@ -538,10 +538,10 @@ pub trait TrainOps: Backend {
         clip::default_guard::<Self>(x, yes, no)
     }
 
-    /// `[a, b, missing]` of two `[1]`; `missing` is not 0 if the device did not do all that was queued.
-    fn pair(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
-        let none = super::fallback::zeroed::<Self>(&a);
-        Self::float_cat(vec![a, b, none], 0)
+    /// `[a, b, serial]` of two `[1]`; the last is another number if the device did not do all that was queued.
+    fn pair(a: FloatTensor<Self>, b: FloatTensor<Self>, serial: f32) -> FloatTensor<Self> {
+        let serial = super::fallback::constant::<Self, 1>(vec![serial], [1], &a);
+        Self::float_cat(vec![a, b, serial], 0)
     }
 
     /// A copy in storage of its own.

@@ -3,7 +3,7 @@
 python convert_gguf.py FILE.gguf FOLDER
 
 `expected.safetensors` in the folder holds input_ids, logits and loss. `FULLRANK_MODEL_DIR=FOLDER cargo test --release
---test transformers` compares fullrank with them.
+--test interop transformers` compares fullrank with them.
 """
 
 import pathlib

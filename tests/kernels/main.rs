@@ -22,6 +22,7 @@ mod replay;
 mod scaling;
 mod sparse;
 mod spikes;
+mod split;
 mod storage;
 mod switch;
 mod update;

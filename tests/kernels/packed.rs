@@ -46,7 +46,7 @@ fn sum(a: &[f64], scale: f64, b: &[f64]) -> Vec<f64> {
 }
 
 /// Tokens, outputs, inputs, rank: 1, odd, rows that end in a short block, around the tiles, many.
-const SIZES: [[usize; 4]; 9] = [
+const SIZES: [[usize; 4]; 10] = [
     [1, 1, 1, 1],
     [3, 5, 7, 2],
     [2, 64, 63, 1],
@@ -56,6 +56,7 @@ const SIZES: [[usize; 4]; 9] = [
     [64, 128, 192, 8],
     [130, 66, 200, 33],
     [1, 100, 576, 5],
+    [2, 6, 4200, 3],
 ];
 
 #[test]

@@ -132,8 +132,9 @@ pub(super) fn attention(
                 .tensor(&o)
                 .tensor(&lse);
             let launch = with_documents(launch, documents);
-            let launch = launch.uint(groups).uint(tiles).uint(s.queries).uint(s.keys);
-            launch.float(s.score_scale()).work(work(s, 2)).over(groups);
+            let launch = launch.first_group().uint(groups).uint(tiles);
+            let launch = launch.uint(s.queries).uint(s.keys).float(s.score_scale());
+            launch.work(work(s, 2)).over(groups);
         }
         Tiling::Direct => {
             let block = Block::new(q, s.head_dim, 4, 4);
@@ -211,7 +212,7 @@ pub(super) fn attention_backward(
                     let launch = with_sizes(shader.launch(), s, is_packed)
                         .constant("CHUNKS", s.head_dim.div_ceil(TILE));
                     let launch = bind(launch, &inputs, outputs);
-                    let launch = launch.uint(groups).uint(tiles).uint(s.queries);
+                    let launch = launch.first_group().uint(groups).uint(tiles).uint(s.queries);
                     launch.float(s.score_scale()).work(work(s, products)).over(groups);
                 };
             launch(&DQ, &[&dq], s.heads, 3);

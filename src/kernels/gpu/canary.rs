@@ -1,5 +1,6 @@
 //! A counter on the device that every hand-over of queued work advances, and its twin on the host. A driver that drops
-//! what waits too long says nothing of it; then the two differ at the next read-back.
+//! what waits too long says nothing of it; then the two differ at the next read-back. If it drops the read-back itself, the
+//! serial number that comes back is an older one.
 
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;

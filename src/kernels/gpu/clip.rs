@@ -47,11 +47,12 @@ pub(super) fn guard(x: &CubeTensor, yes: f32, no: f32) -> CubeTensor {
     out
 }
 
-/// Two numbers and the canary side by side, to be read at once.
-pub(super) fn pair(a: &CubeTensor, b: &CubeTensor) -> CubeTensor {
+/// Two numbers, and `serial` plus what the canary lacks, to be read at once.
+pub(super) fn pair(a: &CubeTensor, b: &CubeTensor, serial: f32) -> CubeTensor {
     let out = launch::empty(a, [3]);
     canary::state(a, |counter, counted| {
-        PAIR.launch().tensor(a).tensor(b).tensor(counter).tensor(&out).float(counted).over(1);
+        let launch = PAIR.launch().tensor(a).tensor(b).tensor(counter).tensor(&out);
+        launch.float(counted).float(serial).over(1);
     });
     out
 }

@@ -273,22 +273,33 @@ impl Product<'_> {
             .over(m.div_ceil(rows) * n.div_ceil(8 * columns));
     }
 
-    /// With few tiles K is cut into parts, for more workgroups.
+    /// In parts of K if it is long, for accuracy.
     fn run_tiles(&self) {
-        let (m, n, k) = self.size();
+        let (_, _, k) = self.size();
+        self.run_tiles_of(0..k.min(LONGEST_K));
+        for first in (LONGEST_K..k).step_by(LONGEST_K) {
+            let rest = Product { write: Write::Add, low: None, ..*self };
+            rest.run_tiles_of(first..k.min(first + LONGEST_K));
+        }
+    }
+
+    /// With few tiles this part of K is cut further, for more workgroups.
+    fn run_tiles_of(&self, part: Range<usize>) {
+        let (m, n, _) = self.size();
+        let k = part.len();
         let tiles = |side| m.div_ceil(side) * n.div_ceil(side);
         let side = if tiles(128) >= ENOUGH_TILES { 128 } else { 64 };
         let wanted = if self.low.is_some() { 1 } else { ENOUGH_TILES.div_ceil(tiles(side)) };
         let parts = wanted.min(k / LEAST_CHUNK).max(1);
-        let chunk = k.div_ceil(parts).next_multiple_of(32);
+        let chunk = k.div_ceil(parts).next_multiple_of(32).max(32);
         let parts = k.div_ceil(chunk).max(1);
         if parts == 1 {
-            self.launch_tiles(side, chunk, 1);
+            self.launch_tiles(side, part, chunk, 1);
             return;
         }
         let sums = empty(self.a.tensor, [parts * m, n]);
         Product { c: Rows::from(&sums), write: Write::Replace, ..*self }
-            .launch_tiles(side, chunk, parts);
+            .launch_tiles(side, part, chunk, parts);
         SUM.launch()
             .constant("ADD", u32::from(self.write == Write::Add))
             .tensor(self.c.tensor)
@@ -299,8 +310,9 @@ impl Product<'_> {
             .over((m * n).div_ceil(256));
     }
 
-    fn launch_tiles(&self, side: usize, chunk: usize, parts: usize) {
+    fn launch_tiles(&self, side: usize, part: Range<usize>, chunk: usize, parts: usize) {
         let (m, n, k) = self.size();
+        let work = self.work() * part.len() / k.max(1);
         let is_vector = |x: Rows<'_>| x.columns().is_multiple_of(4);
         let (p, q) = (self.low.map(|low| Rows::from(low.p)), self.low.map(|low| Rows::from(low.q)));
         let launch = self
@@ -313,12 +325,13 @@ impl Product<'_> {
                 u32::from(self.b.is_none_or(is_vector) && q.is_none_or(is_vector)),
             )
             .constant("C_VECTOR", u32::from(is_vector(self.c)));
-        self.sizes_and_pitches(launch, 0..k)
+        self.sizes_and_pitches(launch, part)
             .uint(chunk)
             .uint(parts)
+            .first_group()
             .float(self.scale)
             .float(self.low.map_or(0.0, |low| low.scale))
-            .work(self.work())
+            .work(work)
             .over(m.div_ceil(side) * n.div_ceil(side) * parts);
     }
 
@@ -389,8 +402,8 @@ enum Form {
     Pairs,
 }
 
-/// Longer sums go in parts, for accuracy (70,000 terms of one sign in one f32 are off by 3e-5, in parts by 2e-6),
-/// and because llvmpipe ends the loops of an invocation for good after 65,535 turns of all of them together; a
+/// Longer sums go in parts, for accuracy (70,000 terms of one sign in one f32 are off by 3e-5, in parts by 2e-6); in the
+/// direct program also because llvmpipe ends the loops of an invocation for good after 65,535 turns of all of them together; a
 /// turn is two steps of K.
 const LONGEST_K: usize = 4096;
 

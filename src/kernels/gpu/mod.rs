@@ -397,8 +397,8 @@ impl TrainOps for CubeBackend {
         clip::guard(&x, yes, no)
     }
 
-    fn pair(a: CubeTensor, b: CubeTensor) -> CubeTensor {
-        clip::pair(&a, &b)
+    fn pair(a: CubeTensor, b: CubeTensor, serial: f32) -> CubeTensor {
+        clip::pair(&a, &b, serial)
     }
 
     fn copy(x: CubeTensor) -> CubeTensor {
