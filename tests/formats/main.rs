@@ -1,8 +1,8 @@
 //! Files of other tools and the logs of runs: those that trusted programs wrote are read exactly, and broken ones
 //! give an error that says what is wrong and what to do, never a panic.
 
-// clippy.toml allows this in test functions; the functions that help them are not recognised.
-#![allow(clippy::unwrap_used)]
+// clippy.toml allows these in test functions; the functions that help them are not recognised.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod broken;
 #[path = "../fuzz/mod.rs"]

@@ -2,6 +2,7 @@
 
 use fullrank::device::Device;
 use fullrank::device::gpu::Tiling;
+use fullrank::kernels::Array;
 use fullrank::kernels::attention::{AttentionShape, attention, attention_backward};
 use fullrank::kernels::launch::{recorded, split_above};
 use fullrank::kernels::lora::lora_linear;
@@ -27,7 +28,7 @@ fn results(device: &Device) -> Vec<Vec<f32>> {
     let d_out = values.matrix(device, [140, 64]);
     let (out, lse) = attention(&q, &k, &v, s);
     let (dq, dk, dv) = attention_backward(&d_out, &q, &k, &v, &out, &lse, s);
-    found.extend([&out, &dq, &dk, &dv].map(|x| x.to_host()));
+    found.extend([&out, &dq, &dk, &dv].map(Array::to_host));
     found
 }
 

@@ -1,5 +1,8 @@
 //! The real program as a user runs it: its commands, its screen, runs that end well, badly and not at all.
 
+// clippy.toml allows these in test functions; the functions that help them are not recognised.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../devices/mod.rs"]
