@@ -165,7 +165,7 @@ mod tests {
         };
         assert_eq!(at(200), text(folder.path(), false));
         assert_eq!(
-            at(70),
+            at(75),
             "\
 name                  status    method       step    loss  val ppl    age
 20261121-180011-demo  finished  switchlora  30/30  4.9097    81.45  2 min

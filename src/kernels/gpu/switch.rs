@@ -12,12 +12,14 @@ use super::super::switch::{Switch, default_restart, default_switch};
 use super::super::update::Axis;
 use super::elementwise_groups;
 use super::fill::fill;
-use super::grid::wide;
 use super::sums::{Terms, total};
 
 static EXCHANGE: Shader = Shader::new("exchange", include_str!("../../../shaders/exchange.wgsl"));
 static CORRECT: Shader = Shader::new("correct", include_str!("../../../shaders/correct.wgsl"));
 static RESTART: Shader = Shader::new("restart", include_str!("../../../shaders/restart.wgsl"));
+
+/// Invocations of a subgroup of drivers that compute on the CPU.
+const LANES: usize = 8;
 
 /// Vectors that one launch takes: 16 bytes each.
 const MAX_LISTED: usize = 2048;
@@ -89,11 +91,20 @@ fn correct(
     switch: &Switch<'_>,
 ) -> CubeTensor {
     let ([rows, width], [_, rank]) = (sizes(w), sizes(b));
-    let block = match launch::gpu(w).tiling {
+    let gpu = launch::gpu(w);
+    let block = match gpu.tiling {
         Tiling::Workgroup => 4,
-        Tiling::Direct => 8,
+        Tiling::Direct => LANES,
     };
-    let (is_wide, columns) = wide(width);
+    let neighbours = match gpu.tiling {
+        Tiling::Direct if gpu.has_int64 && width.is_multiple_of(2) => 2,
+        _ if width.is_multiple_of(4) => 4,
+        _ => 1,
+    };
+    let columns = width / neighbours;
+    let is_broadcast = gpu.tiling == Tiling::Direct
+        && gpu.subgroup == Some(LANES as u32)
+        && columns.is_multiple_of(LANES);
     let units = rows.div_ceil(block) * columns;
     let squares = launch::empty(w, [1, units]);
     let (workgroup, groups) = elementwise_groups(w, units);
@@ -101,7 +112,8 @@ fn correct(
     let size = capacity(count_a + count_b);
     let launch = CORRECT
         .launch()
-        .constant("WIDE", is_wide)
+        .constant("WIDTH", neighbours)
+        .constant("BROADCAST", u32::from(is_broadcast))
         .constant("ROWS", block)
         .constant("WORKGROUP", workgroup)
         .constant("CAPACITY", size)
