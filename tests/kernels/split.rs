@@ -44,7 +44,7 @@ fn a_launch_in_parts_has_the_bits_of_the_whole() {
         if device.gpu().is_some_and(|gpu| gpu.tiling == Tiling::Workgroup) {
             for name in ["matmul_tile", "attention", "attention_dq", "attention_dkv"] {
                 let count = launches.iter().filter(|launch| launch.name == name).count();
-                assert!(count > 20, "{name} was launched {count} times");
+                assert!(count > 6, "{name} was launched {count} times");
             }
         }
     });
