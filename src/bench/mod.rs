@@ -142,30 +142,32 @@ impl Report {
                 })
             })
             .collect();
-        let steps: Vec<Value> = self
-            .steps
-            .iter()
-            .map(|row| {
-                json!({
-                    "method": row.method,
-                    "tokens_per_s": row.tokens_per_s,
-                    "stock": row.stock,
-                    "stock_tokens_per_s": row.stock_tokens_per_s,
-                    "ratio": row.ratio(),
-                    "ledger_peak_bytes": row.ledger_peak_bytes,
-                    "predicted_bytes": row.predicted_bytes,
-                    "pool_bytes": row.pool_bytes,
-                    "rss_bytes": row.rss_bytes,
-                    "programs": row.programs.iter().map(program).collect::<Vec<_>>(),
-                })
-            })
-            .collect();
+        let steps: Vec<Value> = self.steps.iter().map(step).collect();
         json!({"device": self.device, "kernels": kernels, "steps": steps})
     }
 }
 
-fn program(time: &ProgramTime) -> Value {
-    json!({"name": time.name, "launches": time.launches, "seconds": time.seconds})
+fn step(row: &StepRow) -> Value {
+    let mut object = json!({
+        "method": row.method,
+        "tokens_per_s": row.tokens_per_s,
+        "stock": row.stock,
+        "stock_tokens_per_s": row.stock_tokens_per_s,
+        "ratio": row.ratio(),
+        "ledger_peak_bytes": row.ledger_peak_bytes,
+        "predicted_bytes": row.predicted_bytes,
+        "pool_bytes": row.pool_bytes,
+        "rss_bytes": row.rss_bytes,
+    });
+    // Of an update each.
+    if let Some(updates) = row.profiled {
+        let program = |time: &ProgramTime| {
+            let each = |sum: f64| sum / updates as f64;
+            json!({"name": time.name, "launches": each(time.launches as f64), "seconds": each(time.seconds)})
+        };
+        object["programs"] = row.programs.iter().map(program).collect();
+    }
+    object
 }
 
 /// Measures what `options` asks for; `tell` hears what is going on.

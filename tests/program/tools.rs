@@ -190,3 +190,24 @@ fn bench_measures_the_half_that_is_asked_for() {
     assert_eq!(fullrank("bench --steps-only --methods lorra --device cpu").status.code(), Some(2));
     assert_eq!(fullrank("bench --dim 15").status.code(), Some(2));
 }
+
+#[test]
+fn bench_times_each_program_of_an_update() {
+    let output = fullrank("bench --device cpu --steps-only --profile 1");
+    assert_eq!(output.status.code(), Some(2));
+    if software().is_none() {
+        return;
+    }
+    let report = json(&format!(
+        "bench --json --device software --no-stock --steps-only --rounds 1 --profile 2 --methods switchlora {TINY}"
+    ));
+    let programs = report["steps"][0]["programs"].as_array().unwrap();
+    let launches = |name: &str| {
+        let program = programs.iter().find(|program| program["name"] == name);
+        program.and_then(|program| program["launches"].as_f64()).unwrap_or(0.0)
+    };
+    assert_eq!(launches("pair"), 1.0);
+    // For both sides of the seven layers in each block.
+    assert_eq!(launches("vector_factors"), 14.0 * launches("attention_direct"));
+    assert!(programs.iter().all(|program| program["seconds"].as_f64() > Some(0.0)));
+}
