@@ -261,12 +261,12 @@ impl History {
                 self.cosines.extend(Stat::of(&cosines).map(|stat| (step, stat.mean)));
             }
             Body::Switch(switch) => {
-                let switched = switch.l.iter().map(|row| Switched {
+                let rows = switch.l.iter().filter(|row| self.run.has_layer(row.layer));
+                self.switched.extend(rows.map(|row| Switched {
                     step,
                     layer: row.layer as usize,
                     vectors: 2 * u64::from(row.k),
-                });
-                self.switched.extend(switched);
+                }));
             }
             Body::Mem(mem) => {
                 for (category, bytes) in mem.bytes {

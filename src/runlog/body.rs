@@ -203,6 +203,18 @@ pub struct Run {
     pub layers: Vec<String>,
 }
 
+/// A number of a layer beyond this is damage, where a log does not name its layers: no network has so many.
+const MOST_LAYERS: usize = 4096;
+
+impl Run {
+    /// Whether an event can speak of the layer of this number. A reader asks before it makes room for it: a damaged
+    /// line may hold any number.
+    pub fn has_layer(&self, number: u32) -> bool {
+        let layers = if self.layers.is_empty() { MOST_LAYERS } else { self.layers.len() };
+        (number as usize) < layers
+    }
+}
+
 /// A part of a run's life: `tokenize`, `prepare`, `train`, `warm-start-end`, `export`, …
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
