@@ -133,7 +133,7 @@ fn the_exported_model_has_the_loss_of_the_checkpoint_and_can_be_fine_tuned() {
     for (name, more) in [
         ("full", "--method full"),
         ("lora", "--method lora"),
-        ("product", "--method lora --lora-init both_kaiming --lora-base none"),
+        ("product", "--method lora --lora-base none"),
         ("switchlora", switching),
         ("warm", "--switchlora-warm-start 5"),
         ("tied", "--tie-word-embeddings --num-key-value-heads 1"),
