@@ -92,7 +92,7 @@ pub fn command() -> Command {
                     run_arg()
                         .value_name("RUN|COMPARISON")
                         .num_args(1..)
-                        .help("Folder of a run or comparison, its name in --out, or `latest`"),
+                        .help("Folder of a run or comparison, its name in --out, or `latest`, a run"),
                     out_arg(),
                 ]),
         )
