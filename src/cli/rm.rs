@@ -220,7 +220,6 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    #[allow(clippy::print_stderr)] // a test that is skipped says so
     fn a_run_on_another_disk_stays_and_the_remedy_moves_it() {
         let here = tempfile::tempdir().unwrap();
         let Ok(there) = tempfile::tempdir_in("/dev/shm") else {
