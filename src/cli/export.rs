@@ -152,7 +152,9 @@ pub fn args(matches: &ArgMatches) -> Result<ExportArgs> {
         ];
         if let Some((flag, _)) = given.iter().find(|(_, is_given)| *is_given) {
             return Err(Error::config(
-                format!("{flag} is for networks, and --format tensorboard writes the curves of a whole run"),
+                format!(
+                    "{flag} is for networks, and --format tensorboard writes the curves of a whole run"
+                ),
                 "leave it out, or take another --format",
             ));
         }

@@ -79,8 +79,7 @@ impl Removed {
         let runs = dir.runs()?;
         for run in &runs {
             if run.is_locked()? {
-                let remedy =
-                    format!("end it first with `fullrank ctl {} stop`", run.as_argument());
+                let remedy = format!("end it first with `fullrank ctl {} stop`", run.as_argument());
                 return live(format!("its member {} is live", run.short_name()), remedy);
             }
         }
@@ -98,7 +97,11 @@ impl Removed {
         let (parent, name) = (self.whole.parent(), self.whole.file_name());
         let own = parent.unwrap_or(&self.whole).display();
         Error::run(
-            format!("{} lies on another disk than the trash {}", self.path.display(), trash.display()),
+            format!(
+                "{} lies on another disk than the trash {}",
+                self.path.display(),
+                trash.display()
+            ),
             format!(
                 "give the folder that it lies in: `fullrank rm {} --out {own}` has its trash there",
                 name.unwrap_or_default().display()

@@ -47,7 +47,11 @@ fn one_run(out: &Path, name: &str) -> Result<RunDir> {
         let members: Vec<String> = dir.runs()?.iter().map(RunDir::as_argument).collect();
         let path = dir.path().display();
         return Err(Error::config(
-            format!("{} is a comparison of {} runs, and show is for one", dir.name(), members.len()),
+            format!(
+                "{} is a comparison of {} runs, and show is for one",
+                dir.name(),
+                members.len()
+            ),
             match members.first() {
                 Some(first) => format!(
                     "`fullrank report {path}` and `fullrank watch {path}` show it whole, `fullrank show {first}` \
@@ -494,11 +498,16 @@ facts
         let show = |name: &str| show(folder.path(), name, true, &mut std::io::sink());
         for name in ["full-lora", "compare-20261121-180011-full-lora", dir.to_str().unwrap()] {
             let error = show(name).unwrap_err();
-            let what = "compare-20261121-180011-full-lora is a comparison of 2 runs, and show is for one";
+            let what =
+                "compare-20261121-180011-full-lora is a comparison of 2 runs, and show is for one";
             assert_eq!((error.to_string().as_str(), error.exit_code()), (what, 2));
             let remedy = error.remedy();
             let path = dir.display();
-            for word in [format!("report {path}"), format!("watch {path}"), format!("show {path}/members/full")] {
+            for word in [
+                format!("report {path}"),
+                format!("watch {path}"),
+                format!("show {path}/members/full"),
+            ] {
                 assert!(remedy.contains(&word), "{remedy}");
             }
         }

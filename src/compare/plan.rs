@@ -213,9 +213,10 @@ fn has_spam(wanted: &Wanted, method: &str) -> bool {
     let is_on = |key: &str, text: &str| key == "spam.enabled" && text == "true";
     common.and_then(Value::as_bool) == Some(true)
         || wanted.only.iter().any(|(of, flag)| of == method && is_on(flag.setting.key, &flag.text))
-        || wanted.sweeps.iter().any(|(setting, values)| {
-            values.iter().any(|value| is_on(setting.key, value))
-        })
+        || wanted
+            .sweeps
+            .iter()
+            .any(|(setting, values)| values.iter().any(|value| is_on(setting.key, value)))
 }
 
 /// Every combination of the crossed settings of a method. Values that do not vary add nothing to the name.
@@ -364,7 +365,8 @@ mod tests {
         assert_eq!(names(&all), ["full", "rslora-init-standard", "rslora-init-gaussian"]);
         let mut all = wanted(&["full", "lora", "spam"]);
         all.sweeps = vec![sweep("spam", &["true", "false"])];
-        let crossed = ["full-enabled-true", "full-enabled-false", "lora-enabled-true", "lora-enabled-false"];
+        let crossed =
+            ["full-enabled-true", "full-enabled-false", "lora-enabled-true", "lora-enabled-false"];
         assert_eq!(names(&all), [&crossed[..], &["spam"]].concat());
         // What SPAM does is a matter of the members that have it.
         let threshold = || vec![sweep("spam-threshold", &["100", "200"])];

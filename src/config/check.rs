@@ -161,7 +161,8 @@ fn check_adapter(config: &RunConfig) -> Result<()> {
             "give --method lora, lora-plus, rslora or dora, whichever the adapter is",
         ));
     }
-    if config.is_plain_lora() && (config.lora.start() != "standard" || config.lora.base != "dense") {
+    if config.is_plain_lora() && (config.lora.start() != "standard" || config.lora.base != "dense")
+    {
         return Err(Error::config(
             "lora.init and lora.base do not go with an adapter, which has its start",
             "leave them out",

@@ -185,8 +185,9 @@ impl Chart {
             }
             all
         };
-        let is_shown =
-            |(x, y): &(f64, f64)| x.abs() < LARGEST && y.abs() < LARGEST && !(self.y.is_log && *y <= 0.0);
+        let is_shown = |(x, y): &(f64, f64)| {
+            x.abs() < LARGEST && y.abs() < LARGEST && !(self.y.is_log && *y <= 0.0)
+        };
         self.lines.iter().flat_map(of).filter(is_shown).collect::<Vec<_>>().into_iter()
     }
 

@@ -229,13 +229,15 @@ mod tests {
             let mut svg = Svg::new(100.0, 200.0, "x");
             all.draw(&mut svg, 0, 0, 200.0, |_| (50.0, line));
             let text = svg.finish();
-            let shapes = text.lines().filter(|line| line.contains(" d=\"M") || line.contains("points"));
+            let shapes =
+                text.lines().filter(|line| line.contains(" d=\"M") || line.contains("points"));
             let places = shapes.flat_map(|shape| {
                 let mut quoted = shape.split('"').skip(1);
                 quoted.next().unwrap().split(['M', 'L']).collect::<Vec<_>>()
             });
             let heights = places.flat_map(|part| part.split(' ').collect::<Vec<_>>());
-            let heights = heights.filter_map(|part| part.split(',').next_back()?.parse::<f64>().ok());
+            let heights =
+                heights.filter_map(|part| part.split(',').next_back()?.parse::<f64>().ok());
             let heights: Vec<f64> = heights.collect();
             assert!(heights.len() > 2 * Act::ALL.len(), "{text}");
             assert!(heights.iter().all(|y| (0.0..=200.0).contains(y)), "{line}: {heights:?}");

@@ -221,7 +221,7 @@ pub struct Row {
     pub peak_bytes: Option<u64>,
     /// What was predicted for it.
     pub predicted_bytes: Option<u64>,
-    /// Parameters that get gradients.
+    /// Parameters that get gradients, after a full-rank warm start.
     pub trained_params: Option<u64>,
     /// Bytes that each of several workers would exchange for an update.
     pub exchange_bytes: Option<u64>,
@@ -399,19 +399,30 @@ mod tests {
     #[test]
     fn runs_of_one_name_are_groups_of_their_own_and_make_a_report() {
         let folder = tempfile::tempdir().unwrap();
-        let places = ["compare-20261101-000000-a/members/lora", "compare-20261102-000000-b/members/lora",
-            "20261103-000000-lora", "other/20261103-000000-lora"];
-        let runs: Vec<RunDir> = places.iter().map(|place| RunDir::at(folder.path().join(place))).collect();
+        let places = [
+            "compare-20261101-000000-a/members/lora",
+            "compare-20261102-000000-b/members/lora",
+            "20261103-000000-lora",
+            "other/20261103-000000-lora",
+        ];
+        let runs: Vec<RunDir> =
+            places.iter().map(|place| RunDir::at(folder.path().join(place))).collect();
         for run in &runs {
             std::fs::create_dir_all(run.path()).unwrap();
             let row = SwitchLayer { k: 1, ..SwitchLayer::default() };
-            let told = [(0, Run::default().into()), step(1, 4.0, 1.0), (1, Switch { l: vec![row] }.into())];
-            let lines: Vec<String> = events(told).iter().map(|event| event.to_line().unwrap()).collect();
+            let told = [
+                (0, Run::default().into()),
+                step(1, 4.0, 1.0),
+                (1, Switch { l: vec![row] }.into()),
+            ];
+            let lines: Vec<String> =
+                events(told).iter().map(|event| event.to_line().unwrap()).collect();
             std::fs::write(run.events(), lines.join("\n") + "\n").unwrap();
         }
         let all = Comparison::of_runs(&runs).unwrap();
         let last = runs[3].path().display().to_string();
-        let names = ["lora", "compare-20261102-000000-b/members/lora", "20261103-000000-lora", &last];
+        let names =
+            ["lora", "compare-20261102-000000-b/members/lora", "20261103-000000-lora", &last];
         assert_eq!(all.groups(), names);
         let report = folder.path().join("report");
         super::super::page::write(&all, "", &report).unwrap();

@@ -189,7 +189,7 @@ pub struct Run {
     pub val_tokens: u64,
     /// Parameters of the model.
     pub params: u64,
-    /// Parameters that get gradients, factors included.
+    /// Parameters that get gradients, factors included; after a full-rank warm start, where there is one.
     pub trained_params: u64,
     /// The rank asked for, for low-rank methods.
     #[serde(skip_serializing_if = "Option::is_none")]

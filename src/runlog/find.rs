@@ -279,7 +279,8 @@ mod tests {
     #[test]
     fn the_latest_is_what_was_begun_last_and_a_comparison_as_a_whole() {
         let older = "20261101-000000-demo";
-        let members = ["full", "lora"].map(|name| format!("compare-20261102-000000-x/members/{name}"));
+        let members =
+            ["full", "lora"].map(|name| format!("compare-20261102-000000-x/members/{name}"));
         let folder = runs(&[older, &members[0], &members[1]]);
         let out = folder.path();
         let plan = out.join("compare-20261102-000000-x").join("compare.toml");

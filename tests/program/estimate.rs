@@ -5,6 +5,7 @@
 
 use crate::common::Place;
 use fullrank::methods::NAMES;
+use fullrank::runlog::{Body, RunDir, read_log};
 use serde_json::Value;
 
 fn json(place: &Place, line: &str) -> Value {
@@ -55,7 +56,8 @@ fn one_method_is_a_list_and_several_are_a_table() {
 #[test]
 fn the_peak_and_what_fits_are_those_of_the_configuration() {
     let place = Place::new();
-    let line = "--model 60M --vocab-size 32100 --method lora --rank 64 --device cpu --memory-budget 1";
+    let line =
+        "--model 60M --vocab-size 32100 --method lora --rank 64 --device cpu --memory-budget 1";
     let one = |more: &str| json(&place, &format!("{line} {more}"))["methods"][0].clone();
     let bytes = |of: &Value, key: &str| of[key].as_u64().unwrap();
     let (kept, recomputed) = (one(""), one("--grad-checkpoint"));
@@ -85,6 +87,35 @@ fn the_peak_and_what_fits_are_those_of_the_configuration() {
     }
     let table = place.ok("estimate --model 60M --vocab-size 32100 --methods full,lora --device cpu --grad-checkpoint");
     assert!(table.contains("kept is the peak without --grad-checkpoint"), "{table}");
+}
+
+#[test]
+fn a_run_with_a_warm_start_tells_what_is_trained_after_it() {
+    let place = Place::new();
+    let tiny = "--tokenizer bytes --hidden-size 32 --num-hidden-layers 2 --num-attention-heads 2 \
+                --intermediate-size 64 --max-seq-length 32 --batch-size 4 --device cpu";
+    let told = |run: &RunDir| -> Vec<u64> {
+        let events = read_log(run.events()).unwrap().events.into_iter();
+        events
+            .filter_map(|event| match event.body {
+                Body::Run(run) => Some(run.trained_params),
+                _ => None,
+            })
+            .collect()
+    };
+    for method in ["--method relora --iters 8", "--switchlora-warm-start 2 --iters 4"] {
+        let page = json(&place, &format!("{tiny} {method}"));
+        let expected = page["methods"][0]["trained_parameters"].as_u64().unwrap();
+        let run = place.train("warm", method);
+        assert_eq!(told(&run), [expected], "{method}");
+        assert!(expected < page["methods"][0]["parameters"].as_u64().unwrap());
+        if method.contains("switchlora") {
+            // The factors are there by then, and are counted.
+            place.ok("resume warm --extend 6 --ui none");
+            assert_eq!(told(&run), [expected; 2]);
+        }
+        place.ok("rm warm");
+    }
 }
 
 #[test]

@@ -161,7 +161,10 @@ pub(in crate::config) fn check(config: &RunConfig) -> Result<()> {
     let SwitchLoraTable { interval0, ratio, freeze, selection, rate, .. } = switchlora;
     number("switchlora.interval0", *interval0, *interval0 > 0.0, "above 0 (`inf` never switches)")?;
     positive("switchlora.ratio", *ratio)?;
-    not_negative_if_set("switchlora.warm_start_learning_rate", switchlora.warm_start_learning_rate)?;
+    not_negative_if_set(
+        "switchlora.warm_start_learning_rate",
+        switchlora.warm_start_learning_rate,
+    )?;
     one_of("switchlora.selection", selection, SWITCH_SELECTIONS)?;
     one_of("switchlora.rate", rate, SWITCH_RATES)?;
     one_of("switchlora.pools", &switchlora.pools, SWITCH_POOLS)?;

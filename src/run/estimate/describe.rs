@@ -102,14 +102,15 @@ pub fn describe(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Result
     };
     let ((kept, kept_peak), (recomputed, recomputed_peak)) = (at(false)?, at(true)?);
     let is_recomputed = config.train.grad_checkpoint;
-    let (own, peak) = if is_recomputed { (&recomputed, recomputed_peak) } else { (&kept, kept_peak) };
+    let (own, peak) =
+        if is_recomputed { (&recomputed, recomputed_peak) } else { (&kept, kept_peak) };
     let beside =
         |estimate: &Estimate| estimate.gradients_and_activations.saturating_sub(gradient_bytes);
 
     let rest = non_target_len(shape) as u128;
     let trains_rest = config.train.train_non_targets.unwrap_or(true);
     let all = target_len(shape) as u128 + rest;
-    let trained = sets * (sum(|layer| layer.trained) + if trains_rest { rest } else { 0 });
+    let trained = trained(config, shape, &layers);
     // What full rank would send: all that is not held back by the setting.
     let full = all - if trains_rest { 0 } else { rest };
     let has_rank = !layers_ignore_rank(config, shape, *last);
@@ -140,6 +141,24 @@ pub fn describe(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Result
         sent_saved_share: 1.0 - trained as f64 / full.max(1) as f64,
         fits: fits(config, shape, on_gpu, has_rank)?,
     })
+}
+
+/// Numbers that get a gradient after a warm start, for a resolved configuration.
+///
+/// Errors: `Error::Config` for a method that does not exist.
+pub fn trained_parameters(config: &RunConfig, shape: &ModelConfig) -> Result<u64> {
+    let phases = methods::phases(config)?;
+    let footprints = phases
+        .last()
+        .map(|last| target_layers(shape).iter().map(|layer| last(config, layer)).collect());
+    Ok(bytes(trained(config, shape, &footprints.unwrap_or_else(Vec::new))))
+}
+
+fn trained(config: &RunConfig, shape: &ModelConfig, layers: &[Footprint]) -> u128 {
+    let trains_rest = config.train.train_non_targets.unwrap_or(true);
+    let rest = if trains_rest { non_target_len(shape) as u128 } else { 0 };
+    let sets = config.replicas().max(1) as u128;
+    sets * (layers.iter().map(|layer| layer.trained).sum::<u128>() + rest)
 }
 
 /// Whether a method's footprint is the same at rank 1 and 2, as where everything is trained.
