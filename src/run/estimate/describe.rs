@@ -148,10 +148,10 @@ pub fn describe(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Result
 /// Errors: `Error::Config` for a method that does not exist.
 pub fn trained_parameters(config: &RunConfig, shape: &ModelConfig) -> Result<u64> {
     let phases = methods::phases(config)?;
-    let footprints = phases
-        .last()
-        .map(|last| target_layers(shape).iter().map(|layer| last(config, layer)).collect());
-    Ok(bytes(trained(config, shape, &footprints.unwrap_or_else(Vec::new))))
+    let layers: Vec<Footprint> = phases.last().map_or_else(Vec::new, |last| {
+        target_layers(shape).iter().map(|layer| last(config, layer)).collect()
+    });
+    Ok(bytes(trained(config, shape, &layers)))
 }
 
 fn trained(config: &RunConfig, shape: &ModelConfig, layers: &[Footprint]) -> u128 {
