@@ -194,12 +194,10 @@ fn list(answer: &Answer) -> String {
         ),
         ("activations", text::bytes(of.activation_bytes), "what the peak holds beside all these"),
         ("peak", text::bytes(of.peak_bytes), "on the device, over the whole run"),
-        match of.is_recomputed {
-            true => ("kept", text::bytes(of.kept_peak_bytes), "the peak without --grad-checkpoint"),
-            false => {
-                let bytes = text::bytes(of.recomputed_peak_bytes);
-                ("recomputed", bytes, "the peak with --grad-checkpoint")
-            }
+        if of.is_recomputed {
+            ("kept", text::bytes(of.kept_peak_bytes), "the peak without --grad-checkpoint")
+        } else {
+            ("recomputed", text::bytes(of.recomputed_peak_bytes), "the peak with --grad-checkpoint")
         },
         (
             "would send",

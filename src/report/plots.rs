@@ -171,7 +171,7 @@ fn file_name(name: &str, others: &[Plot]) -> String {
         |name: &str| others.iter().any(|plot| plot.name.to_lowercase() == name.to_lowercase());
     let numbered = (2..).map(|number| format!("{safe}-{number}"));
     let mut names = std::iter::once(safe.clone()).chain(numbered);
-    names.find(|name| !is_taken(name)).unwrap_or(safe)
+    names.find(|name| !is_taken(name)).unwrap_or_default()
 }
 
 /// A line for each group from a number of its updates; `with_evals` adds the evaluations as dots and smooths.

@@ -71,6 +71,8 @@ pub struct Ranked {
     pub effective: f64,
     /// The largest rank that there can be.
     pub full: f64,
+    /// How far the subspaces of two heads are apart; `NaN` where it was not told.
+    pub head_distance: f64,
     /// Singular values by their place from 0; some of them.
     pub sigma: Vec<(f64, f64)>,
 }
@@ -88,6 +90,7 @@ impl Ranked {
             matrix: text("matrix").unwrap_or_default(),
             effective: number("effective"),
             full: number("full"),
+            head_distance: number("head_distance"),
             sigma: sigma.into_iter().flatten().filter_map(pair).collect(),
         })
     }

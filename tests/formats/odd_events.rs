@@ -67,6 +67,7 @@ fn log() -> Vec<Value> {
         relative: Some(0.1),
         sigma: vec![(0, 1.0), (1, 0.5), (9, 0.01)],
         coverage: Some(Coverage { candidates: 32, a: side(), b: side() }),
+        head_distance: Some(0.5),
         ..Rank::default()
     };
     let merged =

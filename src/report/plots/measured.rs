@@ -87,6 +87,15 @@ pub fn charts(comparison: &Comparison) -> Vec<(&'static str, &'static str, Strin
         "cosine",
         lines(comparison, |history| mean(history.cosines.iter().copied())),
     );
+    add(
+        "head-subspaces",
+        "How far the subspaces of two heads are apart, mean of the layers",
+        "by the projection metric of the columns of B; 0: the same, root of the rank: nothing in common",
+        "distance",
+        lines(comparison, |history| {
+            mean(history.ranks.iter().map(|rank| (rank.step, rank.head_distance)))
+        }),
+    );
     all
 }
 
