@@ -166,7 +166,7 @@ fn check_sweeps(wanted: &Wanted) -> Result<()> {
             ));
         }
         if !wanted.methods.iter().any(|method| belongs(wanted, setting, method)) {
-            let more = if setting.table() == "spam" { ", give --spam" } else { "" };
+            let more = if setting.table() == "spam" { ", give --spam-enabled" } else { "" };
             return Err(Error::config(
                 format!("--sweep {}: no method of the comparison has it", setting.flag),
                 format!("add {} to --methods{more}, or leave the sweep out", setting.table()),

@@ -134,8 +134,9 @@ fn replace(value: &mut Value, place: &mut usize, by: &Value) {
     }
 }
 
-/// The places of a tree, as `replace` counts them, at which a number stands.
-fn numbers(value: &Value) -> Vec<usize> {
+/// The places in an event, as `replace` counts them, at which a number stands; those in the envelope of every line
+/// only where that is wanted.
+fn numbers(event: &Value, with_envelope: bool) -> Vec<usize> {
     fn walk(value: &Value, place: &mut usize, found: &mut Vec<usize>) {
         found.extend(value.is_number().then_some(*place));
         *place += 1;
@@ -145,8 +146,14 @@ fn numbers(value: &Value) -> Vec<usize> {
             _ => {}
         }
     }
-    let mut found = Vec::new();
-    walk(value, &mut 0, &mut found);
+    let (mut place, mut found) = (1, Vec::new());
+    for (key, item) in event.as_object().unwrap() {
+        let mut own = Vec::new();
+        walk(item, &mut place, &mut own);
+        if with_envelope || !["v", "seq", "ts"].contains(&key.as_str()) {
+            found.extend(own);
+        }
+    }
     found
 }
 
@@ -294,7 +301,7 @@ fn an_extreme_in_place_of_any_one_number_stops_nothing() {
         if !seen.insert(event["t"].to_string()) {
             continue;
         }
-        for number in numbers(event) {
+        for number in numbers(event, at == 0) {
             for extreme in [json!(u32::MAX), json!(u64::MAX), json!(1e300), json!(5e-324)] {
                 let mut log = log.clone();
                 replace(&mut log[at], &mut number.clone(), &extreme);
@@ -305,7 +312,7 @@ fn an_extreme_in_place_of_any_one_number_stops_nothing() {
             }
         }
     }
-    assert!(cases > 400, "{cases}");
+    assert!(cases > 300, "{cases}");
     // The largest numbers of rows and updates at once, on the narrowest screen.
     let mut widest = log.clone();
     for event in &mut widest {
