@@ -120,7 +120,7 @@ const CASES: [Case; 54] = [
         method: "lora",
         change: |c| {
             in_nf4(c);
-            c.lora.init = "both_kaiming".into();
+            c.lora.init = Some("both_kaiming".into());
         },
     },
     Case {

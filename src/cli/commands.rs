@@ -92,7 +92,7 @@ pub fn command() -> Command {
                     run_arg()
                         .value_name("RUN|COMPARISON")
                         .num_args(1..)
-                        .help("Folder of a run or comparison, its name in --out, or `latest`"),
+                        .help("Folder of a run or comparison, its name in --out, or `latest`, a run"),
                     out_arg(),
                 ]),
         )
@@ -106,11 +106,13 @@ pub fn command() -> Command {
         )
         .subcommand(
             Command::new("doctor")
-                .about("Tests every kernel on a device, in at most a minute")
+                .about("Tests every kernel on a device, in about a minute")
                 .long_about(
                     "Tests every kernel on a device at real width, depth and length against slow exact \
-                     loops, a model of 12 layers against the CPU, and the largest buffer; in at most a \
-                     minute. Exits with 4 if a result is wrong.",
+                     loops, a model of 12 layers against the CPU, and the largest buffer. After 50 seconds it \
+                     begins no other check and names those it left out; on the CPU and on a software adapter \
+                     the seconds count in which it computes, so that beside other work it takes up to 4 \
+                     minutes. Exits with 4 if a result is wrong.",
                 )
                 .args([device_arg(), json_arg()]),
         )

@@ -137,7 +137,7 @@ fn render(page: &Page) -> String {
     let sequences = text::count(page.batch_size as u64);
     let mut out = format!(
         "model  {}: {} blocks of width {}, vocabulary {}, {}\n\
-         batch  {sequences} x {} tokens{}, {} backend\n\n",
+         batch  {sequences} x {} tokens{}, {} backend{}\n\n",
         page.model,
         page.blocks,
         text::count(page.hidden_size as u64),
@@ -152,6 +152,7 @@ fn render(page: &Page) -> String {
             steps => format!(", {steps} micro-batches an update"),
         },
         page.backend,
+        if page.grad_checkpoint { ", activations recomputed" } else { "" },
     );
     out += &match page.methods.as_slice() {
         [one] => list(one),
@@ -193,7 +194,11 @@ fn list(answer: &Answer) -> String {
         ),
         ("activations", text::bytes(of.activation_bytes), "what the peak holds beside all these"),
         ("peak", text::bytes(of.peak_bytes), "on the device, over the whole run"),
-        ("recomputed", text::bytes(of.recomputed_peak_bytes), "the peak with --grad-checkpoint"),
+        if of.is_recomputed {
+            ("kept", text::bytes(of.kept_peak_bytes), "the peak without --grad-checkpoint")
+        } else {
+            ("recomputed", text::bytes(of.recomputed_peak_bytes), "the peak with --grad-checkpoint")
+        },
         (
             "would send",
             text::bytes(of.sent_bytes_per_update),
@@ -257,6 +262,8 @@ fn or_none<T>(value: Option<T>, look: impl FnOnce(T) -> String) -> String {
 fn table(answers: &[Answer]) -> String {
     let has_budget = answers.iter().any(|answer| answer.description.fits.is_some());
     let is_measured = answers.iter().any(|answer| answer.measured.is_some());
+    // One setting of all methods.
+    let is_recomputed = answers.iter().any(|answer| answer.description.is_recomputed);
     let mut headings = vec![
         "method",
         ">rank",
@@ -269,7 +276,7 @@ fn table(answers: &[Answer]) -> String {
         ">host",
         ">activations",
         ">peak",
-        ">recomputed",
+        if is_recomputed { ">kept" } else { ">recomputed" },
         ">would send",
         ">saved",
     ];
@@ -295,7 +302,7 @@ fn table(answers: &[Answer]) -> String {
             of.host_bytes,
             of.activation_bytes,
             of.peak_bytes,
-            of.recomputed_peak_bytes,
+            if is_recomputed { of.kept_peak_bytes } else { of.recomputed_peak_bytes },
             of.sent_bytes_per_update,
         ];
         row.extend(sizes.map(text::bytes));
@@ -313,10 +320,14 @@ fn table(answers: &[Answer]) -> String {
         table.row(&row);
     }
     format!(
-        "{}\nActivations are what the peak holds beside the rest; recomputed is the peak with \
-         --grad-checkpoint.\nWould send: per update and worker, data parallel, f32; saved of what full \
+        "{}\nActivations are what the peak holds beside the rest; {}.\nWould send: per update and worker, data parallel, f32; saved of what full \
          rank would send.\n{}",
         table.render(0),
+        if is_recomputed {
+            "they are recomputed; kept is the peak without --grad-checkpoint"
+        } else {
+            "recomputed is the peak with --grad-checkpoint"
+        },
         if is_measured {
             "Times are the median of 5 updates on random tokens.\n"
         } else {

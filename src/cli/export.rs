@@ -16,7 +16,7 @@ use crate::formats::{mlx, peft};
 use crate::report::tfevents;
 use crate::run::adapter::{Collected, check_free, collect, whole_folder};
 use crate::run::export::{write_gguf, write_model};
-use crate::run::open::{Opened, Source};
+use crate::run::open::{Opened, Source, Which};
 use crate::run::session::with_threads;
 use crate::runlog::find;
 
@@ -126,7 +126,7 @@ pub fn command() -> Command {
 
 /// What was given.
 ///
-/// Errors: `--dtype` for another format than `gguf`.
+/// Errors: `--dtype` for another format than `gguf`; a choice among networks for the curves of a run.
 pub fn args(matches: &ArgMatches) -> Result<ExportArgs> {
     let format = match text(matches, "format").as_str() {
         "peft" => ExportFormat::Peft,
@@ -142,8 +142,25 @@ pub fn args(matches: &ArgMatches) -> Result<ExportArgs> {
             "leave it out (the other formats are f32), or take --format gguf",
         ));
     }
+    let source = source::read(matches);
+    if format == ExportFormat::TensorBoard {
+        let given = [
+            ("--step", matches!(source.which, Which::Step(_))),
+            ("--best", source.which == Which::Best),
+            ("--adapter", source.adapter.is_some()),
+            ("--force", matches.get_flag("force")),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, is_given)| *is_given) {
+            return Err(Error::config(
+                format!(
+                    "{flag} is for networks, and --format tensorboard writes the curves of a whole run"
+                ),
+                "leave it out, or take another --format",
+            ));
+        }
+    }
     Ok(ExportArgs {
-        source: source::read(matches),
+        source,
         format,
         // Without a slash at its end, so that names can be made from it.
         to: matches.get_one::<PathBuf>("to").map(|to| to.components().collect()),

@@ -1,33 +1,36 @@
 //! `fullrank rm`: moves runs and comparisons to the trash folder beside them. Nothing is deleted.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::text;
 use crate::error::{Error, Result};
 use crate::runlog::compare::CompareDir;
 use crate::runlog::index::refresh_latest;
-use crate::runlog::{Named, RunDir, find_any};
+use crate::runlog::{Named, RunDir, find, find_any};
 
 /// The folder under the runs' folder where removed runs go.
 pub const TRASH: &str = ".trash";
 
 /// Moves the named runs, and comparisons with all their members, to `<out>/.trash/` and says where each went.
 ///
-/// All names are looked up, and all locks asked, before anything is moved.
+/// All names are looked up, and all locks asked, before anything is moved. `latest` is a run: what is removed should
+/// be the smaller of two things that may be meant.
 ///
-/// Errors: `Error::Config` if a name fits nothing, `Error::Run` if what it fits is live, `Error::Io`.
+/// Errors: `Error::Config` if a name fits nothing, `Error::Run` if what it fits is live or on another disk, `Error::Io`.
 pub fn rm(out: &Path, names: &[String], stdout: &mut dyn Write) -> Result<()> {
     let mut all: Vec<Removed> = Vec::new();
     for name in names {
-        let removed = match find_any(out, name)? {
+        let named =
+            if name == "latest" { Named::Run(find(out, name)?) } else { find_any(out, name)? };
+        let removed = match named {
             Named::Run(run) => Removed::run(&run)?,
             Named::Comparison(dir) => Removed::comparison(&dir)?,
         };
-        if !all.iter().any(|other| removed.path.starts_with(&other.path)) {
+        if !all.iter().any(|other| removed.whole.starts_with(&other.whole)) {
             // A comparison takes its members along, those that were named before it too.
-            all.retain(|other| !other.path.starts_with(&removed.path));
+            all.retain(|other| !other.whole.starts_with(&removed.whole));
             all.push(removed);
         }
     }
@@ -42,6 +45,8 @@ pub fn rm(out: &Path, names: &[String], stdout: &mut dyn Write) -> Result<()> {
 /// A folder that goes to the trash.
 struct Removed {
     path: PathBuf,
+    /// The path from the root, links followed: the same folder may be named in several ways.
+    whole: PathBuf,
     name: String,
     /// What it is, for the message.
     words: String,
@@ -52,10 +57,15 @@ impl Removed {
         if run.is_locked()? {
             return Err(Error::run(
                 format!("run {} is live and stays", run.name()),
-                format!("end it first with `fullrank ctl {} stop`", run.name()),
+                format!("end it first with `fullrank ctl {} stop`", run.as_argument()),
             ));
         }
-        Ok(Self { path: run.path().to_path_buf(), name: run.name(), words: run.name() })
+        Self::at(run.path(), run.name(), run.name())
+    }
+
+    fn at(path: &Path, name: String, words: String) -> Result<Self> {
+        let whole = fs::canonicalize(path).map_err(Error::io("find", path))?;
+        Ok(Self { path: path.to_path_buf(), whole, name, words })
     }
 
     fn comparison(dir: &CompareDir) -> Result<Self> {
@@ -69,14 +79,34 @@ impl Removed {
         let runs = dir.runs()?;
         for run in &runs {
             if run.is_locked()? {
-                let name = run.name();
-                let remedy = format!("end it first with `fullrank ctl {name} stop`");
+                let remedy = format!("end it first with `fullrank ctl {} stop`", run.as_argument());
                 return live(format!("its member {} is live", run.short_name()), remedy);
             }
         }
         let members = if runs.len() == 1 { "run" } else { "runs" };
         let words = format!("{} with {} {members}", dir.name(), runs.len());
-        Ok(Self { path: dir.path().to_path_buf(), name: dir.name(), words })
+        Self::at(dir.path(), dir.name(), words)
+    }
+
+    /// Why it could not be moved to the trash.
+    fn stays(&self, trash: &Path, error: io::Error) -> Error {
+        if error.kind() != ErrorKind::CrossesDevices {
+            return Error::io("move", &self.path)(error);
+        }
+        // Nothing is copied: what was half copied when the disk was full would lie in two places.
+        let (parent, name) = (self.whole.parent(), self.whole.file_name());
+        let own = parent.unwrap_or(&self.whole).display();
+        Error::run(
+            format!(
+                "{} lies on another disk than the trash {}",
+                self.path.display(),
+                trash.display()
+            ),
+            format!(
+                "give the folder that it lies in: `fullrank rm {} --out {own}` has its trash there",
+                name.unwrap_or_default().display()
+            ),
+        )
     }
 }
 
@@ -90,7 +120,7 @@ fn trash(out: &Path, removed: &Removed) -> Result<PathBuf> {
         number += 1;
         place = trash.join(format!("{name}-{number}"));
     }
-    fs::rename(&removed.path, &place).map_err(Error::io("move", &removed.path))?;
+    fs::rename(&removed.path, &place).map_err(|error| removed.stays(&trash, error))?;
     Ok(place)
 }
 
@@ -179,6 +209,63 @@ mod tests {
     }
 
     #[test]
+    fn a_run_named_in_two_ways_is_moved_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path();
+        let run = test_runs::finished(out, "20261121-180011-demo");
+        let path = run.path().display().to_string();
+        let roundabout = format!("{}/../{}", path, run.name());
+        let mut stdout = Vec::new();
+        rm(out, &[path, roundabout, "demo".into()], &mut stdout).unwrap();
+        assert_eq!(String::from_utf8(stdout).unwrap().lines().count(), 1);
+        assert!(!run.path().exists());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_run_on_another_disk_stays_and_the_remedy_moves_it() {
+        let here = tempfile::tempdir().unwrap();
+        let Ok(there) = tempfile::tempdir_in("/dev/shm") else {
+            eprintln!("skipped: there is no /dev/shm");
+            return;
+        };
+        let run = test_runs::finished(there.path(), "20261121-180011-demo");
+        let refused = Removed::run(&run).unwrap();
+        let error = refused.stays(&here.path().join(TRASH), ErrorKind::CrossesDevices.into());
+        let (what, remedy) = (error.to_string(), error.remedy());
+        assert!(what.contains("lies on another disk than the trash"), "{what}");
+        let wanted = format!("rm 20261121-180011-demo --out {}", there.path().display());
+        assert!(remedy.contains(&wanted), "{remedy}");
+        if device(here.path()) == device(there.path()) {
+            eprintln!("skipped: /dev/shm and the temporary folder are on one disk");
+            return;
+        }
+        let path = run.path().display().to_string();
+        let error = rm(here.path(), &[path], &mut Vec::new()).unwrap_err();
+        assert_eq!(error.to_string(), what);
+        assert!(run.is_run());
+        rm(there.path(), &["20261121-180011-demo".into()], &mut Vec::new()).unwrap();
+        assert!(!run.is_run());
+    }
+
+    #[cfg(target_os = "linux")]
+    fn device(path: &Path) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(path).unwrap().dev()
+    }
+
+    #[test]
+    fn latest_is_a_run_even_where_a_comparison_is_newer() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path();
+        let dir = comparison(out, "compare-20261121-180011-b");
+        let run = test_runs::finished(out, "20261120-180011-demo");
+        run.make_latest(out).unwrap();
+        rm(out, &["latest".into()], &mut Vec::new()).unwrap();
+        assert!(!run.is_run() && dir.is_comparison());
+    }
+
+    #[test]
     fn a_live_run_stays_and_so_do_all_others() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path();
@@ -187,6 +274,8 @@ mod tests {
         let lock = live.lock().unwrap();
         let error = rm(out, &["demo".into(), "lora".into()], &mut Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), "run 20261121-190000-lora is live and stays");
+        let remedy = error.remedy();
+        assert!(remedy.contains(&format!("ctl {} stop", live.path().display())), "{remedy}");
         assert!(done.path().exists() && live.path().exists());
         drop(lock);
         rm(out, &["demo".into(), "lora".into()], &mut Vec::new()).unwrap();

@@ -17,7 +17,7 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::runlog::status::Status;
 use crate::runlog::summary::{EvalPoint, RunState};
-use crate::runlog::{Body, Level, Rank, RunDir, Sample, find};
+use crate::runlog::{Body, Level, Named, Rank, RunDir, Sample, find, find_any};
 
 /// How many evaluations the text form lists; the first stays, the middle goes.
 const MAX_EVALS: usize = 12;
@@ -29,14 +29,39 @@ const HASH_WIDTH: usize = 12;
 /// Prints the run `name`: what it is, how far it came, its evaluations, last sample, checkpoints and
 /// configuration; with `is_json` the same as one object.
 ///
-/// Errors: `Error::Run` if no such run, `Error::Io`.
+/// Errors: `Error::Config` if no such run, or if it is a comparison; `Error::Io`.
 pub fn show(out: &Path, name: &str, is_json: bool, stdout: &mut dyn Write) -> Result<()> {
-    let details = Details::read(find(out, name)?)?;
+    let details = Details::read(one_run(out, name)?)?;
     if is_json {
         let record = details.record()?;
         return text::print_json(stdout, &record);
     }
     text::print(stdout, &details.text(&TimeZone::system()))
+}
+
+/// The run that a name means. `latest` is the newest run, whatever was begun after it.
+fn one_run(out: &Path, name: &str) -> Result<RunDir> {
+    if name != "latest"
+        && let Ok(Named::Comparison(dir)) = find_any(out, name)
+    {
+        let members: Vec<String> = dir.runs()?.iter().map(RunDir::as_argument).collect();
+        let path = dir.path().display();
+        return Err(Error::config(
+            format!(
+                "{} is a comparison of {} runs, and show is for one",
+                dir.name(),
+                members.len()
+            ),
+            match members.first() {
+                Some(first) => format!(
+                    "`fullrank report {path}` and `fullrank watch {path}` show it whole, `fullrank show {first}` \
+                     a member"
+                ),
+                None => format!("`fullrank resume {path}` begins its runs"),
+            },
+        ));
+    }
+    find(out, name)
 }
 
 /// Everything that `show` knows about a run.
@@ -460,6 +485,35 @@ facts
     cpus 2
 "
         );
+    }
+
+    #[test]
+    fn a_comparison_is_no_run_and_the_remedy_says_what_shows_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("compare-20261121-180011-full-lora");
+        for member in ["full", "lora"] {
+            test_runs::finished(&dir.join("members"), member);
+        }
+        fs::write(dir.join("compare.toml"), "").unwrap();
+        let show = |name: &str| show(folder.path(), name, true, &mut std::io::sink());
+        for name in ["full-lora", "compare-20261121-180011-full-lora", dir.to_str().unwrap()] {
+            let error = show(name).unwrap_err();
+            let what =
+                "compare-20261121-180011-full-lora is a comparison of 2 runs, and show is for one";
+            assert_eq!((error.to_string().as_str(), error.exit_code()), (what, 2));
+            let remedy = error.remedy();
+            let path = dir.display();
+            for word in [
+                format!("report {path}"),
+                format!("watch {path}"),
+                format!("show {path}/members/full"),
+            ] {
+                assert!(remedy.contains(&word), "{remedy}");
+            }
+        }
+        for name in ["full", "lora", "latest"] {
+            show(name).unwrap();
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::screen::{self, Hands};
 use super::text;
 use crate::error::{Error, Result};
 use crate::runlog::summary::{RunRecord, RunState};
-use crate::runlog::{CompareDir, Named, RunDir, find, find_any, list};
+use crate::runlog::{CompareDir, Named, RunDir, find_any, list};
 use crate::tui::action::{Effect, ViewId};
 use crate::tui::app::{App, Msg};
 use crate::tui::model::Preview;
@@ -81,14 +81,12 @@ pub fn watch(args: &WatchArgs, stdout: &mut dyn Write) -> Result<()> {
 /// The runs that are meant, and the view that fits them.
 fn opened(args: &WatchArgs) -> Result<(Vec<RunDir>, ViewId)> {
     let out = &args.out;
-    if args.runs.is_empty() {
-        if list(out)?.is_empty() && !args.once {
-            return Ok((Vec::new(), ViewId::Runs));
-        }
-        return Ok((vec![find(out, "latest")?], ViewId::Train));
+    if args.runs.is_empty() && list(out)?.is_empty() && !args.once {
+        return Ok((Vec::new(), ViewId::Runs));
     }
     let mut runs = Vec::new();
-    for what in &args.runs {
+    let newest = args.runs.is_empty().then_some("latest");
+    for what in newest.into_iter().chain(args.runs.iter().map(String::as_str)) {
         match find_any(out, what)? {
             Named::Run(run) => runs.push(run),
             Named::Comparison(dir) => runs.extend(members(&dir)?),

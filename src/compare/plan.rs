@@ -5,8 +5,8 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use crate::config::settings::{self, METHODS, Setting};
-use crate::config::{FlagValue, RunConfig, check_methods_flag, has_rank};
+use crate::config::settings::{self, Setting};
+use crate::config::{FlagValue, RunConfig, check_methods_flag, has_rank, is_table_of};
 use crate::error::{Error, Result};
 use crate::run::plan::{CHATML, is_gguf};
 use crate::runlog::compare::{CompareDir, Member, Plan};
@@ -165,10 +165,11 @@ fn check_sweeps(wanted: &Wanted) -> Result<()> {
                 "give all its values in one list",
             ));
         }
-        if !wanted.methods.iter().any(|method| belongs(setting, method)) {
+        if !wanted.methods.iter().any(|method| belongs(wanted, setting, method)) {
+            let more = if setting.table() == "spam" { ", give --spam-enabled" } else { "" };
             return Err(Error::config(
                 format!("--sweep {}: no method of the comparison has it", setting.flag),
-                format!("add {} to --methods, or leave the sweep out", setting.table()),
+                format!("add {} to --methods{more}, or leave the sweep out", setting.table()),
             ));
         }
     }
@@ -195,12 +196,27 @@ fn check_sweeps(wanted: &Wanted) -> Result<()> {
     Ok(())
 }
 
-/// Whether a setting means something to a method.
-fn belongs(setting: &Setting, method: &str) -> bool {
+/// Whether a setting means something to a method of the comparison.
+fn belongs(wanted: &Wanted, setting: &Setting, method: &str) -> bool {
     match setting.key {
         "train.rank" => has_rank(method),
-        _ => !METHODS.contains(&setting.table()) || setting.table() == method,
+        // The method of that name always has it.
+        "spam.enabled" => method != "spam",
+        _ if setting.table() == "spam" => method == "spam" || has_spam(wanted, method),
+        _ => is_table_of(setting.table(), method),
     }
+}
+
+/// Whether some member of a method is to use SPAM: by the common settings, by its own, or by a sweep.
+fn has_spam(wanted: &Wanted, method: &str) -> bool {
+    let common = wanted.common.get("spam").and_then(|table| table.get("enabled"));
+    let is_on = |key: &str, text: &str| key == "spam.enabled" && text == "true";
+    common.and_then(Value::as_bool) == Some(true)
+        || wanted.only.iter().any(|(of, flag)| of == method && is_on(flag.setting.key, &flag.text))
+        || wanted
+            .sweeps
+            .iter()
+            .any(|(setting, values)| values.iter().any(|value| is_on(setting.key, value)))
 }
 
 /// Every combination of the crossed settings of a method. Values that do not vary add nothing to the name.
@@ -210,7 +226,7 @@ fn variants(wanted: &Wanted, method: &str) -> Vec<Variant> {
     let ranks = ranks.map(|setting| (setting, &wanted.ranks));
     let sweeps = wanted.sweeps.iter().map(|(setting, values)| (*setting, values));
     for (setting, values) in ranks.into_iter().chain(sweeps) {
-        if !belongs(setting, method) {
+        if !belongs(wanted, setting, method) {
             continue;
         }
         let label = match setting.key {
@@ -340,6 +356,30 @@ mod tests {
                 "switchlora-interval0-inf-learning_rate-2e-3",
             ]
         );
+    }
+
+    #[test]
+    fn tables_that_several_methods_read_are_crossed_with_all_of_them() {
+        let mut all = wanted(&["full", "rslora"]);
+        all.sweeps = vec![sweep("lora-init", &["standard", "gaussian"])];
+        assert_eq!(names(&all), ["full", "rslora-init-standard", "rslora-init-gaussian"]);
+        let mut all = wanted(&["full", "lora", "spam"]);
+        all.sweeps = vec![sweep("spam", &["true", "false"])];
+        let crossed =
+            ["full-enabled-true", "full-enabled-false", "lora-enabled-true", "lora-enabled-false"];
+        assert_eq!(names(&all), [&crossed[..], &["spam"]].concat());
+        // What SPAM does is a matter of the members that have it.
+        let threshold = || vec![sweep("spam-threshold", &["100", "200"])];
+        all.sweeps = threshold();
+        assert_eq!(names(&all), ["full", "lora", "spam-threshold-100", "spam-threshold-200"]);
+        all = Wanted { sweeps: threshold(), ..wanted(&["full", "lora"]) };
+        let error = make(&all).unwrap_err();
+        assert!(error.to_string().contains("no method") && error.remedy().contains("--spam"));
+        all.common = "[spam]\nenabled = true\n".parse().unwrap();
+        assert_eq!(names(&all).len(), 4);
+        let on = FlagValue { setting: setting_named("spam").unwrap(), text: "true".into() };
+        all = Wanted { only: vec![("lora".into(), on)], common: Table::new(), ..all };
+        assert_eq!(names(&all), ["full", "lora-threshold-100", "lora-threshold-200"]);
     }
 
     #[test]

@@ -161,7 +161,8 @@ fn check_adapter(config: &RunConfig) -> Result<()> {
             "give --method lora, lora-plus, rslora or dora, whichever the adapter is",
         ));
     }
-    if config.is_plain_lora() && (config.lora.init != "standard" || config.lora.base != "dense") {
+    if config.is_plain_lora() && (config.lora.start() != "standard" || config.lora.base != "dense")
+    {
         return Err(Error::config(
             "lora.init and lora.base do not go with an adapter, which has its start",
             "leave them out",
@@ -312,6 +313,10 @@ pub(super) fn positive(key: &str, value: f64) -> Result<()> {
 
 pub(super) fn not_negative(key: &str, value: f64) -> Result<()> {
     number(key, value, value >= 0.0 && value.is_finite(), "0 or more and finite")
+}
+
+pub(super) fn not_negative_if_set(key: &str, value: Option<f64>) -> Result<()> {
+    value.map_or(Ok(()), |value| not_negative(key, value))
 }
 
 fn not_empty(key: &str, value: &str) -> Result<()> {

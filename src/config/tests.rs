@@ -47,9 +47,12 @@ fn filled() -> RunConfig {
     train.on_alert = Some("true".into());
     let relora = &mut config.relora;
     relora.warm_start = Some(200);
+    relora.warm_start_learning_rate = Some(1e-3);
     relora.cycle = Some(200);
     relora.warmup_steps = Some(20);
     relora.rewarm_steps = Some(10);
+    config.switchlora.warm_start_learning_rate = Some(1e-3);
+    config.lora.init = Some("standard".into());
     config.galore.update_proj_gap = Some(20);
     config.fira.update_proj_gap = Some(20);
     config.adarankgrad.update_proj_gap = Some(20);

@@ -2,7 +2,7 @@
 //! largest buffer, each held against f64 loops or the CPU.
 //!
 //! It knows nothing of the terminal: `cli` prints what it is told. Results are compared where they are
-//! sampled, 64 rows or columns of each, so that the whole takes less than a minute.
+//! sampled, 64 rows or columns of each, so that the whole takes less than a minute on a machine that does nothing else.
 
 mod attention;
 mod bias;

@@ -73,6 +73,33 @@ pub fn overlap(a: &[f32], b: &[f32], len: usize) -> f64 {
     squares.sum::<f64>() / b.len().max(1) as f64
 }
 
+/// How far the spans of two sets of rows are apart, by the projection metric of subspaces: `√(r − ‖U·Vᵀ‖²)` for
+/// orthonormal rows `U` and `V` of the two, `r` the larger dimension. 0 for the same span, `√r` for orthogonal ones.
+/// Rows that depend on those before them add nothing. `None` where a set spans nothing.
+pub fn distance(a: &[f64], b: &[f64], len: usize) -> Option<f64> {
+    let (u, v) = (basis(a, len), basis(b, len));
+    let rows = |x: &[f64]| x.len() / len.max(1);
+    if u.is_empty() || v.is_empty() {
+        return None;
+    }
+    let shared =
+        u.chunks_exact(len).flat_map(|row| v.chunks_exact(len).map(move |other| dot(row, other)));
+    let shared: f64 = shared.map(|cosine| cosine * cosine).sum();
+    Some((rows(&u).max(rows(&v)) as f64 - shared).max(0.0).sqrt())
+}
+
+/// Orthonormal rows of `len` entries with the span of these.
+fn basis(rows: &[f64], len: usize) -> Vec<f64> {
+    let mut basis: Vec<f64> = Vec::with_capacity(rows.len());
+    for row in rows.chunks_exact(len.max(1)) {
+        let mut row = row.to_vec();
+        if normalise(&mut row, &basis) {
+            basis.extend(row);
+        }
+    }
+    basis
+}
+
 fn dot(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(x, y)| x * y).sum()
 }
@@ -116,5 +143,23 @@ mod tests {
         let (x, y) = ([1.0, 0.0, 0.0, 0.0, 1.0, 0.0], [0.6f32, 0.8, 0.0, -0.8, 0.6, 0.0]);
         assert!((overlap(&x, &y, 3) - 1.0).abs() < 1e-6);
         assert_eq!(overlap(&x[..3], &[0.0, 0.0, 1.0], 3), 0.0);
+    }
+
+    #[test]
+    fn spans_are_apart_by_the_sines_of_their_angles() {
+        // The plane of x and y, given in two ways, and one that is turned around x by 30 degrees.
+        let plane = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0];
+        let same = [3.0, 4.0, 0.0, 6.0, 8.0, 0.0, -8.0, 6.0, 0.0];
+        let turned = [2.0, 0.0, 0.0, 5.0, 0.75_f64.sqrt(), 0.5];
+        let close = |found: Option<f64>, wanted: f64| (found.unwrap() - wanted).abs() < 1e-7;
+        assert!(close(distance(&plane, &same, 3), 0.0));
+        assert!(
+            close(distance(&plane, &turned, 3), 0.5) && close(distance(&turned, &plane, 3), 0.5)
+        );
+        assert!(close(distance(&plane[..3], &plane[3..], 3), 1.0));
+        // A line in a plane, and one across it.
+        assert!(close(distance(&plane, &plane[..3], 3), 1.0));
+        assert!(close(distance(&plane, &[0.0, 0.0, 7.0], 3), 2.0_f64.sqrt()));
+        assert_eq!(distance(&plane, &[0.0; 6], 3), None);
     }
 }

@@ -43,9 +43,9 @@ pub struct Lora {
 impl Lora {
     /// Settings from a resolved configuration.
     pub fn new(config: &RunConfig) -> Result<Self> {
-        let init = FactorInit::from_name(&config.lora.init).ok_or_else(|| {
+        let init = FactorInit::from_name(config.lora.start()).ok_or_else(|| {
             Error::config(
-                format!("lora.init = {}: no such initialisation", config.lora.init),
+                format!("lora.init = {}: no such initialisation", config.lora.start()),
                 "use standard, both_kaiming, gaussian or switchlora",
             )
         })?;
@@ -117,7 +117,7 @@ fn compensates(init: FactorInit) -> bool {
 
 /// Whether a configuration's start of the factors is taken off the weights.
 pub fn is_compensated(config: &RunConfig) -> bool {
-    FactorInit::from_name(&config.lora.init).is_some_and(compensates)
+    FactorInit::from_name(config.lora.start()).is_some_and(compensates)
 }
 
 impl Method for Lora {

@@ -8,6 +8,8 @@
 //!
 //! With `mhlora` the heads see all data and are never merged: one adapter with the heads' factors side by side.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -165,6 +167,31 @@ impl Lte {
                 cx.model.params.set_trainable(id, false);
             }
             cx.model.set_replicas(replicas);
+        }
+    }
+
+    /// The columns of each head's B on a layer, one after the other.
+    fn columns(&self, model: &Model, id: LinearId) -> Vec<Vec<f64>> {
+        let host = |b: ParamId| model.params.value(b).to_host();
+        let linear = &model.linears()[id.0];
+        let columns = |b: &[f32], width: usize, which: Range<usize>| -> Vec<f64> {
+            which.flat_map(|k| b[k..].iter().step_by(width).map(|&v| f64::from(v))).collect()
+        };
+        match linear.adapter.filter(|_| self.mhlora.is_some()) {
+            // Side by side in one.
+            Some(adapter) => {
+                let b = host(adapter.b);
+                let width = b.len() / linear.rows.max(1);
+                let rank = width / self.heads;
+                let head = |head: usize| columns(&b, width, head * rank..(head + 1) * rank);
+                (0..self.heads).map(head).collect()
+            }
+            None => {
+                let own = model.replicas().iter().map(|replica| host(replica.adapters[id.0].b));
+                own.map(|b| (b.len() / linear.rows.max(1), b))
+                    .map(|(width, b)| columns(&b, width, 0..width))
+                    .collect()
+            }
         }
     }
 
@@ -374,6 +401,10 @@ impl Method for Lte {
         let parts = if self.restart == Restart::None && self.merges(t) > 0 { 2 } else { 1 };
         let merges = usize::try_from(self.merges(t) + 1).unwrap_or(usize::MAX);
         rank.saturating_mul(parts).saturating_mul(merges).min(linear.max_rank())
+    }
+
+    fn head_distance(&self, model: &Model, id: LinearId) -> Option<f64> {
+        merge::head_distance(&self.columns(model, id), model.linears()[id.0].rows)
     }
 
     fn export(&self, _model: &Model) -> Export {

@@ -313,6 +313,12 @@ pub trait Method {
         None
     }
 
+    /// How far the subspaces of two heads of a layer are apart ([`Rank::head_distance`](crate::runlog::Rank)), where the
+    /// method has several heads and they have learned something.
+    fn head_distance(&self, _model: &Model, _id: LinearId) -> Option<f64> {
+        None
+    }
+
     /// How the result can be written.
     fn export(&self, model: &Model) -> Export;
 

@@ -57,10 +57,11 @@ impl Relora {
         Ok(Self {
             ranks: resolved(config.train.ranks(), "train.rank")?,
             alpha: resolved(config.train.alpha, "train.alpha")?,
-            warm_start: WarmStart {
-                updates: resolved(table.warm_start, "relora.warm_start")?,
-                learning_rate: table.warm_start_learning_rate,
-            },
+            warm_start: WarmStart::new(
+                resolved(table.warm_start, "relora.warm_start")?,
+                table.warm_start_learning_rate,
+                "relora.warm_start_learning_rate",
+            )?,
             warmup: resolved(table.warmup_steps, "relora.warmup_steps")?,
             cycle: resolved(table.cycle, "relora.cycle")?,
             prune,

@@ -71,10 +71,11 @@ impl SwitchLora {
                 decay_frozen: table.decay_frozen,
                 pools_on_host: table.pools == "host",
             },
-            warm_start: WarmStart {
-                updates: table.warm_start,
-                learning_rate: table.warm_start_learning_rate,
-            },
+            warm_start: WarmStart::new(
+                table.warm_start,
+                table.warm_start_learning_rate,
+                "switchlora.warm_start_learning_rate",
+            )?,
             layers: Vec::new(),
             pending: Vec::new(),
         })

@@ -2,10 +2,11 @@
 //! optimizer starts anew. Shared by the methods that begin so; when the phase ends is decided by `t` alone,
 //! so a checkpoint needs nothing of it.
 
+use crate::error::Result;
 use crate::optim::schedule::Schedule;
 use crate::runlog::Phase;
 
-use super::{Context, ScheduleIndex};
+use super::{Context, ScheduleIndex, resolved};
 
 /// The length and the rate of a full-rank warm start.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,6 +18,14 @@ pub struct WarmStart {
 }
 
 impl WarmStart {
+    /// A warm start from a method's settings; `key` is that of its rate. One of no updates has no rate.
+    ///
+    /// Errors: updates without a rate.
+    pub fn new(updates: u64, learning_rate: Option<f64>, key: &str) -> Result<Self> {
+        let learning_rate = if updates > 0 { resolved(learning_rate, key)? } else { 0.0 };
+        Ok(Self { updates, learning_rate })
+    }
+
     /// Whether the factors exist after `t` updates.
     pub fn is_over(&self, t: u64) -> bool {
         t >= self.updates

@@ -14,6 +14,8 @@ const BOTTOM: f64 = 52.0;
 const NAME_HEIGHT: f64 = 15.0;
 /// Raw values are drawn as at most so many pieces, each from its smallest to its largest value.
 const PIECES: usize = 400;
+/// Larger values have no place on a chart: their differences are infinite.
+const LARGEST: f64 = 1e300;
 /// Ways to draw lines when there are more of them than colours.
 const DASHES: [&str; 3] = ["", "stroke-dasharray=\"7 4\"", "stroke-dasharray=\"2 4\""];
 
@@ -183,8 +185,9 @@ impl Chart {
             }
             all
         };
-        let is_shown =
-            |(x, y): &(f64, f64)| x.is_finite() && y.is_finite() && !(self.y.is_log && *y <= 0.0);
+        let is_shown = |(x, y): &(f64, f64)| {
+            x.abs() < LARGEST && y.abs() < LARGEST && !(self.y.is_log && *y <= 0.0)
+        };
         self.lines.iter().flat_map(of).filter(is_shown).collect::<Vec<_>>().into_iter()
     }
 
@@ -199,8 +202,8 @@ impl Chart {
         let (low, high) = range(self.points().map(|(_, y)| y))?;
         let is_log = self.y.is_log && low > 0.0;
         let (low, high) = if is_log {
-            let room = (high / low).max(1.02).powf(0.05);
-            (low / room, high * room)
+            let room = (0.05 * (high.ln() - low.ln()).max(1.02_f64.ln())).exp();
+            ((low / room).max(f64::MIN_POSITIVE), (high * room).min(LARGEST))
         } else {
             let room = if high > low { 0.05 * (high - low) } else { low.abs().max(1e-6) * 0.1 };
             // An axis that almost begins at zero begins there.
@@ -304,6 +307,22 @@ mod tests {
                 chart.y.is_log = is_log;
                 let svg = chart.draw();
                 assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_at_the_ends_of_the_numbers_leave_no_hole_in_the_drawing() {
+        for values in [[0.0, 5e-324], [1e-310, 1e299], [-1e308, 1e308], [1e-320, 1e-300]] {
+            for is_log in [false, true] {
+                let curve = [(0.0, values[0]), (1.0, values[1]), (2.0, 3.0)];
+                for curve in [curve[..2].to_vec(), curve.to_vec()] {
+                    let line = Line { name: "one".into(), curve, ..Line::default() };
+                    let mut chart = chart(vec![line]);
+                    chart.y.is_log = is_log;
+                    let svg = chart.draw();
+                    assert!(!svg.contains("NaN") && !svg.contains("inf\""), "{values:?} {svg}");
+                }
             }
         }
     }

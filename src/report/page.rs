@@ -83,7 +83,7 @@ fn html(table: &Table, plots: &[Plot], note: &str) -> String {
         "<p class=\"faint\">Losses are in nats a token. Δ: against the baseline of the same seed. ±: standard \
          deviation over seeds. Tokens/s: median of the updates, the first three of each process left out. A run's \
          time is that of its own updates. Would send: what each of several workers would exchange for an update; \
-         nothing is sent here. Arithmetic: forward and backward of linear layers, head and attention; what \
+         nothing is sent here. Trained and would send: after a warm start, where there is one. Arithmetic: forward and backward of linear layers, head and attention; what \
          methods do now and then is not counted.</p>\n</main>\n</body>\n</html>\n",
     );
     page

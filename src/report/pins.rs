@@ -116,7 +116,8 @@ impl Pins {
             }
             let is_same = |other: &&Pin| other.x.total_cmp(&pin.x).is_eq();
             let before = of_line[..number].iter().filter(is_same).count() as f64;
-            let room = STEM + 2.0 * NEXT + RADIUS;
+            let together = of_line.iter().filter(is_same).count() as f64;
+            let room = STEM + (together - 1.0) * NEXT + RADIUS;
             let down = if y + room > bottom { -1.0 } else { 1.0 };
             let middle = y + down * (STEM + NEXT * before);
             if before == 0.0 {
@@ -218,5 +219,28 @@ mod tests {
         };
         assert_eq!(heights(20.0), (1, 20.0 + STEM - RADIUS));
         assert_eq!(heights(90.0), (1, 90.0 - STEM + RADIUS));
+    }
+
+    #[test]
+    fn an_update_at_which_everything_happened_keeps_its_signs_on_the_chart() {
+        let every: Vec<(Act, usize)> = Act::ALL.into_iter().map(|act| (act, 1)).collect();
+        let all = Pins::new([&pins(&every)[..]].into_iter());
+        for line in [10.0, 100.0, 150.0, 165.0, 190.0] {
+            let mut svg = Svg::new(100.0, 200.0, "x");
+            all.draw(&mut svg, 0, 0, 200.0, |_| (50.0, line));
+            let text = svg.finish();
+            let shapes =
+                text.lines().filter(|line| line.contains(" d=\"M") || line.contains("points"));
+            let places = shapes.flat_map(|shape| {
+                let mut quoted = shape.split('"').skip(1);
+                quoted.next().unwrap().split(['M', 'L']).collect::<Vec<_>>()
+            });
+            let heights = places.flat_map(|part| part.split(' ').collect::<Vec<_>>());
+            let heights =
+                heights.filter_map(|part| part.split(',').next_back()?.parse::<f64>().ok());
+            let heights: Vec<f64> = heights.collect();
+            assert!(heights.len() > 2 * Act::ALL.len(), "{text}");
+            assert!(heights.iter().all(|y| (0.0..=200.0).contains(y)), "{line}: {heights:?}");
+        }
     }
 }

@@ -15,6 +15,8 @@ use measured::together;
 
 /// The half-life of smoothed curves, as a share of the longest run.
 const HALF_LIFE: f64 = 0.01;
+/// Longest name of a plot's file, in characters.
+const MOST_NAME: usize = 100;
 /// A plot, ready to be written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plot {
@@ -79,9 +81,10 @@ impl Positions {
 
 /// All plots that the runs have numbers for.
 pub fn plots(comparison: &Comparison) -> Vec<Plot> {
-    let mut all = Vec::new();
+    let mut all: Vec<Plot> = Vec::new();
     let mut add = |name: &str, title: &str, svg: String| {
-        all.push(Plot { name: name.into(), title: title.into(), svg });
+        let name = file_name(name, &all);
+        all.push(Plot { name, title: title.into(), svg });
     };
     let seeds = comparison.entries.len() > comparison.groups().len();
     let bands = if seeds { "; band: lowest to highest seed" } else { "; raw behind" };
@@ -156,6 +159,19 @@ pub fn plots(comparison: &Comparison) -> Vec<Plot> {
     let bars = layers::memory(comparison);
     add("memory", &bars.title.clone(), bars.draw());
     all
+}
+
+/// A plot's name as that of a file on every system, unlike those of the plots before it: groups may be called by paths,
+/// and two by names that differ in a sign alone.
+fn file_name(name: &str, others: &[Plot]) -> String {
+    let kept = |c: char| if c.is_alphanumeric() || "-_.=".contains(c) { c } else { '-' };
+    let safe: String = name.chars().map(kept).take(MOST_NAME).collect();
+    // Some systems take large and small letters for the same.
+    let is_taken =
+        |name: &str| others.iter().any(|plot| plot.name.to_lowercase() == name.to_lowercase());
+    let numbered = (2..).map(|number| format!("{safe}-{number}"));
+    let mut names = std::iter::once(safe.clone()).chain(numbered);
+    names.find(|name| !is_taken(name)).unwrap_or_default()
 }
 
 /// A line for each group from a number of its updates; `with_evals` adds the evaluations as dots and smooths.
@@ -239,4 +255,23 @@ fn acts(comparison: &Comparison) -> Option<Strip> {
     let end = comparison.entries.iter().map(last).max().unwrap_or(0) as f64;
     let title = "What happened between updates".into();
     (!rows.is_empty()).then(|| Strip { title, rows, end, x_label: "updates".into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_are_safe_and_differ() {
+        let mut all: Vec<Plot> = Vec::new();
+        let long = "x".repeat(300);
+        for group in ["a/b", "a-b", "A B", "../c", "ü=1.5", "C:\\d", &long, &long] {
+            let name = file_name(&format!("rank-{group}"), &all);
+            assert!(!name.contains(['/', '\\', ':', ' ']) && name.len() < 120, "{name}");
+            assert!(all.iter().all(|plot| plot.name.to_lowercase() != name.to_lowercase()));
+            all.push(Plot { name, title: String::new(), svg: String::new() });
+        }
+        let names: Vec<&str> = all.iter().take(5).map(|plot| plot.name.as_str()).collect();
+        assert_eq!(names, ["rank-a-b", "rank-a-b-2", "rank-A-B-3", "rank-..-c", "rank-ü=1.5"]);
+    }
 }

@@ -71,6 +71,8 @@ pub struct Ranked {
     pub effective: f64,
     /// The largest rank that there can be.
     pub full: f64,
+    /// How far the subspaces of two heads are apart; `NaN` where it was not told.
+    pub head_distance: f64,
     /// Singular values by their place from 0; some of them.
     pub sigma: Vec<(f64, f64)>,
 }
@@ -88,6 +90,7 @@ impl Ranked {
             matrix: text("matrix").unwrap_or_default(),
             effective: number("effective"),
             full: number("full"),
+            head_distance: number("head_distance"),
             sigma: sigma.into_iter().flatten().filter_map(pair).collect(),
         })
     }
@@ -261,12 +264,12 @@ impl History {
                 self.cosines.extend(Stat::of(&cosines).map(|stat| (step, stat.mean)));
             }
             Body::Switch(switch) => {
-                let switched = switch.l.iter().map(|row| Switched {
+                let rows = switch.l.iter().filter(|row| self.run.has_layer(row.layer));
+                self.switched.extend(rows.map(|row| Switched {
                     step,
                     layer: row.layer as usize,
                     vectors: 2 * u64::from(row.k),
-                });
-                self.switched.extend(switched);
+                }));
             }
             Body::Mem(mem) => {
                 for (category, bytes) in mem.bytes {

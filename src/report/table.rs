@@ -61,10 +61,7 @@ impl Comparison {
         let mut entries: Vec<Entry> = Vec::new();
         for run in runs {
             let history = History::read(run)?;
-            let mut name = run.short_name();
-            if entries.iter().any(|entry| entry.name == name) {
-                name = run.name();
-            }
+            let name = own_name(run, &entries);
             let (group, seed) = (name.clone(), history.run.seed);
             entries.push(Entry { name, group, seed, history });
         }
@@ -172,6 +169,14 @@ impl Comparison {
     }
 }
 
+/// A name that no other run has, so that each is a group of its own: the name that the user gave, the folder's, its path.
+fn own_name(run: &RunDir, others: &[Entry]) -> String {
+    let path = run.path().display().to_string();
+    let numbered = (2..).map(|number| format!("{path} ({number})"));
+    let mut names = [run.short_name(), run.name(), path.clone()].into_iter().chain(numbered);
+    names.find(|name| others.iter().all(|entry| entry.name != *name)).unwrap_or_default()
+}
+
 /// A run, or the runs of a group taken together. Numbers that are not there are `None`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
@@ -216,7 +221,7 @@ pub struct Row {
     pub peak_bytes: Option<u64>,
     /// What was predicted for it.
     pub predicted_bytes: Option<u64>,
-    /// Parameters that get gradients.
+    /// Parameters that get gradients, after a full-rank warm start.
     pub trained_params: Option<u64>,
     /// Bytes that each of several workers would exchange for an update.
     pub exchange_bytes: Option<u64>,
@@ -302,7 +307,7 @@ pub struct Table {
 mod tests {
     use super::super::series::tests::{eval, events, step};
     use super::*;
-    use crate::runlog::{End, EndStatus, Mem, Run};
+    use crate::runlog::{End, EndStatus, Mem, Run, Switch, SwitchLayer};
 
     /// A run whose validation loss falls from 5 to `last` on a straight line, by way of one evaluation.
     fn entry(group: &str, seed: u64, last: f64) -> Entry {
@@ -389,6 +394,42 @@ mod tests {
             ("finished, diverged", "loss is nan")
         );
         assert_eq!(table.members[2].best_loss.unwrap().mean, 5.0);
+    }
+
+    #[test]
+    fn runs_of_one_name_are_groups_of_their_own_and_make_a_report() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = [
+            "compare-20261101-000000-a/members/lora",
+            "compare-20261102-000000-b/members/lora",
+            "20261103-000000-lora",
+            "other/20261103-000000-lora",
+        ];
+        let runs: Vec<RunDir> =
+            places.iter().map(|place| RunDir::at(folder.path().join(place))).collect();
+        for run in &runs {
+            std::fs::create_dir_all(run.path()).unwrap();
+            let row = SwitchLayer { k: 1, ..SwitchLayer::default() };
+            let told = [
+                (0, Run::default().into()),
+                step(1, 4.0, 1.0),
+                (1, Switch { l: vec![row] }.into()),
+            ];
+            let lines: Vec<String> =
+                events(told).iter().map(|event| event.to_line().unwrap()).collect();
+            std::fs::write(run.events(), lines.join("\n") + "\n").unwrap();
+        }
+        let all = Comparison::of_runs(&runs).unwrap();
+        let last = runs[3].path().display().to_string();
+        let names =
+            ["lora", "compare-20261102-000000-b/members/lora", "20261103-000000-lora", &last];
+        assert_eq!(all.groups(), names);
+        let report = folder.path().join("report");
+        super::super::page::write(&all, "", &report).unwrap();
+        let is_switches = |name: &str| name.starts_with("switches-") && name.ends_with(".png");
+        let files = std::fs::read_dir(&report).unwrap();
+        let files = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        assert_eq!(files.filter(|name| is_switches(name)).count(), 4);
     }
 
     #[test]

@@ -9,6 +9,10 @@ pub fn linear(low: f64, high: f64, wanted: usize) -> Vec<f64> {
     let power = 10_f64.powf(rough.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
     let step = step.into_iter().find(|step| *step >= rough).unwrap_or(10.0 * power);
+    // Where a step has not all its digits, or is infinite, no multiple of it is a round value.
+    if !(power.is_normal() && step.is_normal()) {
+        return Vec::new();
+    }
     let first = (low / step - 1e-9).ceil() as i64;
     let last = (high / step + 1e-9).floor() as i64;
     (first..=last).map(|number| number as f64 * step).collect()
@@ -19,7 +23,7 @@ pub fn logarithmic(low: f64, high: f64) -> Vec<f64> {
     if !(low > 0.0 && high.is_finite() && high > low) {
         return Vec::new();
     }
-    let decades = (high / low).log10();
+    let decades = high.log10() - low.log10();
     if decades < 0.7 {
         return linear(low, high, 6);
     }
@@ -63,6 +67,22 @@ mod tests {
         assert_eq!(linear(3.1, 4.9, 4), [3.5, 4.0, 4.5]);
         assert_eq!(linear(-1.0, 1.0, 4), [-1.0, -0.5, 0.0, 0.5, 1.0]);
         assert!(linear(1.0, 1.0, 4).is_empty() && linear(f64::NAN, 1.0, 4).is_empty());
+    }
+
+    #[test]
+    fn ranges_at_the_ends_of_the_numbers_have_few_ticks_or_none() {
+        let ends = [0.0, 5e-324, 1e-320, 1e-308, 1.0, 1.0 + f64::EPSILON, 1e300, 1.7e308, f64::MAX];
+        let ends = ends.into_iter().flat_map(|end| [end, -end]);
+        let ends: Vec<f64> = ends.collect();
+        for (low, high) in ends.iter().flat_map(|low| ends.iter().map(move |high| (*low, *high))) {
+            for wanted in [0, 1, 7] {
+                let ticks = linear(low, high, wanted);
+                assert!(ticks.len() <= wanted.max(1) + 3, "{low} to {high}: {ticks:?}");
+                assert!(ticks.iter().all(|tick| tick.is_finite()), "{low} to {high}: {ticks:?}");
+            }
+            assert!(logarithmic(low, high).len() < 40, "{low} to {high}");
+        }
+        assert!(linear(0.0, 5e-324, 6).is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{Ranks, RunConfig, check_batch, check_warmup};
+use crate::config::{Defaults, Ranks, RunConfig, check_batch, check_warmup};
 use crate::error::{Error, Result};
 use crate::formats::chat::ChatTemplate;
 use crate::formats::gguf::GgufModel;
@@ -276,9 +276,7 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
         ModelSource::Directory(_) => (shape.max_position_embeddings.min(256), 4, 1_000),
     };
     let method = config.train.method.clone();
-    if config.is_plain_lora() && config.lora.base == "none" && config.lora.init == "standard" {
-        config.lora.init = "both_kaiming".into();
-    }
+    config.lora.init = Some(config.lora.start().to_owned());
     let defaults = config.method_defaults(shape.hidden_size);
     adapter::resolve(config, source, shape)?;
 
@@ -314,6 +312,9 @@ pub fn resolve(config: &mut RunConfig, source: &ModelSource, shape: &ModelConfig
     config.fira.update_proj_gap.get_or_insert(gap);
     config.adarankgrad.update_proj_gap.get_or_insert(gap);
     inrank::resolve(&mut config.inrank, shape.hidden_size, iters);
+    let warm_rate = Defaults::warm_start_rate(is_fine_tuning);
+    config.switchlora.warm_start_learning_rate.get_or_insert(warm_rate);
+    config.relora.warm_start_learning_rate.get_or_insert(warm_rate);
     let parameters = target_len(shape) + non_target_len(shape);
     config.lora_ga.gamma.get_or_insert(if parameters > BILLION { 64.0 } else { 16.0 });
     // The paper's 500 and 150, in proportion where a run is short.

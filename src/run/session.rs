@@ -240,7 +240,7 @@ impl Session {
         let Self { prepared, dir, lock, control, device, is_resumed, is_extended, notes, .. } =
             self;
 
-        let run = run_event(&prepared, &dir, &device, &engine, &progress);
+        let run = run_event(&prepared, &dir, &device, &engine, &progress)?;
         sink.on_event(&log.emit(engine.t, run)?);
         if is_resumed {
             let resume = Resume { from_step: Some(engine.t), from_seq: Some(progress.event_seq) };
@@ -388,12 +388,18 @@ fn run_event(
     device: &Device,
     engine: &Engine,
     progress: &Progress,
-) -> Run {
+) -> Result<Run> {
     let (train, facts) = (&prepared.config.train, &prepared.dataset.facts);
     let params = &engine.model.params;
     let network = params.iter().filter(|(_, p)| p.role == Role::Network);
     let batch = train.batch_size.unwrap_or(1) * train.grad_accumulation_steps;
-    Run {
+    // In a warm start everything is trained; a run is known by what comes after it.
+    let trained_params = if engine.t < prepared.config.warm_start() {
+        estimate::trained_parameters(&prepared.config, &prepared.shape)?
+    } else {
+        params.trainable_len() as u64
+    };
+    Ok(Run {
         name: dir.short_name(),
         method: train.method.clone(),
         model: prepared.config.model.model.clone(),
@@ -408,11 +414,11 @@ fn run_event(
         train_tokens: facts.train.tokens as u64,
         val_tokens: facts.valid.tokens as u64,
         params: network.map(|(_, p)| p.len() as u64).sum(),
-        trained_params: params.trainable_len() as u64,
+        trained_params,
         rank: has_rank(&train.method).then(|| train.rank.unwrap_or(0) as u64),
         unigram_ppl: Some(facts.valid_unigram_perplexity),
         layers: engine.model.linears().iter().map(|linear| linear.name.clone()).collect(),
-    }
+    })
 }
 
 /// `facts.json`: what the run was made of, so that it can be told apart from one with other data.

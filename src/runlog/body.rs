@@ -189,7 +189,7 @@ pub struct Run {
     pub val_tokens: u64,
     /// Parameters of the model.
     pub params: u64,
-    /// Parameters that get gradients, factors included.
+    /// Parameters that get gradients, factors included; after a full-rank warm start, where there is one.
     pub trained_params: u64,
     /// The rank asked for, for low-rank methods.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -201,6 +201,18 @@ pub struct Run {
     /// Names of the target layers; layer numbers in `switch` events count in this list.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<String>,
+}
+
+/// A number of a layer beyond this is damage, where a log does not name its layers: no network has so many.
+const MOST_LAYERS: usize = 4096;
+
+impl Run {
+    /// Whether an event can speak of the layer of this number. A reader asks before it makes room for it: a damaged
+    /// line may hold any number.
+    pub fn has_layer(&self, number: u32) -> bool {
+        let layers = if self.layers.is_empty() { MOST_LAYERS } else { self.layers.len() };
+        (number as usize) < layers
+    }
 }
 
 /// A part of a run's life: `tokenize`, `prepare`, `train`, `warm-start-end`, `export`, …

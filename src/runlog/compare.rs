@@ -239,7 +239,7 @@ pub fn find_comparison(out: impl AsRef<Path>, what: &str) -> Result<Option<Compa
             [one] => return Ok(Some(one.clone())),
             _ => {
                 let names: Vec<String> = found.iter().map(|dir| dir.name()).collect();
-                return Err(Error::run(
+                return Err(Error::config(
                     format!("{} comparisons fit \"{what}\": {}", names.len(), names.join(", ")),
                     "give more of the name",
                 ));
@@ -310,7 +310,8 @@ mod tests {
         assert_eq!(find(&b.name()).unwrap(), Some(b));
         assert_eq!(find(a.path().to_str().unwrap()).unwrap(), Some(a));
         assert_eq!(find("nothing").unwrap(), None);
-        let error = find("ra").unwrap_err().to_string();
-        assert!(error.starts_with("2 comparisons fit \"ra\""), "{error}");
+        let error = find("ra").unwrap_err();
+        assert!(error.to_string().starts_with("2 comparisons fit \"ra\""), "{error}");
+        assert_eq!(error.exit_code(), 2, "a wrong name, as for runs");
     }
 }

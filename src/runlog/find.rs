@@ -1,15 +1,17 @@
 //! Finds the run that the user means: `latest`, a path, a name, or the beginning of a name.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::compare::{self, CompareDir};
-use super::index::{RunDir, latest, list};
+use super::index::{COMPARE_PREFIX, RunDir, latest, list, time};
 use crate::error::{Error, Result};
 
 /// How many runs an error message names.
 const MAX_NAMED: usize = 5;
 /// How alike names are, of at most 1, of which one may be meant for the other.
 const NEAR: f64 = 0.75;
+/// Characters of the time in a folder's name: `20261121-180011`.
+const STAMP_LEN: usize = 15;
 
 /// The run under `out` that `what` means: the word `latest`, the path of a run's folder, a folder's
 /// name, the name that the user gave, or the beginning of either, as long as it fits only one run.
@@ -65,7 +67,7 @@ pub enum Named {
 }
 
 /// Finds a run as [`find`] does, or a comparison in the same ways. What fits the folder of a comparison means the
-/// comparison and none of its members; `latest` is a run.
+/// comparison and none of its members. `latest` is what was begun last: a run alone, or a comparison.
 ///
 /// Errors: `Error::Config` if nothing fits, or more than one thing fits as well.
 pub fn find_any(out: impl AsRef<Path>, what: &str) -> Result<Named> {
@@ -81,8 +83,11 @@ pub fn find_any(out: impl AsRef<Path>, what: &str) -> Result<Named> {
         }
     }
     let dirs = compare::list(out)?;
-    if what == "latest" || what.is_empty() || dirs.is_empty() {
+    if what.is_empty() || dirs.is_empty() {
         return find(out, what).map(Named::Run);
+    }
+    if what == "latest" {
+        return newest(out, dirs);
     }
     let runs = list(out)?;
     // By whole name and its part after the stamp.
@@ -119,6 +124,30 @@ pub fn find_any(out: impl AsRef<Path>, what: &str) -> Result<Named> {
         }
     }
     Err(not_found(out, what, &runs))
+}
+
+/// The newest run that is no member of a comparison, or the newest comparison, whichever was begun later.
+fn newest(out: &Path, mut dirs: Vec<CompareDir>) -> Result<Named> {
+    let is_alone = |run: &RunDir| !run.name().starts_with(COMPARE_PREFIX);
+    let run = match latest(out)?.filter(is_alone) {
+        Some(run) => Some(run),
+        None => list(out)?.into_iter().find(is_alone),
+    };
+    // Both names begin with the second; within one, the file that is written first tells.
+    let begun = |name: &str, file: PathBuf| {
+        let stamp: String = time(name).chars().take(STAMP_LEN).collect();
+        (stamp, std::fs::metadata(file).and_then(|about| about.modified()).ok())
+    };
+    match (run, dirs.pop()) {
+        (Some(run), Some(dir))
+            if begun(&run.name(), run.config()) > begun(&dir.name(), dir.plan_file()) =>
+        {
+            Ok(Named::Run(run))
+        }
+        (_, Some(dir)) => Ok(Named::Comparison(dir)),
+        (Some(run), None) => Ok(Named::Run(run)),
+        (None, None) => Err(no_runs(out)),
+    }
 }
 
 fn several(what: &str, first: &RunDir, others: &[&RunDir]) -> Error {
@@ -245,6 +274,40 @@ mod tests {
         assert!(named("2026").starts_with("2 runs fit \"2026\": 20261104"), "{}", named("2026"));
         assert!(named("nothing").starts_with("no run \"nothing\" in "));
         assert!(named("").starts_with("no run \"\" in "));
+    }
+
+    #[test]
+    fn the_latest_is_what_was_begun_last_and_a_comparison_as_a_whole() {
+        let older = "20261101-000000-demo";
+        let members =
+            ["full", "lora"].map(|name| format!("compare-20261102-000000-x/members/{name}"));
+        let folder = runs(&[older, &members[0], &members[1]]);
+        let out = folder.path();
+        let plan = out.join("compare-20261102-000000-x").join("compare.toml");
+        std::fs::write(&plan, "").unwrap();
+        RunDir::at(out.join(older)).make_latest(out).unwrap();
+        let named = || match find_any(out, "latest").unwrap() {
+            Named::Run(run) => run.name(),
+            Named::Comparison(dir) => dir.name(),
+        };
+        let compared = "compare-20261102-000000-x";
+        assert_eq!(named(), compared, "the file names an older run");
+        assert_eq!(find(out, "latest").unwrap().name(), older, "a run, where only runs are meant");
+        // As `rm` leaves it, when no run alone is left.
+        RunDir::at(out.join(&members[0])).make_latest(out).unwrap();
+        assert_eq!(named(), compared);
+        std::fs::remove_dir_all(out.join(older)).unwrap();
+        assert_eq!(named(), compared);
+        for newer in ["20261102-000000-a", "20261103-000000-demo"] {
+            let run = RunDir::at(out.join(newer));
+            std::fs::create_dir_all(run.path()).unwrap();
+            std::fs::write(run.config(), "").unwrap();
+            let after = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
+            let file = std::fs::File::options().write(true).open(run.config()).unwrap();
+            file.set_modified(after).unwrap();
+            run.make_latest(out).unwrap();
+            assert_eq!(named(), newer);
+        }
     }
 
     #[test]

@@ -58,6 +58,10 @@ pub struct Rank {
     /// How much of its candidates the method has used, where it has such.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coverage: Option<Coverage>,
+    /// How far the subspaces of two heads are apart, `√(r − ‖U·Vᵀ‖²)` of the columns of their B, mean over the pairs:
+    /// from 0, the same, to `√r`. Told once a layer, of methods with several heads.
+    #[serde(with = "number::option", skip_serializing_if = "Option::is_none")]
+    pub head_distance: Option<f64>,
     /// How long the measurement of this matrix took.
     #[serde(with = "number")]
     pub ms: f64,

@@ -305,6 +305,7 @@ fn ranks(told: &mut Teller, method: &str, key: u64) {
                 relative: Some(0.1),
                 sigma: places.collect(),
                 coverage,
+                head_distance: None,
                 ms: 0.4,
             });
         }

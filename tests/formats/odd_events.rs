@@ -19,6 +19,7 @@ use fullrank::tui::page;
 use fullrank::tui::theme::{Depth, Theme};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use proptest::test_runner::TestCaseResult;
 use serde_json::{Value, json};
 
 const LAYER: &str = "model.layers.0.self_attn.q_proj";
@@ -66,6 +67,7 @@ fn log() -> Vec<Value> {
         relative: Some(0.1),
         sigma: vec![(0, 1.0), (1, 0.5), (9, 0.01)],
         coverage: Some(Coverage { candidates: 32, a: side(), b: side() }),
+        head_distance: Some(0.5),
         ..Rank::default()
     };
     let merged =
@@ -132,6 +134,29 @@ fn replace(value: &mut Value, place: &mut usize, by: &Value) {
     }
 }
 
+/// The places in an event, as `replace` counts them, at which a number stands; those in the envelope of every line
+/// only where that is wanted.
+fn numbers(event: &Value, with_envelope: bool) -> Vec<usize> {
+    fn walk(value: &Value, place: &mut usize, found: &mut Vec<usize>) {
+        found.extend(value.is_number().then_some(*place));
+        *place += 1;
+        match value {
+            Value::Array(list) => list.iter().for_each(|item| walk(item, place, found)),
+            Value::Object(map) => map.values().for_each(|item| walk(item, place, found)),
+            _ => {}
+        }
+    }
+    let (mut place, mut found) = (1, Vec::new());
+    for (key, item) in event.as_object().unwrap() {
+        let mut own = Vec::new();
+        walk(item, &mut place, &mut own);
+        if with_envelope || !["v", "seq", "ts"].contains(&key.as_str()) {
+            found.extend(own);
+        }
+    }
+    found
+}
+
 fn count(value: &Value) -> usize {
     1 + match value {
         Value::Array(list) => list.iter().map(count).sum(),
@@ -168,6 +193,7 @@ fn odd() -> impl Strategy<Value = Value> {
             json!("gradient"),
         ]),
         any::<u64>().prop_map(Value::from),
+        any::<u32>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         (0_u64..40).prop_map(Value::from),
     ]
@@ -198,23 +224,30 @@ fn damaged(mut events: Vec<Value>, damages: Vec<Damage>) -> Vec<u8> {
     events.iter().flat_map(|event| (event.to_string() + "\n").into_bytes()).collect()
 }
 
-#[test]
-fn odd_values_in_a_log_stop_no_reader_no_view_and_no_plot() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = RunDir::at(folder.path().join("20261121-180011-x"));
-    fs::create_dir_all(run.path()).unwrap();
-    fs::write(run.config(), "[train]\niters = 20\n").unwrap();
-    let facts = json!({"model": {
-        "hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2,
-        "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 257,
-    }});
-    fs::write(run.facts(), facts.to_string()).unwrap();
-    let log = log();
-    let damage = (any::<Index>(), any::<Index>(), odd(), 0_u8..20, any::<Index>());
-    let strategy = prop::collection::vec(damage, 1..10);
-    fuzz::each("event log", 96, &strategy, |damages| {
-        fs::write(run.events(), damaged(log.clone(), damages)).unwrap();
-        let events = read_log(run.events()).unwrap().events;
+/// A run's folder whose log is written anew for each case.
+struct Folder {
+    folder: tempfile::TempDir,
+    run: RunDir,
+}
+
+impl Folder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::at(folder.path().join("20261121-180011-x"));
+        fs::create_dir_all(run.path()).unwrap();
+        fs::write(run.config(), "[train]\niters = 20\n").unwrap();
+        let facts = json!({"model": {
+            "hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2,
+            "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 257,
+        }});
+        fs::write(run.facts(), facts.to_string()).unwrap();
+        Self { folder, run }
+    }
+
+    /// Shows a log in every way there is.
+    fn show(&self, log: &[u8], sizes: &[(u16, u16)]) -> TestCaseResult {
+        fs::write(self.run.events(), log).unwrap();
+        let events = read_log(self.run.events()).unwrap().events;
         let mut model = RunModel::new(None);
         for event in &events {
             model.apply(event);
@@ -222,7 +255,7 @@ fn odd_values_in_a_log_stop_no_reader_no_view_and_no_plot() {
         let mut app = App::new(vec![model], Theme::new(Depth::True, false, false));
         for view in ViewId::ALL {
             app.view = view;
-            for (width, height) in [(100, 30), (21, 6)] {
+            for &(width, height) in sizes {
                 prop_assert_eq!(
                     page::text(&page::draw(&app, width, height)).lines().count(),
                     usize::from(height)
@@ -230,17 +263,63 @@ fn odd_values_in_a_log_stop_no_reader_no_view_and_no_plot() {
             }
         }
         effective(events);
+        let out = self.folder.path();
         for is_json in [false, true] {
-            cli::ls::ls(folder.path(), is_json, &mut std::io::sink()).unwrap();
-            cli::show::show(folder.path(), "x", is_json, &mut std::io::sink()).unwrap();
+            cli::ls::ls(out, is_json, &mut std::io::sink()).unwrap();
+            cli::show::show(out, "x", is_json, &mut std::io::sink()).unwrap();
         }
-        let comparison = Comparison::of_runs(std::slice::from_ref(&run)).unwrap();
+        let comparison = Comparison::of_runs(std::slice::from_ref(&self.run)).unwrap();
         comparison.table().text();
         for plot in plots::plots(&comparison) {
             prop_assert!(!plot.svg.contains("NaN") && !plot.svg.contains("inf\""), "{}", plot.name);
         }
         Ok(())
+    }
+}
+
+#[test]
+fn odd_values_in_a_log_stop_no_reader_no_view_and_no_plot() {
+    let folder = Folder::new();
+    let log = log();
+    let damage = (any::<Index>(), any::<Index>(), odd(), 0_u8..20, any::<Index>());
+    let strategy = prop::collection::vec(damage, 1..10);
+    fuzz::each("event log", 96, &strategy, |damages| {
+        folder.show(&damaged(log.clone(), damages), &[(100, 30), (21, 6)])
     });
+}
+
+/// Random damages seldom meet the one number that sizes memory with the one value that is too large for it, so each
+/// number of each kind of event gets each extreme in turn.
+#[test]
+fn an_extreme_in_place_of_any_one_number_stops_nothing() {
+    let folder = Folder::new();
+    let log = log();
+    let mut cases = 0;
+    let mut seen = std::collections::BTreeSet::new();
+    for (at, event) in log.iter().enumerate() {
+        // Of a kind that comes often, the first is enough.
+        if !seen.insert(event["t"].to_string()) {
+            continue;
+        }
+        for number in numbers(event, at == 0) {
+            for extreme in [json!(u32::MAX), json!(u64::MAX), json!(1e300), json!(5e-324)] {
+                let mut log = log.clone();
+                replace(&mut log[at], &mut number.clone(), &extreme);
+                let told = format!("{extreme} at {number} of {event}");
+                let shown = folder.show(&damaged(log, Vec::new()), &[(100, 30)]);
+                assert!(shown.is_ok(), "{told}: {shown:?}");
+                cases += 1;
+            }
+        }
+    }
+    assert!(cases > 300, "{cases}");
+    // The largest numbers of rows and updates at once, on the narrowest screen.
+    let mut widest = log.clone();
+    for event in &mut widest {
+        event["step"] = json!(u64::MAX);
+    }
+    let shown = folder.show(&damaged(widest, Vec::new()), &[(100, 30), (21, 6), (1, 1)]);
+    assert!(shown.is_ok(), "{shown:?}");
 }
 
 #[test]

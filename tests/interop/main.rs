@@ -11,4 +11,5 @@ mod parity;
 
 mod adapters;
 mod gguf;
+mod tensorboard;
 mod transformers;

@@ -82,7 +82,7 @@ fn methods() -> Vec<(String, RunConfig)> {
             .map(|method| (method.to_owned(), config(method)))
             .into();
     let mut compensated = config("lora");
-    compensated.lora.init = "both_kaiming".into();
+    compensated.lora.init = Some("both_kaiming".into());
     all.push(("lora with a start that is taken off".into(), compensated));
     all.push(("relora".into(), relora(0, 8)));
     all

@@ -172,6 +172,30 @@ fn a_gradient_inside_the_subspace_takes_the_step_of_galore() {
     }
 }
 
+// Invariant 3, with the residual's factor forced to 0: a limit of 0 leaves nothing of it, in either form.
+#[test]
+fn a_residual_forced_to_nothing_leaves_the_steps_of_galore_to_the_bit() {
+    for shape in SHAPES {
+        for is_released in [false, true] {
+            let (mut ours, mut plain) = (Bench::new(shape), Bench::new(shape));
+            ours.previous = Vector::filled(1.0, [1], &device(), Category::Optimizer);
+            let nothing = Terms { gamma: 0.0, ..terms(is_released) };
+            for draw in 1..6 {
+                let (factor, norm) = ours.step(&nothing, grad(shape, draw, 1.0));
+                assert_eq!((factor, norm), (0.0, 1.0), "the norm of before stays");
+                plain.with(|layer, cx, one, _| layer.apply(0.25, cx, grad(shape, draw, 1.0), one));
+                assert_eq!(bits(&ours.weight()), bits(&plain.weight()), "{shape:?}, update {draw}");
+            }
+            assert!(ours.weight().iter().any(|w| w.abs() > 0.1), "and it moves");
+        }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    // A zero may have either sign.
+    values.iter().map(|value| (value + 0.0).to_bits()).collect()
+}
+
 // Invariant 4, for the residual: with factors of 1 it is the gradient less its projection, whatever the rank.
 #[test]
 fn an_unscaled_residual_and_the_projected_part_add_up_to_the_gradient() {

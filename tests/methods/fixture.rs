@@ -64,6 +64,8 @@ pub fn config(method: &str) -> RunConfig {
     config.galore.update_proj_gap = Some(5);
     config.fira.update_proj_gap = Some(5);
     config.adarankgrad.update_proj_gap = Some(5);
+    config.switchlora.warm_start_learning_rate = Some(1e-3);
+    config.relora.warm_start_learning_rate = Some(1e-3);
     config.inrank = InRankTable {
         start_rank: 1,
         buffer: Some(2),

@@ -24,7 +24,7 @@ const INITS: [&str; 4] = ["standard", "both_kaiming", "gaussian", "switchlora"];
 
 fn lora(init: &str, base: &str) -> RunConfig {
     let mut config = config("lora");
-    config.lora.init = init.into();
+    config.lora.init = Some(init.into());
     config.lora.base = base.into();
     config
 }

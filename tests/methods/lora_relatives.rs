@@ -44,7 +44,7 @@ fn lora_plus_with_ratio_one_is_lora_bit_for_bit() {
 #[test]
 fn lora_plus_moves_b_by_its_ratio_times_the_rate_of_everything_else() {
     let mut plus = config("lora-plus");
-    plus.lora.init = "both_kaiming".into();
+    plus.lora.init = Some("both_kaiming".into());
     plus.lora_plus.ratio = 16.0;
     plus.train.learning_rate = Some(1e-3);
     let mut engine = engine(&plus);
@@ -69,7 +69,7 @@ fn the_factors_are_an_adapter_of_the_original_weight_where_they_start_at_zero() 
         assert_exports_as_an_adapter(&config(method), 4);
     }
     let mut compensated = config("lora");
-    compensated.lora.init = "both_kaiming".into();
+    compensated.lora.init = Some("both_kaiming".into());
     compensated.train.train_non_targets = Some(false);
     let engine = engine(&compensated);
     assert_eq!(engine.method.export(&engine.model), Export::Merged);

@@ -68,7 +68,7 @@ fn one_head_follows_plain_lora_however_often_it_is_merged() {
         let mut plain = exploring.clone();
         exploring.train.method = "lte".into();
         (exploring.lte.heads, exploring.lte.merge_every) = (1, merge_every);
-        plain.lora.init = "standard".into();
+        plain.lora.init = Some("standard".into());
         let (mut exploring, mut plain) = (engine(&exploring), engine(&plain));
         for linear in plain.model.linears().to_vec() {
             let own = exploring.model.params.find(&format!("{}.lora_A.0", linear.name)).unwrap();

@@ -251,3 +251,28 @@ fn multi_head_lora_of_one_head_is_lora_from_the_same_start() {
     assert_eq!(parameter_bits(&ours.model), parameter_bits(&plain.model));
     assert_eq!(ours.model.linears().len(), LINEARS);
 }
+
+#[test]
+fn heads_that_are_one_have_no_distance_and_heads_of_their_own_have_one() {
+    use fullrank::model::LinearId;
+    let distance = |engine: &Engine| engine.method.head_distance(&engine.model, LinearId(2));
+    let mut three = engine(&lte(3, 4));
+    assert_eq!(distance(&three), None, "B is zero");
+    train(&mut three, 3);
+    let rank = three.model.params.value(three.model.replicas()[0].adapters[2].b).shape()[1];
+    let apart = distance(&three).unwrap();
+    assert!(apart > 0.1 && apart <= (rank as f64).sqrt() + 1e-9, "{apart} at rank {rank}");
+    copy_first_head(&mut three);
+    assert!(distance(&three).unwrap() < 1e-6);
+    let mut one = engine(&lte(1, 4));
+    train(&mut one, 3);
+    assert_eq!(distance(&one), None, "a head alone");
+    // Side by side in one adapter.
+    let mut config = lte(3, 0);
+    config.lte.mhlora = "sum".into();
+    let mut side_by_side = engine(&config);
+    assert_eq!(distance(&side_by_side), None);
+    train(&mut side_by_side, 3);
+    let apart = distance(&side_by_side).unwrap();
+    assert!(apart > 0.0 && apart <= (rank as f64).sqrt() + 1e-9, "{apart} at rank {rank}");
+}

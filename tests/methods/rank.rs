@@ -40,7 +40,7 @@ fn the_update_of_lora_has_at_most_the_rank_of_its_factors() {
     ] {
         let mut config = config("lora");
         config.train.rank = Some(RANK);
-        config.lora.init = init.into();
+        config.lora.init = Some(init.into());
         for (layer, spectrum) in spectra(&config, 40).iter().enumerate() {
             assert!(spectrum[bound] < ROUNDING, "{init}, layer {layer}: {spectrum:?}");
             assert!(spectrum[bound - 1] > 1e-5, "{init}, layer {layer}: {spectrum:?}");

@@ -96,7 +96,7 @@ fn the_rate_drops_to_zero_at_a_restart_and_joins_the_cosine_again() {
     let mut config = relora(10, 20);
     config.relora.rewarm_steps = Some(4);
     config.relora.warmup_steps = Some(5);
-    config.relora.warm_start_learning_rate = 3e-3;
+    config.relora.warm_start_learning_rate = Some(3e-3);
     config.train.warmup_steps = Some(2);
     let mut engine = engine(&config);
     let mut rate = |t| {
@@ -311,7 +311,7 @@ fn the_first_cycle_learns_from_its_first_update_on() {
 fn the_warm_start_is_full_rank_training_and_leaves_no_moments() {
     let warm = relora(WARM, CYCLE);
     let mut full = config("full");
-    full.train.learning_rate = Some(warm.relora.warm_start_learning_rate);
+    full.train.learning_rate = warm.relora.warm_start_learning_rate;
     let (mut warm, mut full) = (engine(&warm), engine(&full));
     train(&mut warm, WARM);
     train(&mut full, WARM);

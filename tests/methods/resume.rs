@@ -74,7 +74,7 @@ fn lora_resumes_to_the_bit_from_every_start() {
         ("both_kaiming", "none"),
     ] {
         let mut config = config("lora");
-        config.lora.init = init.into();
+        config.lora.init = Some(init.into());
         config.lora.base = base.into();
         assert_resumes(&format!("{init} {base}"), &config, &[0, 5], 5);
     }

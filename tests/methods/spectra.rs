@@ -75,7 +75,7 @@ fn the_change_under_lora_has_at_most_the_rank_of_its_factors() {
         ("both_kaiming", "none", 8),
     ] {
         let mut config = config("lora");
-        config.lora.init = init.into();
+        config.lora.init = Some(init.into());
         config.lora.base = base.into();
         let mut engine = engine(&config);
         train(&mut engine, 8);

@@ -13,7 +13,7 @@ use super::fixture::{
 
 fn lora(init: &str) -> RunConfig {
     let mut config = config("lora");
-    config.lora.init = init.into();
+    config.lora.init = Some(init.into());
     config
 }
 

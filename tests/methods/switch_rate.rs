@@ -61,7 +61,7 @@ fn never_switching_is_plain_lora_with_this_init_bit_for_bit() {
     let mut never = config("switchlora");
     never.switchlora.interval0 = f64::INFINITY;
     let mut plain = config("lora");
-    plain.lora.init = "switchlora".into();
+    plain.lora.init = Some("switchlora".into());
     for config in [&mut never, &mut plain] {
         config.train.alpha = Some(1.0);
         config.train.max_grad_norm = Some(0.5);

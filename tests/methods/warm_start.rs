@@ -15,7 +15,7 @@ fn warm_start() -> RunConfig {
     config.train.lr_schedule = Some("cosine_floor".into());
     config.train.warmup_steps = Some(2);
     config.switchlora.warm_start = WARM;
-    config.switchlora.warm_start_learning_rate = 1e-3;
+    config.switchlora.warm_start_learning_rate = Some(1e-3);
     config.switchlora.interval0 = 4.0;
     config.switchlora.ratio = 100.0;
     config.switchlora.freeze = 2;
@@ -64,7 +64,7 @@ fn a_phase_shorter_than_twice_the_warm_up_warms_up_for_half_of_itself() {
 fn the_warm_start_is_full_rank_training() {
     let warm = warm_start();
     let mut full = config("full");
-    full.train.learning_rate = Some(warm.switchlora.warm_start_learning_rate);
+    full.train.learning_rate = warm.switchlora.warm_start_learning_rate;
     let (mut warm, mut full) = (engine(&warm), engine(&full));
     full.settings.warmup = 2;
     full.settings.schedule = fullrank::optim::Schedule::WarmupConstant;

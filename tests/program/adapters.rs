@@ -386,6 +386,21 @@ fn a_model_folder_is_fine_tuned_with_defaults_of_its_own() {
         assert_eq!(train.train_non_targets, Some(method == "full"), "{method}");
         assert_eq!(train.save_best, Some(true), "{method}");
     }
+    // A warm start is full-rank training, at its rate.
+    let rates = |run: &RunDir| {
+        let config = RunConfig::read(&run.config()).unwrap();
+        let tables = (config.relora.warm_start_learning_rate, config.train.learning_rate);
+        (tables, config.switchlora.warm_start_learning_rate)
+    };
+    let run = tune(&place, "relora", "--method relora --iters 8");
+    assert_eq!(rates(&run), ((Some(2e-5), Some(2e-4)), Some(2e-5)));
+    let run = tune(&place, "warm", "--iters 4 --switchlora-warm-start 2");
+    assert_eq!(rates(&run), ((Some(2e-5), Some(4e-4)), Some(2e-5)));
+    let more = "--method relora --iters 8 --relora-warm-start-learning-rate 3e-5";
+    assert_eq!(rates(&tune(&place, "given", more)), ((Some(3e-5), Some(2e-4)), Some(2e-5)));
+    let scratch = place.train("scratch", "--method relora --iters 8");
+    assert_eq!(rates(&scratch), ((Some(1e-3), Some(2e-3)), Some(1e-3)));
+
     let preset = place.train("preset", "--method lora --iters 1");
     let train = RunConfig::read(&preset.config()).unwrap().train;
     assert_eq!((train.alpha, train.learning_rate), (Some(32.0), Some(2e-3)));

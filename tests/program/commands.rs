@@ -133,7 +133,7 @@ fn the_exported_model_has_the_loss_of_the_checkpoint_and_can_be_fine_tuned() {
     for (name, more) in [
         ("full", "--method full"),
         ("lora", "--method lora"),
-        ("product", "--method lora --lora-init both_kaiming --lora-base none"),
+        ("product", "--method lora --lora-base none"),
         ("switchlora", switching),
         ("warm", "--switchlora-warm-start 5"),
         ("tied", "--tie-word-embeddings --num-key-value-heads 1"),
@@ -268,6 +268,18 @@ fn curves_are_written_as_event_files_of_tensorboard() {
     assert_eq!(place.ok("export run --format tensorboard"), file, "a second export replaces it");
     place.ok("export run --format tensorboard --to curves");
     assert!(place.path("curves").is_dir());
+    for choice in ["--best", "--step 3", "--force", "--adapter there"] {
+        let flag = choice.split(' ').next().unwrap();
+        place.assert_fails(
+            &format!("export run --format tensorboard --to other {choice}"),
+            2,
+            &format!(
+                "error: {flag} is for networks, and --format tensorboard writes the curves of a whole run\n  \
+                 try: leave it out, or take another --format\n"
+            ),
+        );
+    }
+    assert!(!place.path("other").exists());
 }
 
 // ---- views and pipes ----

@@ -5,6 +5,7 @@
 
 use crate::common::Place;
 use fullrank::methods::NAMES;
+use fullrank::runlog::{Body, RunDir, read_log};
 use serde_json::Value;
 
 fn json(place: &Place, line: &str) -> Value {
@@ -50,6 +51,71 @@ fn one_method_is_a_list_and_several_are_a_table() {
     let lines: Vec<&str> = table.lines().skip(3).take(3).collect();
     assert!(lines[0].starts_with("method") && lines[0].contains("largest batch"), "{table}");
     assert!(lines[1].starts_with("full ") && lines[2].starts_with("lora "), "{table}");
+}
+
+#[test]
+fn the_peak_and_what_fits_are_those_of_the_configuration() {
+    let place = Place::new();
+    let line =
+        "--model 60M --vocab-size 32100 --method lora --rank 64 --device cpu --memory-budget 1";
+    let one = |more: &str| json(&place, &format!("{line} {more}"))["methods"][0].clone();
+    let bytes = |of: &Value, key: &str| of[key].as_u64().unwrap();
+    let (kept, recomputed) = (one(""), one("--grad-checkpoint"));
+    for form in ["kept", "recomputed"] {
+        for part in ["activation_bytes", "peak_bytes"] {
+            let key = format!("{form}_{part}");
+            assert_eq!(kept[&key], recomputed[&key], "both show both");
+        }
+    }
+    assert_eq!(kept["peak_bytes"], kept["kept_peak_bytes"]);
+    assert_eq!(recomputed["peak_bytes"], recomputed["recomputed_peak_bytes"]);
+    assert_eq!(recomputed["activation_bytes"], recomputed["recomputed_activation_bytes"]);
+    assert!(bytes(&recomputed, "peak_bytes") < bytes(&kept, "peak_bytes"));
+    // The largest batch fits with the configuration's own peak, and one more does not.
+    for (of, more) in [(&kept, ""), (&recomputed, "--grad-checkpoint")] {
+        let most = of["fits"]["largest_batch_size"].as_u64().unwrap();
+        for (rows, fits) in [(most, true), (most + 1, false)] {
+            let of = one(&format!("{more} --batch-size {rows}"));
+            assert_eq!(bytes(&of, "peak_bytes") <= 1 << 30, fits, "{rows} {more}: {of}");
+        }
+    }
+    let most = |of: &Value| of["fits"]["largest_batch_size"].as_u64().unwrap();
+    assert!(most(&recomputed) > most(&kept));
+    let list = place.ok(&format!("estimate {line} --grad-checkpoint"));
+    for part in ["backend, activations recomputed\n", "the peak without --grad-checkpoint"] {
+        assert!(list.contains(part), "`{part}` is missing in\n{list}");
+    }
+    let table = place.ok("estimate --model 60M --vocab-size 32100 --methods full,lora --device cpu --grad-checkpoint");
+    assert!(table.contains("kept is the peak without --grad-checkpoint"), "{table}");
+}
+
+#[test]
+fn a_run_with_a_warm_start_tells_what_is_trained_after_it() {
+    let place = Place::new();
+    let tiny = "--tokenizer bytes --hidden-size 32 --num-hidden-layers 2 --num-attention-heads 2 \
+                --intermediate-size 64 --max-seq-length 32 --batch-size 4 --device cpu";
+    let told = |run: &RunDir| -> Vec<u64> {
+        let events = read_log(run.events()).unwrap().events.into_iter();
+        events
+            .filter_map(|event| match event.body {
+                Body::Run(run) => Some(run.trained_params),
+                _ => None,
+            })
+            .collect()
+    };
+    for method in ["--method relora --iters 8", "--switchlora-warm-start 2 --iters 4"] {
+        let page = json(&place, &format!("{tiny} {method}"));
+        let expected = page["methods"][0]["trained_parameters"].as_u64().unwrap();
+        let run = place.train("warm", method);
+        assert_eq!(told(&run), [expected], "{method}");
+        assert!(expected < page["methods"][0]["parameters"].as_u64().unwrap());
+        if method.contains("switchlora") {
+            // The factors are there by then, and are counted.
+            place.ok("resume warm --extend 6 --ui none");
+            assert_eq!(told(&run), [expected; 2]);
+        }
+        place.ok("rm warm");
+    }
 }
 
 #[test]

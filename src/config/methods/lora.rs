@@ -19,15 +19,24 @@ const LORA_BASES: &[&str] = &["dense", "none"];
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraTable {
-    /// `standard`, `both_kaiming`, `switchlora` or `gaussian`.
-    pub init: String,
+    /// `standard`, `both_kaiming`, `switchlora` or `gaussian`. Default: `standard`, and `both_kaiming` without a base.
+    pub init: Option<String>,
     /// `dense` keeps the frozen weight; `none` trains the product of the factors alone.
     pub base: String,
 }
 
 impl Default for LoraTable {
     fn default() -> Self {
-        Self { init: "standard".into(), base: "dense".into() }
+        Self { init: None, base: "dense".into() }
+    }
+}
+
+impl LoraTable {
+    /// How the factors begin, where nothing else is said: without a base the product is the whole layer, so neither
+    /// factor may be zero.
+    pub fn start(&self) -> &str {
+        let usual = if self.base == "none" { "both_kaiming" } else { "standard" };
+        self.init.as_deref().unwrap_or(usual)
     }
 }
 
@@ -38,8 +47,8 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         flag: "lora-init",
         value: "NAME",
         kind: Kind::Choice(LORA_INITS),
-        short: "standard, both_kaiming, switchlora or gaussian factors",
-        more: "All but `standard` and `gaussian` start with a product that is not zero and take it off the \
+        short: "standard, both_kaiming, switchlora or gaussian factors [default: standard]",
+        more: "both_kaiming with --lora-base none. All but `standard` and `gaussian` start with a product that is not zero and take it off the \
                frozen weight, so the model's output is unchanged.",
         aliases: &["init-lora-weights"],
     },
@@ -49,7 +58,7 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         value: "NAME",
         kind: Kind::Choice(LORA_BASES),
         short: "dense: the frozen weight stays; none: only the product of the factors",
-        more: "`none` needs --lora-init both_kaiming.",
+        more: "`none` goes with --lora-init both_kaiming alone.",
         aliases: &[],
     },
 ];
@@ -57,13 +66,13 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
 /// The values that this method can work with.
 pub(in crate::config) fn check(config: &RunConfig) -> Result<()> {
     let lora = &config.lora;
-    one_of("lora.init", &lora.init, LORA_INITS)?;
+    one_of("lora.init", lora.start(), LORA_INITS)?;
     one_of("lora.base", &lora.base, LORA_BASES)?;
-    if lora.base == "none" && lora.init != "both_kaiming" {
+    if lora.base == "none" && lora.start() != "both_kaiming" {
         // With one factor at zero and no dense path the gradient is dead (GaLore's "Low-Rank" baseline).
         return Err(Error::config(
-            format!("lora.base is `none` and lora.init is `{}`, which cannot learn", lora.init),
-            "give --lora-init both_kaiming with it, or keep --lora-base dense",
+            format!("lora.base is `none` and lora.init is `{}`, which cannot learn", lora.start()),
+            "leave out --lora-init, which is both_kaiming then, or keep --lora-base dense",
         ));
     }
     Ok(())
@@ -71,7 +80,7 @@ pub(in crate::config) fn check(config: &RunConfig) -> Result<()> {
 
 /// What its runs have where nothing else is said.
 pub(super) fn defaults(config: &RunConfig) -> Defaults {
-    if config.lora.init == "switchlora" {
+    if config.lora.start() == "switchlora" {
         let fine_tuning = FineTuning { most_rank: 8, alpha: None, learning_rate: 1e-3 };
         return Defaults { alpha: 1.0, learning_rate: 1e-2, fine_tuning, ..Defaults::ADAPTER };
     }

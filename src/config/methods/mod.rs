@@ -116,6 +116,12 @@ impl Defaults {
     };
     const FULL: Self =
         Self { learning_rate: 1e-3, fine_tuning: FineTuning::at(2e-5), ..Self::ADAPTER };
+
+    /// The rate of a warm start: that of full rank, which it is.
+    pub fn warm_start_rate(is_fine_tuning: bool) -> f64 {
+        let full = Self::FULL;
+        if is_fine_tuning { full.fine_tuning.learning_rate } else { full.learning_rate }
+    }
 }
 
 impl RunConfig {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
-use crate::config::check::{at_least_if_set, not_negative, number, one_of};
+use crate::config::check::{at_least_if_set, not_negative_if_set, number, one_of};
 use crate::config::settings::{Kind, Setting};
 use crate::error::Result;
 
@@ -22,8 +22,8 @@ pub struct ReloraTable {
     /// Full-rank updates before the factors are made. Default: a quarter of the run, and what does not go into
     /// whole cycles.
     pub warm_start: Option<u64>,
-    /// Peak learning rate of those updates.
-    pub warm_start_learning_rate: f64,
+    /// Peak learning rate of those updates. Default: that of full rank, 1e-3 or, on a model folder, 2e-5.
+    pub warm_start_learning_rate: Option<f64>,
     /// Updates from one merge to the next. Default: a quarter of what follows the warm start.
     pub cycle: Option<u64>,
     /// Warm-up of the first cycle. Default: a tenth of a cycle, at most 500.
@@ -42,7 +42,7 @@ impl Default for ReloraTable {
     fn default() -> Self {
         Self {
             warm_start: None,
-            warm_start_learning_rate: 1e-3,
+            warm_start_learning_rate: None,
             cycle: None,
             warmup_steps: None,
             rewarm_steps: None,
@@ -69,8 +69,8 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         flag: "relora-warm-start-learning-rate",
         value: "X",
         kind: Kind::Number,
-        short: "Peak learning rate of the full-rank updates of the warm start",
-        more: "",
+        short: "Peak learning rate of the full-rank updates of the warm start [default: full rank's]",
+        more: "1e-3, and 2e-5 on a model folder.",
         aliases: &[],
     },
     Setting {
@@ -132,7 +132,7 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
 /// The values that this method can work with.
 pub(in crate::config) fn check(config: &RunConfig) -> Result<()> {
     let relora = &config.relora;
-    not_negative("relora.warm_start_learning_rate", relora.warm_start_learning_rate)?;
+    not_negative_if_set("relora.warm_start_learning_rate", relora.warm_start_learning_rate)?;
     // One update at rate 0, one that learns.
     at_least_if_set("relora.cycle", relora.cycle, 2)?;
     // Without a re-warm the rate would not be 0 at a merge.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::RunConfig;
-use crate::config::check::{not_negative, number, one_of, positive};
+use crate::config::check::{not_negative_if_set, number, one_of, positive};
 use crate::config::settings::{Kind, Setting};
 use crate::error::{Error, Result};
 
@@ -38,8 +38,8 @@ pub struct SwitchLoraTable {
     pub count_frozen_steps: bool,
     /// Full-rank updates before the factors are made.
     pub warm_start: u64,
-    /// Peak learning rate of those updates.
-    pub warm_start_learning_rate: f64,
+    /// Peak learning rate of those updates. Default: that of full rank, 1e-3 or, on a model folder, 2e-5.
+    pub warm_start_learning_rate: Option<f64>,
     /// `auto`, `device` or `host`: where the candidate vectors wait.
     pub pools: String,
 }
@@ -55,7 +55,7 @@ impl Default for SwitchLoraTable {
             decay_frozen: false,
             count_frozen_steps: true,
             warm_start: 0,
-            warm_start_learning_rate: 1e-3,
+            warm_start_learning_rate: None,
             pools: "auto".into(),
         }
     }
@@ -140,8 +140,8 @@ pub(in crate::config) const SETTINGS: &[Setting] = &[
         flag: "switchlora-warm-start-learning-rate",
         value: "X",
         kind: Kind::Number,
-        short: "Peak learning rate of the full-rank updates of the warm start",
-        more: "",
+        short: "Peak learning rate of the full-rank updates of the warm start [default: full rank's]",
+        more: "1e-3, and 2e-5 on a model folder.",
         aliases: &[],
     },
     Setting {
@@ -161,7 +161,10 @@ pub(in crate::config) fn check(config: &RunConfig) -> Result<()> {
     let SwitchLoraTable { interval0, ratio, freeze, selection, rate, .. } = switchlora;
     number("switchlora.interval0", *interval0, *interval0 > 0.0, "above 0 (`inf` never switches)")?;
     positive("switchlora.ratio", *ratio)?;
-    not_negative("switchlora.warm_start_learning_rate", switchlora.warm_start_learning_rate)?;
+    not_negative_if_set(
+        "switchlora.warm_start_learning_rate",
+        switchlora.warm_start_learning_rate,
+    )?;
     one_of("switchlora.selection", selection, SWITCH_SELECTIONS)?;
     one_of("switchlora.rate", rate, SWITCH_RATES)?;
     one_of("switchlora.pools", &switchlora.pools, SWITCH_POOLS)?;

@@ -227,7 +227,7 @@ const TRAINING: &[Setting] = &[
         value: "N",
         kind: Kind::Count,
         short: "Rank of the factors or the subspace [default: the method's, mostly hidden size / 4]",
-        more: "8 with LoRA-GA, PiSSA and DoRA, and when LoRA and its relatives fine-tune a model folder; half the hidden size with InRank. Layers that are smaller than this take the largest rank they have.",
+        more: "8 with LoRA-GA, PiSSA and DoRA, and when LoRA and its relatives fine-tune a model folder; half the hidden size with InRank, its part for each head with LTE, at most 128 with ReLoRA. Layers that are smaller than this take the largest rank they have.",
         aliases: &["lora-r"],
     },
     Setting {
@@ -254,8 +254,8 @@ const TRAINING: &[Setting] = &[
         value: "X",
         kind: Kind::Number,
         short: "The adapter's scale is alpha / rank [default: the method's]",
-        more: "SwitchLoRA and its initialisation use 1, LoRA-GA, PiSSA and DoRA 16, the other adapters 32; on a model folder LoRA and its relatives use 16. With lora-ga and rslora the scale is \
-               alpha / sqrt(rank). GaLore and Fira multiply their projected updates by alpha itself, 0.25.",
+        more: "SwitchLoRA, its initialisation and InRank use 1, LoRA-GA, PiSSA and DoRA 16, LTE its rank, SLTrain 32 (16 above a hidden size of 512, 8 above 1024), the other adapters 32; on a model \
+               folder LoRA and its relatives use 16. With lora-ga and rslora the scale is alpha / sqrt(rank). GaLore, Fira and AdaRankGrad multiply their projected updates by alpha itself, 0.25.",
         aliases: &["lora-alpha"],
     },
     Setting {
@@ -333,7 +333,7 @@ const OPTIMIZER: &[Setting] = &[
         value: "N",
         kind: Kind::Count,
         short: "Warm-up updates [default: 100, at most a tenth of the run]",
-        more: "A tenth of the run with GaLore and Fira.",
+        more: "A tenth of the run, however long, with GaLore, Fira, AdaRankGrad and SLTrain.",
         aliases: &[],
     },
     Setting {

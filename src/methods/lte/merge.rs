@@ -7,6 +7,7 @@ use crate::kernels::matmul::{Layout, matmul_add, matmul_scaled};
 use crate::kernels::scaling::{add_scaled, limit_growth};
 use crate::kernels::update::add_sum_squares;
 use crate::kernels::{Matrix, Vector};
+use crate::linalg::orthonormal::distance;
 use crate::model::{Adapter, LinearId, Model, Params, Role};
 use crate::runlog::MergeLayer;
 use crate::runlog::number::Number;
@@ -121,6 +122,16 @@ pub fn remember(model: &mut Model) {
         }
     }
     model.set_replicas(replicas);
+}
+
+/// The mean distance between the spans of two heads' vectors of `len` entries; `None` with one head, or where one has
+/// learned nothing yet.
+pub fn head_distance(heads: &[Vec<f64>], len: usize) -> Option<f64> {
+    let pairs =
+        heads.iter().enumerate().flat_map(|(at, a)| heads[at + 1..].iter().map(move |b| (a, b)));
+    let distances: Option<Vec<f64>> = pairs.map(|(a, b)| distance(a, b, len)).collect();
+    let distances = distances.filter(|distances| !distances.is_empty())?;
+    Some(distances.iter().sum::<f64>() / distances.len() as f64)
 }
 
 /// Reads the numbers of a merge. Waits for the device.

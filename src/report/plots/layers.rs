@@ -61,7 +61,9 @@ pub fn switches(comparison: &Comparison) -> Vec<(String, Heat)> {
 pub fn ranks(comparison: &Comparison) -> Vec<(String, Heat)> {
     let heat = |entry: &Entry| {
         let ranks: Vec<_> = entry.history.changes().collect();
+        // A measurement is told after updates that came later, so the steps of a log need not rise.
         let mut steps: Vec<u64> = ranks.iter().map(|rank| rank.step).collect();
+        steps.sort_unstable();
         steps.dedup();
         let mut layers: Vec<&str> = Vec::new();
         for rank in &ranks {

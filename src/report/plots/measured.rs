@@ -87,6 +87,15 @@ pub fn charts(comparison: &Comparison) -> Vec<(&'static str, &'static str, Strin
         "cosine",
         lines(comparison, |history| mean(history.cosines.iter().copied())),
     );
+    add(
+        "head-subspaces",
+        "How far the subspaces of two heads are apart, mean of the layers",
+        "by the projection metric of the columns of B; 0: the same, root of the rank: nothing in common",
+        "distance",
+        lines(comparison, |history| {
+            mean(history.ranks.iter().map(|rank| (rank.step, rank.head_distance)))
+        }),
+    );
     all
 }
 
@@ -124,7 +133,7 @@ fn ranks_in_use(history: &History) -> Curve {
         while let Some(space) = spaces.next_if(|space| space.step <= step) {
             ranks.insert(&space.layer, space.rank);
         }
-        (step as f64, ranks.values().sum::<u64>() as f64 / ranks.len() as f64)
+        (step as f64, ranks.values().map(|rank| *rank as f64).sum::<f64>() / ranks.len() as f64)
     };
     std::iter::once(0).chain(steps).map(&mut at).collect()
 }
@@ -172,5 +181,12 @@ mod tests {
         assert_eq!(ranks_in_use(&history), sums.map(|(at, sum)| (at, third(sum))));
         assert_eq!(of_subspaces(&history, |space| space.overlap), [(5.0, 0.5), (9.0, 0.5)]);
         assert_eq!(ranks_in_use(&of(&told[..2])), []);
+    }
+
+    #[test]
+    fn ranks_too_large_to_be_added_as_whole_numbers_have_a_mean() {
+        let told = [space(1, "a", Some(4), u64::MAX), space(1, "b", Some(4), u64::MAX)];
+        let history = History::of(events(told.into_iter().chain([step(1, 1.0, 1.0)])));
+        assert_eq!(ranks_in_use(&history), [(0.0, 4.0), (1.0, u64::MAX as f64)]);
     }
 }

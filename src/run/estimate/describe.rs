@@ -46,12 +46,19 @@ pub struct Description {
     pub gradient_bytes: u64,
     /// Weights, factors, moments and gradients, without pools and activations.
     pub static_bytes: u64,
+    /// Whether the configuration has activations recomputed: then `activation_bytes`, `peak_bytes` and what fits a
+    /// budget are those with recomputation.
+    pub is_recomputed: bool,
     /// What the peak holds beside those: activations and what an operation needs for a moment.
     pub activation_bytes: u64,
+    /// The same with all activations kept.
+    pub kept_activation_bytes: u64,
     /// The same with recomputation.
     pub recomputed_activation_bytes: u64,
     /// The high-water mark on the device, over the whole run.
     pub peak_bytes: u64,
+    /// The same with all activations kept.
+    pub kept_peak_bytes: u64,
     /// The same with recomputation.
     pub recomputed_peak_bytes: u64,
     /// What each of several data-parallel workers would send per update: four bytes for each trained number.
@@ -93,18 +100,21 @@ pub fn describe(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Result
         let peak = peak_bytes(&config, shape, on_gpu)?.total();
         Ok::<_, Error>((phase(&config, shape, &layers, on_gpu), peak))
     };
-    let ((plain, peak), (recomputed, recomputed_peak)) = (at(false)?, at(true)?);
+    let ((kept, kept_peak), (recomputed, recomputed_peak)) = (at(false)?, at(true)?);
+    let is_recomputed = config.train.grad_checkpoint;
+    let (own, peak) =
+        if is_recomputed { (&recomputed, recomputed_peak) } else { (&kept, kept_peak) };
     let beside =
         |estimate: &Estimate| estimate.gradients_and_activations.saturating_sub(gradient_bytes);
 
     let rest = non_target_len(shape) as u128;
     let trains_rest = config.train.train_non_targets.unwrap_or(true);
     let all = target_len(shape) as u128 + rest;
-    let trained = sets * (sum(|layer| layer.trained) + if trains_rest { rest } else { 0 });
+    let trained = trained(config, shape, &layers);
     // What full rank would send: all that is not held back by the setting.
     let full = all - if trains_rest { 0 } else { rest };
     let has_rank = !layers_ignore_rank(config, shape, *last);
-    let static_bytes = [plain.weights, plain.adapters, plain.optimizer, gradient_bytes]
+    let static_bytes = [own.weights, own.adapters, own.optimizer, gradient_bytes]
         .into_iter()
         .fold(0, u64::saturating_add);
     Ok(Description {
@@ -113,21 +123,42 @@ pub fn describe(config: &RunConfig, shape: &ModelConfig, on_gpu: bool) -> Result
         warm_start_updates: config.warm_start(),
         parameters: bytes(all),
         trained_parameters: bytes(trained),
-        weight_bytes: plain.weights,
-        factor_bytes: plain.adapters,
-        optimizer_bytes: plain.optimizer,
-        device_pool_bytes: plain.pools,
+        weight_bytes: own.weights,
+        factor_bytes: own.adapters,
+        optimizer_bytes: own.optimizer,
+        device_pool_bytes: own.pools,
         host_bytes: bytes(4 * sum(|layer| layer.host)),
         gradient_bytes,
         static_bytes,
-        activation_bytes: beside(&plain),
+        is_recomputed,
+        activation_bytes: beside(own),
+        kept_activation_bytes: beside(&kept),
         recomputed_activation_bytes: beside(&recomputed),
         peak_bytes: peak,
+        kept_peak_bytes: kept_peak,
         recomputed_peak_bytes: recomputed_peak,
         sent_bytes_per_update: bytes(4 * trained),
         sent_saved_share: 1.0 - trained as f64 / full.max(1) as f64,
         fits: fits(config, shape, on_gpu, has_rank)?,
     })
+}
+
+/// Numbers that get a gradient after a warm start, for a resolved configuration.
+///
+/// Errors: `Error::Config` for a method that does not exist.
+pub fn trained_parameters(config: &RunConfig, shape: &ModelConfig) -> Result<u64> {
+    let phases = methods::phases(config)?;
+    let layers: Vec<Footprint> = phases.last().map_or_else(Vec::new, |last| {
+        target_layers(shape).iter().map(|layer| last(config, layer)).collect()
+    });
+    Ok(bytes(trained(config, shape, &layers)))
+}
+
+fn trained(config: &RunConfig, shape: &ModelConfig, layers: &[Footprint]) -> u128 {
+    let trains_rest = config.train.train_non_targets.unwrap_or(true);
+    let rest = if trains_rest { non_target_len(shape) as u128 } else { 0 };
+    let sets = config.replicas().max(1) as u128;
+    sets * (layers.iter().map(|layer| layer.trained).sum::<u128>() + rest)
 }
 
 /// Whether a method's footprint is the same at rank 1 and 2, as where everything is trained.

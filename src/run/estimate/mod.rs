@@ -17,7 +17,7 @@ mod fits;
 mod measure;
 
 use activations::Walk;
-pub use describe::{Description, Fits, describe};
+pub use describe::{Description, Fits, describe, trained_parameters};
 pub use fits::{check_fits, check_fits_device};
 pub use measure::{Measured, measure};
 

@@ -242,6 +242,7 @@ impl RankMonitor {
                 full: full as u64,
                 ceiling: ceiling.map(|ceiling| ceiling as u64),
                 coverage: if is_first { method.coverage(id, engine.t) } else { None },
+                head_distance: if is_first { method.head_distance(model, id) } else { None },
                 ..Rank::default()
             };
             let prepared_s = start.elapsed().as_secs_f64();

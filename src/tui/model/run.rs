@@ -377,7 +377,7 @@ impl RunModel {
                 }
                 self.evals.push(at, &[e.loss, e.ppl]);
             }
-            Body::Switch(switch) => self.switches.add(event.step, switch),
+            Body::Switch(switch) => self.switches.add(event.step, switch, &self.summary.run),
             Body::Rank(rank) => self.ranks.push(At { at, what: (**rank).clone() }),
             Body::Mem(mem) => self.memory = Some(mem.clone()),
             Body::Time(time) => self.times.push(At { at, what: time.clone() }),

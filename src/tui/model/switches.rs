@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::runlog::{Switch, SwitchLayer};
+use crate::runlog::{Run, Switch, SwitchLayer};
 
 /// What one layer, or all together, exchanged in one update.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -30,8 +30,8 @@ impl Exchanges {
         let sum = self.entries.last().map_or(0, |last| last.sum).saturating_add(k);
         match self.entries.last_mut().filter(|last| last.step == step) {
             Some(last) => {
-                last.k += k;
-                last.wanted += wanted;
+                last.k = last.k.saturating_add(k);
+                last.wanted = last.wanted.saturating_add(wanted);
                 last.dw_norm = last.dw_norm.hypot(dw_norm as f32);
                 last.sum = sum;
             }
@@ -77,9 +77,9 @@ pub struct Switches {
 }
 
 impl Switches {
-    /// Takes an event in.
-    pub fn add(&mut self, step: u64, switch: &Switch) {
-        for layer in &switch.l {
+    /// Takes an event of a run in. A row of a layer that the run does not have is damage and counts nothing.
+    pub fn add(&mut self, step: u64, switch: &Switch, run: &Run) {
+        for layer in switch.l.iter().filter(|layer| run.has_layer(layer.layer)) {
             let place = layer.layer as usize;
             if self.layers.len() <= place {
                 self.layers.resize_with(place + 1, Exchanges::default);
@@ -127,7 +127,7 @@ mod tests {
     fn counts_of_a_stretch_are_the_sum_of_its_updates() {
         let mut switches = Switches::default();
         for step in 1..=100 {
-            switches.add(step, &switch(&[(0, 1), (2, (step % 3) as u32)]));
+            switches.add(step, &switch(&[(0, 1), (2, (step % 3) as u32)]), &Run::default());
         }
         let of = |layer: usize, range: Range<u64>| switches.layers[layer].count(range);
         assert_eq!((of(0, 0..101), of(0, 10..20), of(0, 100..200)), (100, 10, 1));
@@ -141,13 +141,25 @@ mod tests {
     fn going_back_leaves_what_a_shorter_run_would_have() {
         let (mut long, mut short) = (Switches::default(), Switches::default());
         for step in 1..=20 {
-            long.add(step, &switch(&[(0, 2), (1, 1)]));
+            long.add(step, &switch(&[(0, 2), (1, 1)]), &Run::default());
             if step <= 12 {
-                short.add(step, &switch(&[(0, 2), (1, 1)]));
+                short.add(step, &switch(&[(0, 2), (1, 1)]), &Run::default());
             }
         }
         long.truncate(12);
         assert_eq!((&long.layers, long.total), (&short.layers, short.total));
         assert_eq!(long.newest, [None, None], "what was newest is not kept twice");
+    }
+
+    #[test]
+    fn a_layer_that_the_run_does_not_have_takes_no_memory() {
+        let damaged = switch(&[(u32::MAX, 7), (2, 1), (1, 3)]);
+        let named = Run { layers: vec!["a".into(), "b".into()], ..Run::default() };
+        let mut switches = Switches::default();
+        switches.add(1, &damaged, &named);
+        assert_eq!((switches.layers.len(), switches.total), (2, 6));
+        let mut unnamed = Switches::default();
+        unnamed.add(1, &damaged, &Run::default());
+        assert_eq!((unnamed.layers.len(), unnamed.total), (3, 8));
     }
 }

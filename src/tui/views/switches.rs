@@ -87,13 +87,13 @@ struct Bins {
     width: u64,
 }
 
-/// No run has more updates; a window may be asked for that goes further.
+/// No run has more updates; a window may be asked for that goes further, and a damaged log may tell of more.
 const MOST_UPDATES: u64 = 10_u64.pow(15);
 
 impl Bins {
     fn of(app: &App, run: &RunModel, cells: u16) -> Self {
         let axis = app.axes.x;
-        let newest = run.now().step.max(1);
+        let newest = run.now().step.clamp(1, MOST_UPDATES);
         let (first, last) = match app.axes.window {
             Some((low, high)) => {
                 let step = |place| step_of(run, axis, place).clamp(1, MOST_UPDATES);
