@@ -19,7 +19,6 @@ use crate::runlog::{
     RunLock, RunWriter, Sample, Skip, Step, Time,
 };
 
-use super::alerts::Alerts;
 use super::checkpoint::{self, Best, Progress};
 use super::commands::Signals;
 use super::engine::{Engine, Outcome};
@@ -31,9 +30,11 @@ use super::rank::RankMonitor;
 
 mod act;
 mod looks;
+mod rollback;
 mod tell;
 
 pub use act::Repeats;
+pub use rollback::Rollbacks;
 
 /// Updates may be skipped as not finite for this share of the run before it stops.
 const MAX_SKIPPED_SHARE: f64 = 0.05;
@@ -44,8 +45,10 @@ const PAUSE_POLL: Duration = Duration::from_millis(50);
 
 /// A run in progress.
 pub struct Trainer<'a> {
-    /// The resolved configuration.
+    /// The resolved configuration, with what was changed in flight.
     pub config: RunConfig,
+    /// The same without it.
+    pub base: RunConfig,
     /// The run's folder.
     pub dir: RunDir,
     /// Holds the folder for this process.
@@ -70,6 +73,8 @@ pub struct Trainer<'a> {
     pub control: ControlReader,
     /// Changes in flight to make again.
     pub repeats: Repeats,
+    /// How often the run went back by itself.
+    pub rollbacks: Rollbacks,
     /// Signals in.
     pub signals: Signals,
     /// The high-water mark of memory that was predicted.
@@ -101,14 +106,16 @@ pub struct Stage {
     hold: Hold,
     /// A checkpoint was due after an update that was skipped.
     owes_checkpoint: bool,
-    /// The run was made longer and has not been evaluated since: what ended it before does not end it again.
+    /// The run was made longer, or went back, and has not been evaluated since: what ended it before does not end it
+    /// again.
     is_extended: bool,
     /// Seconds of training at which the run ends.
     max_s: Option<f64>,
     clock: Clock,
-    alerts: Alerts,
     /// The newest warning on which the policy has not acted.
     alarm: Option<String>,
+    /// The run should have gone back and could not: it stops.
+    gives_up: bool,
     hook: Hook,
     machine: Machine,
 }
@@ -229,6 +236,9 @@ impl Trainer<'_> {
             return Ok(Next::Stop(Stop::TimeIsUp { minutes }));
         }
         let outcome = self.attempt()?;
+        if self.heed_trouble()? {
+            return Ok(Next::Going);
+        }
         if !outcome.is_applied && self.progress.skipped as f64 > MAX_SKIPPED_SHARE * iters as f64 {
             return Ok(Next::Stop(Stop::Diverged(format!(
                 "{} of {} updates were not finite (loss {}, gradient norm {})",
@@ -294,7 +304,7 @@ impl Trainer<'_> {
         progress.attempts += 1;
         progress.tokens += tokens;
         progress.active_s += seconds;
-        let late = self.stage.alerts.after_time(self.engine.t, seconds);
+        let late = progress.alerts.after_time(self.engine.t, seconds);
         progress.position = Some(self.loader.position());
         let Outcome { loss, grad_norm, learning_rate, is_applied } = outcome;
         if is_applied {
@@ -310,7 +320,7 @@ impl Trainer<'_> {
                 tok_s: tokens as f64 / seconds.max(1e-9),
             };
             self.emit(step.clone())?;
-            for alert in self.stage.alerts.after_step(self.engine.t, &step) {
+            for alert in self.progress.alerts.after_step(self.engine.t, &step) {
                 self.emit(alert)?;
             }
         } else {
@@ -321,7 +331,7 @@ impl Trainer<'_> {
                 loss: Some(loss),
                 grad_norm: Some(grad_norm),
             };
-            let alert = self.stage.alerts.after_skip(self.engine.t, &skip);
+            let alert = progress.alerts.after_skip(self.engine.t, &skip);
             self.emit(skip)?;
             self.emit_some(alert)?;
         }
@@ -385,10 +395,10 @@ impl Trainer<'_> {
         let ms = [("data".into(), mean(clock.data)), ("step".into(), mean(clock.step))];
         self.emit(Time { ms: ms.into() })?;
         let alert =
-            self.stage.alerts.after_memory(self.engine.t, reading.peak, self.predicted_bytes);
+            self.progress.alerts.after_memory(self.engine.t, reading.peak, self.predicted_bytes);
         self.emit_some(alert)?;
         let machine = self.stage.machine.read(self.dir.path());
-        let alerts = &mut self.stage.alerts;
+        let alerts = &mut self.progress.alerts;
         let alert = machine
             .battery_percent
             .and_then(|percent| alerts.after_battery(self.engine.t, percent));
@@ -402,7 +412,7 @@ impl Trainer<'_> {
         let active_s = (!is_asked).then_some(*active_s);
         for body in self.rank.measure(&self.engine, rank, active_s) {
             let alert = match &body {
-                Body::Rank(rank) => self.stage.alerts.after_rank(self.engine.t, rank),
+                Body::Rank(rank) => self.progress.alerts.after_rank(self.engine.t, rank),
                 _ => None,
             };
             self.emit(body)?;
@@ -447,7 +457,7 @@ impl Trainer<'_> {
         let ms = start.elapsed().as_secs_f64() * 1e3;
         self.emit(Ckpt { path: format!("checkpoints/{name}"), bytes, ms, is_best })?;
         let free = free_bytes(self.dir.path());
-        let alert = self.stage.alerts.after_checkpoint(self.engine.t, bytes, free);
+        let alert = self.progress.alerts.after_checkpoint(self.engine.t, bytes, free);
         self.emit_some(alert)
     }
 
