@@ -181,8 +181,10 @@ impl Summary {
                 if let Some(from_seq) = from_seq {
                     self.take_back(*from_seq);
                 }
-                let is_itself = rollback.is_some();
-                *if is_itself { &mut self.rollbacks } else { &mut self.resumes } += 1;
+                match rollback {
+                    Some(_) => self.rollbacks += 1,
+                    None => self.resumes += 1,
+                }
                 self.step = *from_step;
                 self.evals.retain(|eval| eval.step <= *from_step);
             }

@@ -54,7 +54,7 @@ fn create(place: &Place, config: RunConfig, name: &str) -> Session {
 }
 
 fn start(session: Session) -> Trainer<'static> {
-    session.start(Box::new(Vec::new()), Signals::listen(|_| ()).unwrap()).unwrap()
+    session.start(Box::new(Vec::<Event>::new()), Signals::listen(|_| ()).unwrap()).unwrap()
 }
 
 /// Breaks the next update as a fault of the machine does: it leaves weights that are not finite, the update after it is
