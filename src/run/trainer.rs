@@ -34,6 +34,7 @@ mod rollback;
 mod tell;
 
 pub use act::Repeats;
+use rollback::Heeded;
 pub use rollback::Rollbacks;
 
 /// Updates may be skipped as not finite for this share of the run before it stops.
@@ -114,8 +115,6 @@ pub struct Stage {
     clock: Clock,
     /// The newest warning on which the policy has not acted.
     alarm: Option<String>,
-    /// The run should have gone back and could not: it stops.
-    gives_up: bool,
     hook: Hook,
     machine: Machine,
 }
@@ -152,6 +151,8 @@ enum Stop {
     Asked,
     /// An alert came, and the policy is to stop.
     Alarm(String),
+    /// Training went wrong once more than the run goes back.
+    GoneWrong(String),
     Signal(i32),
     Diverged(String),
 }
@@ -236,7 +237,8 @@ impl Trainer<'_> {
             return Ok(Next::Stop(Stop::TimeIsUp { minutes }));
         }
         let outcome = self.attempt()?;
-        if self.heed_trouble()? {
+        let heeded = self.heed_trouble()?;
+        if matches!(heeded, Heeded::WentBack) {
             return Ok(Next::Going);
         }
         if !outcome.is_applied && self.progress.skipped as f64 > MAX_SKIPPED_SHARE * iters as f64 {
@@ -244,6 +246,9 @@ impl Trainer<'_> {
                 "{} of {} updates were not finite (loss {}, gradient norm {})",
                 self.progress.skipped, self.progress.attempts, outcome.loss, outcome.grad_norm
             ))));
+        }
+        if let Heeded::GivesUp(stop) = heeded {
+            return Ok(Next::Stop(stop));
         }
         self.at_intervals(outcome.is_applied)?;
         Ok(Next::Going)
@@ -478,7 +483,9 @@ impl Trainer<'_> {
                 (EndStatus::Finished, what, Ok(()))
             }
             Stop::Asked => (EndStatus::Stopped, "asked to".into(), Ok(())),
-            Stop::Alarm(what) => (EndStatus::Stopped, format!("alert: {what}"), Ok(())),
+            Stop::Alarm(what) | Stop::GoneWrong(what) => {
+                (EndStatus::Stopped, format!("alert: {what}"), Ok(()))
+            }
             Stop::Signal(signal) => {
                 let what = format!("signal {signal}");
                 let run = Some(self.dir.as_argument());
@@ -517,7 +524,8 @@ impl Trainer<'_> {
         }
         let looked = if has_all { self.look_last(stop) } else { Ok(()) };
         // A run that diverged keeps the states from before: the last one is what went wrong.
-        if !matches!(stop, Stop::Diverged(_)) && self.stage.hold != Hold::Unloaded {
+        let is_sick = matches!(stop, Stop::Diverged(_) | Stop::GoneWrong(_));
+        if !is_sick && self.stage.hold != Hold::Unloaded {
             // Whatever the looks came to: they must not cost the last updates.
             let saved = self.save();
             looked.and(saved)?;

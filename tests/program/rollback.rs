@@ -149,6 +149,7 @@ fn a_run_that_went_back_has_the_bits_of_one_that_a_user_took_back() {
     for method in ["full", "switchlora", "galore", "relora", "lte"] {
         let (run, mut trainer) = gone_back(&place, method, &format!("{method}-itself"));
         trainer.run().unwrap();
+        drop(trainer);
         assert_eq!(status(&run), Status::Finished);
         assert_same_run(&by_hand(&place, method, &format!("{method}-hand")), &run);
         // Killed right after it went back, and killed an update later.
@@ -172,6 +173,7 @@ fn what_a_run_did_when_it_went_back_is_told_and_readers_show_what_counts() {
     assert_eq!(saved(&run), [5, 10, 15]);
     assert_eq!(status(&run), Status::Live);
     trainer.run().unwrap();
+    drop(trainer);
     assert_eq!(saved(&run), [5, 10, 15, 20, 25, 30]);
 
     let what = "an update was skipped: loss is not finite";
@@ -208,7 +210,7 @@ fn what_a_run_did_when_it_went_back_is_told_and_readers_show_what_counts() {
     assert_eq!(model.steps.len() as u64, ITERS);
     assert_eq!(model.steps.clock.at(29, Axis::Step), 30.0);
     assert_eq!(model.undone.len(), 1, "the older branch is kept to be drawn dim");
-    assert!(model.undone[0].steps.len() == 3);
+    assert_eq!(model.undone[0].steps.len(), 4, "from where it left the other one");
 
     let name = run.name();
     let shown = place.ok(&format!("show {name}"));
@@ -279,10 +281,16 @@ fn trouble_that_comes_again_takes_older_checkpoints_and_the_fourth_stops_the_run
     assert!(last.starts_with("the run does not go back, it has done so 3 times already"), "{last}");
     let rates: Vec<String> = changes(&run).into_iter().map(|cmd| cmd.set.unwrap().to).collect();
     assert_eq!(rates, ["0.01", "0.005", "0.0025"]);
+    assert_eq!(saved(&run), [5, 10, 15], "weights that went wrong are not kept");
     // Another process counts on.
     let mut trainer = start(Session::resume(run.clone(), None, None, None).unwrap());
+    train_to(&mut trainer, 17);
+    poison(&mut trainer);
     while trainer.turn().unwrap() != Turn::Over {}
+    drop(trainer);
     assert_eq!(rollbacks(&run).len(), 3);
+    start(Session::resume(run.clone(), None, None, None).unwrap()).run().unwrap();
+    assert_eq!(status(&run), Status::Finished);
 }
 
 #[test]
@@ -295,7 +303,7 @@ fn a_run_without_a_sound_checkpoint_says_so_and_stops() {
     poison(&mut trainer);
     while trainer.turn().unwrap() != Turn::Over {}
     drop(trainer);
-    assert_eq!(status(&run), Status::Stopped);
+    assert_eq!((status(&run), saved(&run)), (Status::Stopped, vec![3]));
     let last = messages(&run).pop().unwrap();
     assert!(last.contains("it has no checkpoint from before the trouble"), "{last}");
     assert_eq!(rollbacks(&run), []);

@@ -71,7 +71,6 @@ impl Trainer<'_> {
             match self.config.train.alert_policy.as_str() {
                 "pause" if self.stage.hold == Hold::No => self.pause(&format!("alert: {what}"))?,
                 "stop" => return Ok(Next::Stop(Stop::Alarm(what))),
-                "rollback" if self.stage.gives_up => return Ok(Next::Stop(Stop::Alarm(what))),
                 _ => {}
             }
         }

@@ -11,7 +11,7 @@ use crate::run::alerts::Trouble;
 use crate::run::checkpoint::{self, Checkpoint};
 use crate::runlog::{Body, Cmd, Event, Level, Log, Resume, Rollback, read_log};
 
-use super::{Clock, Repeats, Trainer};
+use super::{Clock, Repeats, Stop, Trainer};
 
 /// How often a run goes back before it stops.
 const MOST: u64 = 3;
@@ -52,27 +52,36 @@ impl Rollbacks {
     }
 }
 
+/// What became of training that went wrong.
+pub(super) enum Heeded {
+    /// It did not, or the policy is another.
+    Nothing,
+    /// The run stands at an earlier checkpoint.
+    WentBack,
+    /// It cannot go back, and ends.
+    GivesUp(Stop),
+}
+
 impl Trainer<'_> {
-    /// Goes back where the update that was just attempted shows that training went wrong, and the policy says so; true
-    /// where it did. Where it cannot, the run stops before the next update.
-    pub(super) fn heed_trouble(&mut self) -> Result<bool> {
-        let Some(trouble) = self.progress.alerts.take_trouble() else { return Ok(false) };
+    /// Goes back where the update that was just attempted shows that training went wrong, and the policy says so.
+    pub(super) fn heed_trouble(&mut self) -> Result<Heeded> {
+        let Some(trouble) = self.progress.alerts.take_trouble() else { return Ok(Heeded::Nothing) };
         if self.config.train.alert_policy != "rollback" {
-            return Ok(false);
+            return Ok(Heeded::Nothing);
         }
-        let why_not = if self.rollbacks.count >= MOST {
-            format!("it has done so {MOST} times already")
+        let (why_not, stop) = if self.rollbacks.count >= MOST {
+            (format!("it has done so {MOST} times already"), Stop::GoneWrong(trouble.what.clone()))
         } else if let Some(checkpoint) = self.sound_checkpoint(&trouble)? {
             self.go_back(&checkpoint, trouble.what)?;
-            return Ok(true);
+            return Ok(Heeded::WentBack);
         } else {
-            "it has no checkpoint from before the trouble".into()
+            // There is nothing better that its last checkpoint could push out.
+            let why_not = "it has no checkpoint from before the trouble".to_owned();
+            (why_not, Stop::Alarm(trouble.what.clone()))
         };
         let msg = format!("the run does not go back, {why_not}, and stops: {}", trouble.what);
         self.emit(Log { level: Level::Warn, msg })?;
-        self.stage.alarm = Some(trouble.what);
-        self.stage.gives_up = true;
-        Ok(false)
+        Ok(Heeded::GivesUp(stop))
     }
 
     /// The newest intact checkpoint of weights from before the trouble. Weights that evaluated better than all before
