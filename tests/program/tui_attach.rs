@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use crate::common::{self, Place, status};
 use crate::tty::{ENDLESS, Tty};
 use fullrank::runlog::status::Status;
-use fullrank::runlog::{Body, Cmd, RunDir, Summary, read_log};
+use fullrank::runlog::{Body, Cmd, RunDir, Summary, find, read_log};
 
 /// A trainer without a screen, ended with the test.
 struct Trainer(Child);
@@ -30,9 +30,9 @@ impl Drop for Orphan {
 }
 
 fn begun(place: &Place) -> RunDir {
-    common::wait_until("the run trains", || {
-        place.path("runs/latest").exists() && Summary::of(&place.find("run")).unwrap().step > 2
-    });
+    let trains = |run: &RunDir| Summary::of(run).is_ok_and(|summary| summary.step > 2);
+    let found = || find(place.path("runs"), "run").ok().filter(trains);
+    common::wait_until("the run trains", || found().is_some());
     place.find("run")
 }
 
