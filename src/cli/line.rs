@@ -374,7 +374,7 @@ mod tests {
 
     use super::super::test_runs;
     use super::*;
-    use crate::runlog::{Alert, Clamp, End, Pause, Run, Sample, Skip};
+    use crate::runlog::{Alert, Clamp, End, Log, Pause, Run, Sample, Skip};
 
     /// A place to write to that can be read afterwards.
     #[derive(Clone, Default)]

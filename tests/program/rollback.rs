@@ -122,9 +122,12 @@ fn gone_back(place: &Place, method: &str, name: &str) -> (RunDir, Trainer<'stati
     let run = session.dir().clone();
     let mut trainer = start(session);
     train_to(&mut trainer, 17);
+    let peak = |trainer: &Trainer<'_>| trainer.engine.model.device().ledger().read().peak;
+    let before = peak(&trainer);
     poison(&mut trainer);
     until_back(&mut trainer);
     assert_eq!((trainer.engine.t, trainer.progress.attempts), (15, 15), "{method}");
+    assert_eq!(peak(&trainer), before, "{method}: never two engines at once");
     (run, trainer)
 }
 
