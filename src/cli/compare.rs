@@ -236,6 +236,8 @@ impl View {
             }
             Body::Log(message) if message.level != Level::Info => format!("note  {}", message.msg),
             Body::Pause(pause) => format!("{}  {}", at("pause"), pause.reason),
+            // The warning that follows says it in full.
+            Body::Resume(resume) if resume.rollback.is_some() => return,
             Body::Resume(resume) => match resume.from_step {
                 Some(step) => format!("goes on from step {}", text::count(step)),
                 None => "goes on".into(),

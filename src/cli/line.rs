@@ -233,6 +233,10 @@ impl LineView {
             }
             Body::Resume(resume) => {
                 self.pace = Pace::default();
+                if resume.rollback.is_some() {
+                    // The warning that follows says it in full.
+                    return;
+                }
                 let words = match resume {
                     Resume { from_step: Some(from), .. } => {
                         format!("from the checkpoint of step {}", count(*from))
@@ -370,7 +374,7 @@ mod tests {
 
     use super::super::test_runs;
     use super::*;
-    use crate::runlog::{Alert, Clamp, End, Pause, Run, Sample, Skip};
+    use crate::runlog::{Alert, Clamp, End, Log, Pause, Run, Sample, Skip};
 
     /// A place to write to that can be read afterwards.
     #[derive(Clone, Default)]
@@ -467,7 +471,14 @@ finished after 30 updates
             Alert { level: Level::Warn, what: "slow".into(), remedy: "close tabs".into() }.into(),
             Pause { reason: "by ctl".into() }.into(),
             Resume::default().into(),
-            Resume { from_step: Some(1000), from_seq: Some(5) }.into(),
+            Resume { from_step: Some(1000), from_seq: Some(5), rollback: None }.into(),
+            Resume {
+                from_step: Some(1000),
+                from_seq: Some(5),
+                rollback: Some(crate::runlog::Rollback { count: 1, ..Default::default() }),
+            }
+            .into(),
+            Log { level: Level::Warn, msg: "went back from update 1200 to 1000".into() }.into(),
             End { status: EndStatus::Stopped, what: "by the user".into() }.into(),
         ];
         let events = events(bodies.into_iter().map(|body| (0, 1200, body)).collect());
@@ -483,6 +494,7 @@ finished after 30 updates
                 "paused  1,200/2,000  60.0%  by ctl",
                 "resumed 1,200/2,000  60.0%",
                 "resumed 1,200/2,000  60.0%  from the checkpoint of step 1,000",
+                "warning went back from update 1200 to 1000",
                 "",
                 "stopped after 1,000 updates: by the user",
                 "  updates skipped        1",

@@ -231,6 +231,7 @@ impl Details {
         };
         note(summary.skipped, "update skipped", "updates skipped");
         note(summary.resumes, "resume", "resumes");
+        note(summary.rollbacks, "rollback", "rollbacks");
         note(summary.alerts, "alert", "alerts");
         note(summary.damaged, "damaged line in the log", "damaged lines in the log");
         line("notes", notes.join(", "));

@@ -9,8 +9,9 @@ use super::{log, print, words};
 use crate::error::Result;
 use crate::run::commands::Signals;
 use crate::run::session::{Session, unfinished, with_threads};
-use crate::runlog::{EventSink, RunDir, Summary};
+use crate::runlog::{Body, Event, EventSink, RunDir, Summary};
 use crate::tui::action::ViewId;
+use crate::tui::source::LiveSink;
 
 /// How a run shows itself.
 #[derive(Clone, Copy)]
@@ -29,6 +30,30 @@ impl Show<'_> {
             Self::Plain(_) => print::notice(words),
             Self::Screen(stage) => stage.say(words),
         }
+    }
+}
+
+/// A test's way to a panic of the trainer: with a number in this variable, the end of that update is one.
+const PANIC_VARIABLE: &str = "FULLRANK_TEST_TRAINER_PANIC";
+
+/// The screen's sink of events.
+struct Watched {
+    sink: LiveSink,
+    panics_at: Option<u64>,
+}
+
+impl Watched {
+    fn new(sink: LiveSink) -> Self {
+        let panics_at = screen::variable(PANIC_VARIABLE).and_then(|step| step.parse().ok());
+        Self { sink, panics_at }
+    }
+}
+
+impl EventSink for Watched {
+    fn on_event(&mut self, event: &Event) {
+        self.sink.on_event(event);
+        let is_asked = matches!(event.body, Body::Step(_)) && self.panics_at == Some(event.step);
+        assert!(!is_asked, "asked to by {PANIC_VARIABLE}");
     }
 }
 
@@ -83,7 +108,7 @@ pub(super) fn follow(session: Session, show: Show<'_>) -> Result<()> {
         Show::Plain(ui) => ui,
         Show::Screen(stage) => {
             stage.feed.captured_to(session.dir().path())?;
-            let mut sink = stage.own(session.dir())?;
+            let mut sink = Watched::new(stage.own(session.dir())?);
             return session.train_until(stage.signals.clone(), &mut sink);
         }
     };

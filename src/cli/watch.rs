@@ -11,6 +11,7 @@ use super::args::WatchArgs;
 use super::screen::{self, Hands};
 use super::text;
 use crate::error::{Error, Result};
+use crate::runlog::event::now_ms;
 use crate::runlog::summary::{RunRecord, RunState};
 use crate::runlog::{CompareDir, Named, RunDir, find_any, list};
 use crate::tui::action::{Effect, ViewId};
@@ -166,9 +167,7 @@ fn once(args: &WatchArgs, runs: &[RunDir], view: ViewId, stdout: &mut dyn Write)
             app.update(Msg::Preview(path, Box::new(preview)));
         }
     }
-    // The time of the newest event, so that the same files give the same picture.
-    let newest = app.runs.iter().filter_map(|run| run.summary.updated).max().unwrap_or(0);
-    app.update(Msg::Tick(newest));
+    app.update(Msg::Tick(time_of(&app)));
     let (width, height) = args.size.unwrap_or_else(size);
     let frame = page::draw(&app, width, height);
     match &args.svg {
@@ -181,8 +180,52 @@ fn once(args: &WatchArgs, runs: &[RunDir], view: ViewId, stdout: &mut dyn Write)
     }
 }
 
+/// The time of a single frame: that of the newest event, so that the same files give the same picture. A live run may hang,
+/// which shows in how long it has been silent: then it is now.
+fn time_of(app: &App) -> i64 {
+    let newest = app.runs.iter().filter_map(|run| run.summary.updated).max().unwrap_or(0);
+    if app.runs.iter().any(|run| run.status.is_live()) { now_ms().max(newest) } else { newest }
+}
+
 /// The size that the environment names, else that of the sketches.
 fn size() -> (u16, u16) {
     let number = |name: &str| screen::variable(name)?.parse::<u16>().ok().filter(|size| *size > 0);
     (number("COLUMNS").unwrap_or(100), number("LINES").unwrap_or(30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_runs;
+    use super::*;
+
+    fn frame(run: &RunDir) -> String {
+        let out = run.path().parent().unwrap().to_path_buf();
+        let args = WatchArgs {
+            runs: vec![run.name()],
+            out,
+            once: true,
+            svg: None,
+            size: Some((100, 30)),
+            view: None,
+            speed: None,
+            ascii: false,
+        };
+        let mut stdout = Vec::new();
+        watch(&args, &mut stdout).unwrap();
+        String::from_utf8(stdout).unwrap()
+    }
+
+    #[test]
+    fn a_frame_of_a_run_that_hangs_says_that_it_lives_and_for_how_long_it_was_silent() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = test_runs::crashed(folder.path(), "20261121-190000-lora");
+        let frame_of_crashed = frame(&run);
+        assert!(frame_of_crashed.contains("CRASHED"), "{frame_of_crashed}");
+        assert!(!frame_of_crashed.contains("no update for"), "{frame_of_crashed}");
+        assert_eq!(frame_of_crashed, frame(&run), "the same files, the same frame");
+        let _lock = run.lock().unwrap();
+        let hung = frame(&run);
+        assert!(hung.contains("LIVE") && !hung.contains("CRASHED"), "{hung}");
+        assert!(hung.contains("no update for"), "{hung}");
+    }
 }

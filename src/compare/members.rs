@@ -134,6 +134,7 @@ pub fn train(
                     trainer.shares_device = by_turns;
                     if !by_turns {
                         trainer.config.train.max_minutes = share_minutes;
+                        trainer.base.train.max_minutes = share_minutes;
                     }
                     live.push(Live { member: number, trainer, is_paused: false });
                 }

@@ -126,7 +126,7 @@ pub const SCHEDULES: &[&str] =
 pub const ADAM_FORMS: &[&str] = &["torch", "reference"];
 
 /// What an alert may do to a run.
-pub const ALERT_POLICIES: &[&str] = &["log", "pause", "stop"];
+pub const ALERT_POLICIES: &[&str] = &["log", "pause", "stop", "rollback"];
 
 /// Forms of storage of frozen weights.
 pub const BASE_STORAGES: &[&str] = &["f32", "f16", "q8", "nf4"];

@@ -24,11 +24,13 @@ pub enum Act {
     Set,
     /// An update was skipped.
     Skip,
+    /// The run diverged and went on from a checkpoint, this one.
+    Back,
 }
 
 impl Act {
     /// All of them, in the order of legends.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Merge,
         Self::Reset,
         Self::Subspace,
@@ -37,6 +39,7 @@ impl Act {
         Self::Phase,
         Self::Set,
         Self::Skip,
+        Self::Back,
     ];
 
     /// Its name in legends.
@@ -50,6 +53,7 @@ impl Act {
             Self::Phase => "new phase",
             Self::Set => "setting changed",
             Self::Skip => "update skipped",
+            Self::Back => "went back",
         }
     }
 
@@ -74,6 +78,7 @@ impl Act {
             Body::Phase(phase) if PHASES.contains(&phase.name.as_str()) => {
                 (Some(Self::Phase), None)
             }
+            Body::Resume(resume) if resume.rollback.is_some() => (Some(Self::Back), None),
             Body::Cmd(cmd) if cmd.ok && cmd.set.is_some() => (Some(Self::Set), None),
             _ => (None, None),
         };
@@ -84,7 +89,7 @@ impl Act {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runlog::{Changed, Cmd, Phase, Subspace};
+    use crate::runlog::{Changed, Cmd, Phase, Resume, Rollback, Subspace};
 
     fn of(body: impl Into<Body>) -> Vec<Act> {
         Act::of(&body.into()).collect()
@@ -115,6 +120,9 @@ mod tests {
         assert_eq!(of(cmd(true, Some(Changed::default()))), [Act::Set]);
         assert_eq!(of(cmd(false, Some(Changed::default()))), []);
         assert_eq!(of(cmd(true, None)), []);
+        let resume = |rollback| Resume { from_step: Some(4), from_seq: Some(9), rollback };
+        assert_eq!(of(resume(Some(Rollback::default()))), [Act::Back]);
+        assert_eq!(of(resume(None)), []);
     }
 
     #[test]

@@ -166,6 +166,7 @@ pub fn sign(svg: &mut Svg, x: f64, y: f64, act: Act, colour: usize) {
             svg.line(&at(&[(-0.9, -0.9), (0.9, 0.9)]), colour, stroke);
             svg.line(&at(&[(-0.9, 0.9), (0.9, -0.9)]), colour, stroke);
         }
+        Act::Back => svg.line(&at(&[(0.7, -0.9), (-0.8, 0.0), (0.7, 0.9)]), colour, stroke),
     }
 }
 
@@ -197,7 +198,7 @@ mod tests {
         let every: Vec<(Act, usize)> = Act::ALL.into_iter().map(|act| (act, 1)).collect();
         let all = Pins::new([&pins(&every)[..]].into_iter());
         let (places, rows) = all.places(72.0, 500.0);
-        assert_eq!((places.len(), rows), (8, 3));
+        assert_eq!((places.len(), rows), (9, 3));
         assert!(places.iter().all(|(at, _)| (72.0..500.0).contains(at)));
         assert_eq!(Pins::new(std::iter::once(&[][..])).height(0.0, 100.0), 0.0);
     }

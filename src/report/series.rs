@@ -418,7 +418,7 @@ pub(super) mod tests {
         let mut told = vec![run()];
         told.extend((1..=5).map(|at| step(at, 1.0, if at <= 3 { 1.0 } else { 100.0 })));
         told.push(run());
-        told.push((5, Resume { from_step: Some(5), from_seq: None }.into()));
+        told.push((5, Resume { from_step: Some(5), ..Resume::default() }.into()));
         told.extend((6..=9).map(|at| step(at, 1.0, if at <= 8 { 2.0 } else { 130.0 })));
         let history = History::of(events(told));
         assert_eq!(history.tok_s(), Some(100.0));

@@ -1,7 +1,12 @@
 //! What a user should hear of while a run trains: spikes, divergence, updates that are not finite, adapters that do not
 //! move, updates that hang, a disk, a memory or a battery that runs out. Every rule is a function of what the events say.
+//!
+//! What the rules about losses and gradients remember is part of a run's progress: a run that goes on from a checkpoint
+//! warns where one that never stopped does, and a policy that acts on it does so at the same updates.
 
 use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
 
 use crate::runlog::{Alert, Level, Rank, Skip, Step};
 
@@ -11,6 +16,8 @@ const WINDOW: f64 = 50.0;
 const SETTLED: u64 = 50;
 /// A spike is this many standard deviations above the mean.
 const SPIKE: f64 = 8.0;
+/// A spike has passed after so many updates without another.
+const PASSES: u64 = 50;
 /// Nats by which the smoothed loss must have risen above its lowest to be called divergence.
 const RISE: f64 = 1.0;
 /// Updates between two alerts of one kind.
@@ -30,7 +37,7 @@ const BATTERY: u32 = 20;
 const ROOM: u64 = 3;
 
 /// A mean and a variance that forget.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 struct Running {
     mean: f64,
     variance: f64,
@@ -54,7 +61,7 @@ impl Running {
 }
 
 /// A rule that stays quiet for a while after it has spoken.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 struct Quiet(Option<u64>);
 
 impl Quiet {
@@ -67,22 +74,59 @@ impl Quiet {
     }
 }
 
-/// The rules with what they remember.
-#[derive(Debug, Default)]
+/// The lowest smoothed loss.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Lowest {
+    loss: f64,
+    /// Completed updates of the weights whose loss made it so low.
+    weights: u64,
+}
+
+/// Spikes that follow one another, by the completed updates of the weights that showed them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Series {
+    first: u64,
+    last: u64,
+}
+
+/// Training that goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Completed updates of the first weights that are not to be trusted.
+    pub since: u64,
+    /// What the alert says.
+    pub what: String,
+}
+
+/// The rules with what they remember. What depends on the machine and not on the numbers is forgotten by a checkpoint.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Alerts {
     loss: Running,
     grad_norm: Running,
-    lowest: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lowest: Option<Lowest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spikes: Option<Series>,
     spike: Quiet,
     divergence: Quiet,
     skip: Quiet,
+    #[serde(skip)]
     still: Quiet,
+    #[serde(skip)]
     disk: Quiet,
+    #[serde(skip)]
     memory: Quiet,
+    #[serde(skip)]
     stall: Quiet,
+    #[serde(skip)]
     battery: Quiet,
     /// Seconds of the newest updates, oldest first.
+    #[serde(skip)]
     times: VecDeque<f64>,
+    /// What was told and nobody has taken yet.
+    #[serde(skip)]
+    trouble: Option<Trouble>,
 }
 
 fn warn(what: String, remedy: &str) -> Alert {
@@ -90,9 +134,16 @@ fn warn(what: String, remedy: &str) -> Alert {
 }
 
 impl Alerts {
-    /// After an update.
+    /// Training that went wrong, once for each alert that says so: a loss that diverged, an update that was not finite.
+    /// A spike alone is none.
+    pub fn take_trouble(&mut self) -> Option<Trouble> {
+        self.trouble.take()
+    }
+
+    /// After an update: `t` counts it, its loss is that of the weights before it.
     pub fn after_step(&mut self, t: u64, step: &Step) -> Vec<Alert> {
         let mut alerts = Vec::new();
+        let weights = t.saturating_sub(1);
         let rules = [
             ("loss", step.loss, &mut self.loss),
             ("gradient norm", step.grad_norm, &mut self.grad_norm),
@@ -106,22 +157,41 @@ impl Alerts {
                 spike = Some(format!("{name} {value:.3} is {above:.0} σ above its mean {mean:.3}"));
             }
         }
-        if let Some(what) = spike.filter(|_| self.spike.may_speak(t)) {
-            alerts.push(warn(
-                what,
-                "one spike passes; several ask for a lower learning rate or a lower max_grad_norm",
-            ));
-        }
         let smooth = self.loss.mean;
-        if self.loss.count >= SETTLED {
-            let lowest = self.lowest.map_or(smooth, |lowest| lowest.min(smooth));
-            self.lowest = Some(lowest);
-            if smooth > lowest + RISE && self.divergence.may_speak(t) {
-                let what = format!("the smoothed loss rose from {lowest:.3} to {smooth:.3}");
-                alerts.push(warn(what, "the run may be diverging: lower the learning rate, or stop and resume from an earlier checkpoint"));
+        let is_settled = self.loss.count >= SETTLED;
+        if is_settled && self.lowest.is_none_or(|lowest| smooth <= lowest.loss) {
+            self.lowest = Some(Lowest { loss: smooth, weights });
+            // A run that learns on has overcome them.
+            self.spikes = None;
+        }
+        if let Some(what) = spike {
+            let first = self.spiking(weights).map_or(weights, |series| series.first);
+            self.spikes = Some(Series { first, last: weights });
+            if self.spike.may_speak(t) {
+                alerts.push(warn(
+                    what,
+                    "one spike passes; several ask for a lower learning rate or a lower max_grad_norm",
+                ));
             }
         }
+        if let Some(lowest) = self.risen()
+            && self.divergence.may_speak(t)
+        {
+            let what = format!("the smoothed loss rose from {:.3} to {smooth:.3}", lowest.loss);
+            self.trouble = Some(Trouble { since: lowest.weights + 1, what: what.clone() });
+            alerts.push(warn(what, "the run may be diverging: lower the learning rate, or stop and resume from an earlier checkpoint"));
+        }
         alerts
+    }
+
+    /// The lowest smoothed loss, where the smoothed loss of now is far above it.
+    fn risen(&self) -> Option<Lowest> {
+        self.lowest.filter(|lowest| self.loss.mean > lowest.loss + RISE)
+    }
+
+    /// The spikes that have not passed yet.
+    fn spiking(&self, weights: u64) -> Option<Series> {
+        self.spikes.filter(|series| weights <= series.last + PASSES)
     }
 
     /// After an update, applied or not, that took so many seconds.
@@ -155,12 +225,18 @@ impl Alerts {
 
     /// After an update that was not applied.
     pub fn after_skip(&mut self, t: u64, skip: &Skip) -> Option<Alert> {
-        self.skip.may_speak(t).then(|| {
-            warn(
-                format!("an update was skipped: {}", skip.reason),
-                "weights and moments are as before; if it goes on, lower the learning rate",
-            )
-        })
+        if !self.skip.may_speak(t) {
+            return None;
+        }
+        let what = format!("an update was skipped: {}", skip.reason);
+        let first_spike = self.spiking(t).map(|series| series.first);
+        let turn = self.risen().map(|lowest| lowest.weights + 1);
+        let since = [first_spike, turn].into_iter().flatten().fold(t, u64::min);
+        self.trouble = Some(Trouble { since, what: what.clone() });
+        Some(warn(
+            what,
+            "weights and moments are as before; if it goes on, lower the learning rate",
+        ))
     }
 
     /// After the change of a layer's weight was measured.
@@ -261,6 +337,66 @@ mod tests {
             told.extend(alerts.after_step(t, &step(4.0 + (t - 200) as f64 * 0.02, 1.0)));
         }
         assert!(told.iter().any(|alert| alert.what.contains("smoothed loss rose")), "{told:?}");
+    }
+
+    #[test]
+    fn divergence_began_after_the_lowest_smoothed_loss_and_is_taken_once() {
+        let mut alerts = settled();
+        assert_eq!(alerts.take_trouble(), None);
+        let mut told = 0;
+        for t in 200..400 {
+            told += alerts.after_step(t, &step(4.0 + (t - 199) as f64 * 0.1, 1.0)).len();
+            if let Some(trouble) = alerts.take_trouble() {
+                assert!(told > 0 && t > 205, "{t}");
+                assert!((195..=200).contains(&trouble.since), "{trouble:?}");
+                assert!(trouble.what.contains("smoothed loss rose"), "{trouble:?}");
+                assert_eq!(alerts.take_trouble(), None);
+                return;
+            }
+        }
+        panic!("it is not told");
+    }
+
+    #[test]
+    fn an_update_that_is_not_finite_went_wrong_with_the_spikes_before_it() {
+        let skipped = |alerts: &mut Alerts, t| {
+            assert!(alerts.after_skip(t, &Skip::default()).is_some());
+            alerts.take_trouble().unwrap().since
+        };
+        let mut alerts = settled();
+        assert_eq!(skipped(&mut alerts, 200), 200, "out of nothing");
+        let mut alerts = settled();
+        assert_eq!(alerts.after_step(200, &step(4.0, 30.0)).len(), 1);
+        assert_eq!(alerts.take_trouble(), None, "one spike passes");
+        assert_eq!(alerts.after_step(201, &step(4.005, 30.0)), [], "told already");
+        assert_eq!(skipped(&mut alerts, 202), 199, "the weights that spiked first");
+        let mut alerts = settled();
+        alerts.after_step(200, &step(4.0, 30.0));
+        for t in 201..260 {
+            alerts.after_step(t, &step(4.005, 1.0));
+        }
+        assert_eq!(skipped(&mut alerts, 260), 260, "that spike is long over");
+        let mut alerts = settled();
+        alerts.after_step(200, &step(4.0, 30.0));
+        for t in 201..210 {
+            alerts.after_step(t, &step(3.0, 1.0));
+        }
+        assert_eq!(skipped(&mut alerts, 210), 210, "the loss has fallen since");
+    }
+
+    #[test]
+    fn a_checkpoint_keeps_what_the_numbers_have_told() {
+        let mut alerts = settled();
+        alerts.after_step(200, &step(4.0, 30.0));
+        alerts.after_time(200, 1.0);
+        let text = serde_json::to_string(&alerts).unwrap();
+        let mut back: Alerts = serde_json::from_str(&text).unwrap();
+        assert!(back != alerts, "times are of the machine");
+        assert_eq!(back.after_step(201, &step(4.0, 30.0)), [], "it has spoken");
+        assert_eq!(serde_json::to_string(&back).unwrap(), {
+            alerts.after_step(201, &step(4.0, 30.0));
+            serde_json::to_string(&alerts).unwrap()
+        });
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::RunConfig;
 use crate::data::Position;
 use crate::device::Device;
 use crate::device::memory::Category;
@@ -27,6 +28,7 @@ use crate::model::{Model, PackAtLoad, Param, ParamId, Role};
 use crate::optim::adamw::Moments;
 use crate::runlog::Cmd;
 
+use super::alerts::Alerts;
 use super::engine::Engine;
 use super::rank::RankProgress;
 
@@ -72,6 +74,18 @@ pub struct Progress {
     /// What the rank metrics need to go on.
     #[serde(default)]
     pub rank: RankProgress,
+    /// What the rules about losses and gradients remember.
+    #[serde(default)]
+    pub alerts: Alerts,
+}
+
+impl Progress {
+    /// A run's configuration with what was changed in flight so far.
+    pub fn tuned(&self, config: &RunConfig) -> Result<RunConfig> {
+        self.live.iter().try_fold(config.clone(), |config, (key, value)| {
+            Ok(config.changed_live(key, value)?.config)
+        })
+    }
 }
 
 /// The best evaluation so far.
@@ -290,6 +304,20 @@ pub fn prune(checkpoints: &[PathBuf], keep: usize, best: Option<u64>) -> Result<
         if !is_best {
             fs::remove_dir_all(path).map_err(Error::io("remove", path))?;
         }
+    }
+    Ok(())
+}
+
+/// Removes the checkpoints of updates that are void, the newest first: whatever remains when the process is killed on the
+/// way, the folder is that of a run that was killed earlier.
+pub fn discard(checkpoints: &[PathBuf]) -> Result<()> {
+    for path in checkpoints.iter().rev() {
+        // Under a name that `tidy` clears away, a half removed one is not taken for a damaged one.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let aside = path.with_file_name(format!(".{name}.partial"));
+        remove_leftover(&aside)?;
+        fs::rename(path, &aside).map_err(Error::io("rename", path))?;
+        remove_leftover(&aside)?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::runlog::status::LastWord;
 use crate::runlog::summary::RunState;
 use crate::runlog::{
     ControlReader, End, EndStatus, EventSink, Level, Log, Resume, Run, RunDir, RunLock, RunWriter,
-    Status, Summary, check_out,
+    Status, Summary, check_out, read_log,
 };
 
 use super::checkpoint::{self, Checkpoint, Progress};
@@ -25,7 +25,7 @@ use super::engine::Engine;
 use super::estimate;
 use super::rank::RankMonitor;
 use super::setup::{self, Prepared};
-use super::trainer::{Repeats, Stage, Trainer, time_limit_s};
+use super::trainer::{Repeats, Rollbacks, Stage, Trainer, time_limit_s};
 
 /// A run that is about to train.
 pub struct Session {
@@ -236,14 +236,16 @@ impl Session {
                 return Err(error);
             }
         };
-        let Begun { config, engine, progress, repeats, loader, valid, predicted_bytes } = begun;
+        let Begun { config, engine, progress, repeats, rollbacks, loader, valid, predicted_bytes } =
+            begun;
         let Self { prepared, dir, lock, control, device, is_resumed, is_extended, notes, .. } =
             self;
 
         let run = run_event(&prepared, &dir, &device, &engine, &progress)?;
         sink.on_event(&log.emit(engine.t, run)?);
         if is_resumed {
-            let resume = Resume { from_step: Some(engine.t), from_seq: Some(progress.event_seq) };
+            let (from_step, from_seq) = (Some(engine.t), Some(progress.event_seq));
+            let resume = Resume { from_step, from_seq, rollback: None };
             sink.on_event(&log.emit(engine.t, resume)?);
         }
         for (level, msg) in notes {
@@ -252,6 +254,7 @@ impl Session {
         let rank = RankMonitor::new(&config, &prepared.shape, &prepared.source, dir.path());
         Ok(Trainer {
             config,
+            base: prepared.config,
             dir,
             lock,
             log,
@@ -264,6 +267,7 @@ impl Session {
             rank,
             control,
             repeats,
+            rollbacks,
             signals,
             predicted_bytes,
             stage: Stage::new(is_extended),
@@ -275,13 +279,10 @@ impl Session {
     fn begin(&self) -> Result<Begun> {
         let Self { prepared, checkpoint, device, .. } = self;
         let (mut engine, progress) = begin(prepared, checkpoint.as_ref(), device)?;
-        let mut config = prepared.config.clone();
-        for (key, value) in &progress.live {
-            config = config.changed_live(key, value)?.config;
-        }
+        let config = progress.tuned(&prepared.config)?;
         engine.retune(&config)?;
-        let repeats =
-            if self.is_resumed { Repeats::of(&self.dir, &progress)? } else { Repeats::default() };
+        let told = if self.is_resumed { read_log(self.dir.events())?.events } else { Vec::new() };
+        let (repeats, rollbacks) = (Repeats::of(&told, &progress), Rollbacks::of(&told));
         let mut loader = loader(prepared)?;
         if let Some(position) = progress.position {
             loader.seek(position)?;
@@ -289,7 +290,7 @@ impl Session {
         let valid = prepared.dataset.validation()?;
         let predicted_bytes =
             estimate::peak_bytes(&config, &prepared.shape, device.gpu().is_some())?.total();
-        Ok(Begun { config, engine, progress, repeats, loader, valid, predicted_bytes })
+        Ok(Begun { config, engine, progress, repeats, rollbacks, loader, valid, predicted_bytes })
     }
 }
 
@@ -300,6 +301,7 @@ struct Begun {
     engine: Engine,
     progress: Progress,
     repeats: Repeats,
+    rollbacks: Rollbacks,
     loader: Loader,
     valid: ValidationBlocks,
     predicted_bytes: u64,

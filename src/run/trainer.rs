@@ -19,7 +19,6 @@ use crate::runlog::{
     RunLock, RunWriter, Sample, Skip, Step, Time,
 };
 
-use super::alerts::Alerts;
 use super::checkpoint::{self, Best, Progress};
 use super::commands::Signals;
 use super::engine::{Engine, Outcome};
@@ -31,9 +30,12 @@ use super::rank::RankMonitor;
 
 mod act;
 mod looks;
+mod rollback;
 mod tell;
 
 pub use act::Repeats;
+use rollback::Heeded;
+pub use rollback::Rollbacks;
 
 /// Updates may be skipped as not finite for this share of the run before it stops.
 const MAX_SKIPPED_SHARE: f64 = 0.05;
@@ -44,8 +46,10 @@ const PAUSE_POLL: Duration = Duration::from_millis(50);
 
 /// A run in progress.
 pub struct Trainer<'a> {
-    /// The resolved configuration.
+    /// The resolved configuration, with what was changed in flight.
     pub config: RunConfig,
+    /// The same without it.
+    pub base: RunConfig,
     /// The run's folder.
     pub dir: RunDir,
     /// Holds the folder for this process.
@@ -70,6 +74,8 @@ pub struct Trainer<'a> {
     pub control: ControlReader,
     /// Changes in flight to make again.
     pub repeats: Repeats,
+    /// How often the run went back by itself.
+    pub rollbacks: Rollbacks,
     /// Signals in.
     pub signals: Signals,
     /// The high-water mark of memory that was predicted.
@@ -101,12 +107,12 @@ pub struct Stage {
     hold: Hold,
     /// A checkpoint was due after an update that was skipped.
     owes_checkpoint: bool,
-    /// The run was made longer and has not been evaluated since: what ended it before does not end it again.
+    /// The run was made longer, or went back, and has not been evaluated since: what ended it before does not end it
+    /// again.
     is_extended: bool,
     /// Seconds of training at which the run ends.
     max_s: Option<f64>,
     clock: Clock,
-    alerts: Alerts,
     /// The newest warning on which the policy has not acted.
     alarm: Option<String>,
     hook: Hook,
@@ -145,6 +151,8 @@ enum Stop {
     Asked,
     /// An alert came, and the policy is to stop.
     Alarm(String),
+    /// Training went wrong once more than the run goes back.
+    GoneWrong(String),
     Signal(i32),
     Diverged(String),
 }
@@ -229,11 +237,18 @@ impl Trainer<'_> {
             return Ok(Next::Stop(Stop::TimeIsUp { minutes }));
         }
         let outcome = self.attempt()?;
+        let heeded = self.heed_trouble()?;
+        if matches!(heeded, Heeded::WentBack) {
+            return Ok(Next::Going);
+        }
         if !outcome.is_applied && self.progress.skipped as f64 > MAX_SKIPPED_SHARE * iters as f64 {
             return Ok(Next::Stop(Stop::Diverged(format!(
                 "{} of {} updates were not finite (loss {}, gradient norm {})",
                 self.progress.skipped, self.progress.attempts, outcome.loss, outcome.grad_norm
             ))));
+        }
+        if let Heeded::GivesUp(stop) = heeded {
+            return Ok(Next::Stop(stop));
         }
         self.at_intervals(outcome.is_applied)?;
         Ok(Next::Going)
@@ -294,7 +309,7 @@ impl Trainer<'_> {
         progress.attempts += 1;
         progress.tokens += tokens;
         progress.active_s += seconds;
-        let late = self.stage.alerts.after_time(self.engine.t, seconds);
+        let late = progress.alerts.after_time(self.engine.t, seconds);
         progress.position = Some(self.loader.position());
         let Outcome { loss, grad_norm, learning_rate, is_applied } = outcome;
         if is_applied {
@@ -310,7 +325,7 @@ impl Trainer<'_> {
                 tok_s: tokens as f64 / seconds.max(1e-9),
             };
             self.emit(step.clone())?;
-            for alert in self.stage.alerts.after_step(self.engine.t, &step) {
+            for alert in self.progress.alerts.after_step(self.engine.t, &step) {
                 self.emit(alert)?;
             }
         } else {
@@ -321,7 +336,7 @@ impl Trainer<'_> {
                 loss: Some(loss),
                 grad_norm: Some(grad_norm),
             };
-            let alert = self.stage.alerts.after_skip(self.engine.t, &skip);
+            let alert = progress.alerts.after_skip(self.engine.t, &skip);
             self.emit(skip)?;
             self.emit_some(alert)?;
         }
@@ -385,10 +400,10 @@ impl Trainer<'_> {
         let ms = [("data".into(), mean(clock.data)), ("step".into(), mean(clock.step))];
         self.emit(Time { ms: ms.into() })?;
         let alert =
-            self.stage.alerts.after_memory(self.engine.t, reading.peak, self.predicted_bytes);
+            self.progress.alerts.after_memory(self.engine.t, reading.peak, self.predicted_bytes);
         self.emit_some(alert)?;
         let machine = self.stage.machine.read(self.dir.path());
-        let alerts = &mut self.stage.alerts;
+        let alerts = &mut self.progress.alerts;
         let alert = machine
             .battery_percent
             .and_then(|percent| alerts.after_battery(self.engine.t, percent));
@@ -402,7 +417,7 @@ impl Trainer<'_> {
         let active_s = (!is_asked).then_some(*active_s);
         for body in self.rank.measure(&self.engine, rank, active_s) {
             let alert = match &body {
-                Body::Rank(rank) => self.stage.alerts.after_rank(self.engine.t, rank),
+                Body::Rank(rank) => self.progress.alerts.after_rank(self.engine.t, rank),
                 _ => None,
             };
             self.emit(body)?;
@@ -447,7 +462,7 @@ impl Trainer<'_> {
         let ms = start.elapsed().as_secs_f64() * 1e3;
         self.emit(Ckpt { path: format!("checkpoints/{name}"), bytes, ms, is_best })?;
         let free = free_bytes(self.dir.path());
-        let alert = self.stage.alerts.after_checkpoint(self.engine.t, bytes, free);
+        let alert = self.progress.alerts.after_checkpoint(self.engine.t, bytes, free);
         self.emit_some(alert)
     }
 
@@ -468,7 +483,9 @@ impl Trainer<'_> {
                 (EndStatus::Finished, what, Ok(()))
             }
             Stop::Asked => (EndStatus::Stopped, "asked to".into(), Ok(())),
-            Stop::Alarm(what) => (EndStatus::Stopped, format!("alert: {what}"), Ok(())),
+            Stop::Alarm(what) | Stop::GoneWrong(what) => {
+                (EndStatus::Stopped, format!("alert: {what}"), Ok(()))
+            }
             Stop::Signal(signal) => {
                 let what = format!("signal {signal}");
                 let run = Some(self.dir.as_argument());
@@ -507,7 +524,8 @@ impl Trainer<'_> {
         }
         let looked = if has_all { self.look_last(stop) } else { Ok(()) };
         // A run that diverged keeps the states from before: the last one is what went wrong.
-        if !matches!(stop, Stop::Diverged(_)) && self.stage.hold != Hold::Unloaded {
+        let is_sick = matches!(stop, Stop::Diverged(_) | Stop::GoneWrong(_));
+        if !is_sick && self.stage.hold != Hold::Unloaded {
             // Whatever the looks came to: they must not cost the last updates.
             let saved = self.save();
             looked.and(saved)?;

@@ -511,7 +511,8 @@ pub struct Pause {
     pub reason: String,
 }
 
-/// The run goes on: after a pause (no fields), or in a new process from a checkpoint.
+/// The run goes on: after a pause (no fields), in a new process from a checkpoint, or from a checkpoint that it went
+/// back to by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resume {
@@ -521,6 +522,23 @@ pub struct Resume {
     /// The number of the last event when the checkpoint was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from_seq: Option<u64>,
+    /// Why the run went back by itself, where it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Rollback>,
+}
+
+/// A run that diverged went back to a checkpoint, in the same process.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rollback {
+    /// How often the run has gone back, this time included.
+    pub count: u64,
+    /// Completed updates before it; those after the checkpoint are void.
+    pub from: u64,
+    /// The checkpoint's folder, relative to the run's.
+    pub checkpoint: String,
+    /// What the alert said.
+    pub what: String,
 }
 
 /// How a run ended.

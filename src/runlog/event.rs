@@ -186,7 +186,14 @@ mod tests {
         round_trip(Log { level: Level::Info, msg: "m".into() });
         round_trip(Pause::default());
         round_trip(Resume::default());
-        round_trip(Resume { from_step: Some(5), from_seq: Some(9) });
+        round_trip(Resume { from_step: Some(5), from_seq: Some(9), rollback: None });
+        let rollback = Rollback {
+            count: 2,
+            from: 9,
+            checkpoint: "checkpoints/step-00000005".into(),
+            what: "the smoothed loss rose".into(),
+        };
+        round_trip(Resume { from_step: Some(5), from_seq: Some(9), rollback: Some(rollback) });
         round_trip(End { status: EndStatus::Stopped, what: "by the user".into() });
     }
 

@@ -24,7 +24,7 @@ pub mod writer;
 
 pub use body::{
     Alert, Body, Changed, Ckpt, Clamp, Cmd, End, EndStatus, Eval, Init, Level, Limiter, Log, Mem,
-    Pause, Phase, Resume, Run, Sample, Skip, Step, Subspace, Sys, Time,
+    Pause, Phase, Resume, Rollback, Run, Sample, Skip, Step, Subspace, Sys, Time,
 };
 pub use compare::{CompareDir, find_comparison};
 pub use control::{Action, Command, ControlReader};

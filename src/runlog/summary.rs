@@ -93,6 +93,8 @@ pub struct Summary {
     pub alerts: u64,
     /// Times that the run went on in a new process.
     pub resumes: u64,
+    /// Times that the run went back to a checkpoint by itself.
+    pub rollbacks: u64,
     /// Lines of the log that could not be read.
     pub damaged: u64,
     /// The events of `skipped` and `alerts`: a resume takes those back that came after its checkpoint.
@@ -126,6 +128,7 @@ impl Default for Summary {
             peak_bytes: None,
             alerts: 0,
             resumes: 0,
+            rollbacks: 0,
             damaged: 0,
             counted: Vec::new(),
         }
@@ -174,11 +177,14 @@ impl Summary {
             }
             Body::Mem(mem) => self.peak_bytes = Some(mem.peak_bytes),
             Body::Alert(_) => self.count(event.seq, Counted::Alert),
-            Body::Resume(Resume { from_step: Some(from_step), from_seq }) => {
+            Body::Resume(Resume { from_step: Some(from_step), from_seq, rollback }) => {
                 if let Some(from_seq) = from_seq {
                     self.take_back(*from_seq);
                 }
-                self.resumes += 1;
+                match rollback {
+                    Some(_) => self.rollbacks += 1,
+                    None => self.resumes += 1,
+                }
                 self.step = *from_step;
                 self.evals.retain(|eval| eval.step <= *from_step);
             }
@@ -286,6 +292,7 @@ impl RunState {
             peak_bytes: summary.peak_bytes,
             alerts: summary.alerts,
             resumes: summary.resumes,
+            rollbacks: summary.rollbacks,
             damaged_lines: summary.damaged,
             seed: summary.run.seed,
             rank: summary.run.rank,
@@ -325,6 +332,7 @@ pub struct RunRecord {
     pub peak_bytes: Option<u64>,
     pub alerts: u64,
     pub resumes: u64,
+    pub rollbacks: u64,
     pub damaged_lines: u64,
     pub seed: u64,
     pub rank: Option<u64>,
@@ -374,12 +382,28 @@ mod tests {
         assert_eq!(summary.end(), Some(EndStatus::Finished));
     }
 
+    fn from_step(step: u64, seq: u64) -> Resume {
+        Resume { from_step: Some(step), from_seq: Some(seq), rollback: None }
+    }
+
+    #[test]
+    fn a_run_that_goes_back_by_itself_is_not_resumed() {
+        let mut summary = Summary::default();
+        summary.add(&event(1, 10, eval(3.0)));
+        summary.add(&event(2, 20, eval(2.0)));
+        let rollback = Some(crate::runlog::Rollback { count: 1, from: 25, ..Default::default() });
+        summary.add(&event(3, 10, Resume { rollback, ..from_step(10, 1) }));
+        assert_eq!((summary.step, summary.resumes, summary.rollbacks), (10, 0, 1));
+        assert_eq!(summary.evals.len(), 1);
+        assert_eq!(summary.last_word, LastWord::Running);
+    }
+
     #[test]
     fn a_resume_from_an_earlier_step_takes_back_later_evaluations() {
         let mut summary = Summary::default();
         summary.add(&event(1, 10, eval(3.0)));
         summary.add(&event(2, 20, eval(2.0)));
-        summary.add(&event(3, 10, Resume { from_step: Some(10), from_seq: Some(1) }));
+        summary.add(&event(3, 10, from_step(10, 1)));
         assert_eq!((summary.step, summary.resumes), (10, 1));
         assert_eq!(summary.best_eval().map(|eval| eval.step), Some(10));
     }
@@ -395,7 +419,7 @@ mod tests {
         summary.add(&event(4, 12, skip()));
         summary.add(&event(5, 13, alert()));
         assert_eq!((summary.skipped, summary.alerts), (2, 2));
-        summary.add(&event(6, 10, Resume { from_step: Some(10), from_seq: Some(3) }));
+        summary.add(&event(6, 10, from_step(10, 3)));
         assert_eq!((summary.skipped, summary.alerts), (1, 1));
         summary.add(&event(7, 12, skip()));
         assert_eq!((summary.skipped, summary.alerts), (2, 1));

@@ -128,12 +128,12 @@ pub fn read_log(path: impl AsRef<Path>) -> Result<RunLog> {
     Ok(RunLog { events, damaged: tail.damaged(), missing: tail.missing(), is_torn: tail.is_torn() })
 }
 
-/// The events that count: without the updates that a later resume from an earlier checkpoint made
-/// void. What was started, stopped, saved, commanded and said stays.
+/// The events that count: without the updates that a later resume from an earlier checkpoint, or
+/// a run that went back to one by itself, made void. What was started, stopped, saved, commanded and said stays.
 pub fn effective(events: Vec<Event>) -> Vec<Event> {
     let mut kept: Vec<Event> = Vec::with_capacity(events.len());
     for event in events {
-        if let Body::Resume(Resume { from_step: Some(from_step), from_seq }) = event.body {
+        if let Body::Resume(Resume { from_step: Some(from_step), from_seq, .. }) = event.body {
             // By number too: a skip after the checkpoint, or the evaluation before the first update, has the
             // step of the checkpoint and comes again.
             let is_before = |old: &Event| {
@@ -203,7 +203,7 @@ mod tests {
             seq,
             ts: 0,
             step: from,
-            body: Resume { from_step: Some(from), from_seq: None }.into(),
+            body: Resume { from_step: Some(from), ..Resume::default() }.into(),
         };
         let events = vec![
             eval(1, 10),
@@ -223,7 +223,7 @@ mod tests {
     fn what_came_after_the_checkpoint_at_its_own_step_is_dropped() {
         let event = |seq, body: Body| Event { seq, ts: 0, step: 10, body };
         let eval = || Body::from(Eval { loss: 1.0, ppl: 1.0, tokens: 1 });
-        let resume = Resume { from_step: Some(10), from_seq: Some(1) };
+        let resume = Resume { from_step: Some(10), from_seq: Some(1), rollback: None };
         let events =
             vec![event(1, eval()), event(2, eval()), event(3, resume.into()), event(4, eval())];
         let kept: Vec<u64> = effective(events).iter().map(|event| event.seq).collect();

@@ -117,7 +117,7 @@ fn the_life_of_a_run_shows_in_its_status() {
     // Resumed in a new process and killed there.
     let lock = run.lock().unwrap();
     let mut writer = RunWriter::open(run.events()).unwrap();
-    writer.emit(1, Resume { from_step: Some(1), from_seq: Some(3) }).unwrap();
+    writer.emit(1, Resume { from_step: Some(1), from_seq: Some(3), rollback: None }).unwrap();
     drop((writer, lock));
     assert_eq!(status(), Status::Crashed);
 }
@@ -134,7 +134,7 @@ fn a_resume_leaves_the_old_updates_in_the_log_and_out_of_the_views() {
     }
     drop(writer);
     let mut writer = RunWriter::open(&path).unwrap();
-    writer.emit(2, Resume { from_step: Some(2), from_seq: Some(4) }).unwrap();
+    writer.emit(2, Resume { from_step: Some(2), from_seq: Some(4), rollback: None }).unwrap();
     writer.emit(3, eval(2.5)).unwrap();
     drop(writer);
     let log = read_log(&path).unwrap();

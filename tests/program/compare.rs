@@ -176,8 +176,13 @@ fn a_signal_leaves_a_checkpoint_of_each_member() {
     live.wait_for(is_step(5));
     live.signal("INT");
     let (_, output) = live.end();
-    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    let told = stderr(&output);
+    assert_eq!(output.status.code(), Some(130), "{told}");
     let compared = dir(&place);
+    // The comparison goes on as a whole, and is named once.
+    let resume = format!("go on with `fullrank resume runs/{}`", compared.name());
+    assert!(told.contains(&resume), "{told}");
+    assert_eq!(told.matches("fullrank resume").count(), 1, "{told}");
     for name in ["full", "lora"] {
         assert_eq!(status(&compared.member(name)), Status::Interrupted);
         assert_eq!(compared.member(name).list_checkpoints().unwrap().len(), 1);

@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::common::{self, Place, assert_same_run, newest_checkpoint};
 use crate::devices;
 use fullrank::config::RunConfig;
+use fullrank::device::fault::Fault;
 use fullrank::device::gpu::Gpu;
 use fullrank::error::{Error, Result};
 use fullrank::kernels::launch::{Sabotage, sabotage};
@@ -96,6 +97,32 @@ fn a_lost_device_and_a_refused_kernel_end_the_run_and_it_can_be_resumed() {
     let broken = |_: &Gpu| sabotage("rms_norm", Sabotage::Broken);
     let (run, result, _) = train_with_harm(&place, "broken", 12, broken);
     assert_survived(&run, result, "rms_norm", &straight);
+}
+
+/// The driver's refusal is what its handler of errors is told, which no test can have on every machine.
+#[test]
+fn a_device_without_memory_ends_the_run_and_it_can_be_resumed() {
+    if devices::adapter().is_none() {
+        return;
+    }
+    let place = Place::new();
+    let (straight, result, _) = train_with_harm(&place, "straight", 12, |_| ());
+    result.unwrap();
+    let refuse = |gpu: &Gpu| gpu.faults.record(Fault::OutOfMemory("no more buffers".into()));
+    let (run, result, events) = train_with_harm(&place, "full", 12, refuse);
+    let cause = "the device is out of memory: no more buffers";
+    let is_told = |event: &Event| match &event.body {
+        Body::Alert(alert) => {
+            alert.what.contains(cause) && alert.remedy.contains("--grad-checkpoint")
+        }
+        _ => false,
+    };
+    assert!(events.iter().any(is_told));
+    let frame = place.ok("watch full --once --size 140x30");
+    assert!(frame.contains("FAILED") && frame.contains(cause), "{frame}");
+    let shown = place.ok("show full");
+    assert!(shown.contains(&format!("failed: {cause}")), "{shown}");
+    assert_survived(&run, result, cause, &straight);
 }
 
 #[test]

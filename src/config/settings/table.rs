@@ -559,10 +559,12 @@ const OUTPUT: &[Setting] = &[
         flag: "alert-policy",
         value: "NAME",
         kind: Kind::Choice(ALERT_POLICIES),
-        short: "What a warning does to the run: log, pause, stop",
+        short: "What a warning does to the run: log, pause, stop, rollback",
         more: "Warnings are spikes, divergence, updates that are not finite, layers that stand still, updates that \
                take far longer than usual, a disk, a memory or a battery that runs out. A paused run goes on with \
-               `fullrank ctl RUN resume`; a stopped one has its checkpoint.",
+               `fullrank ctl RUN resume`; a stopped one has its checkpoint. With `rollback` a run that diverges, or \
+               has an update that is not finite, goes back to its newest checkpoint from before and goes on with half \
+               the learning rate: three times, then it stops. The other warnings are then only told.",
         aliases: &[],
     },
     Setting {

@@ -6,8 +6,9 @@ use std::mem;
 use crate::error::{Error, Result};
 use crate::run::checkpoint::{Checkpoint, Progress};
 use crate::run::setup;
-use crate::runlog::{Action, Body, Changed, Cmd, Command, Pause, Resume, RunDir, read_log};
+use crate::runlog::{Action, Body, Changed, Cmd, Command, Event, Pause, Resume};
 
+use super::rollback::{self, RATE};
 use super::{Hold, Next, Stop, Trainer};
 
 /// What was changed in flight after the checkpoint that a run goes on from: done again at the same places, a resumed run
@@ -16,26 +17,33 @@ use super::{Hold, Next, Stop, Trainer};
 pub struct Repeats(VecDeque<Cmd>);
 
 impl Repeats {
-    /// The changes that lay ahead of a checkpoint already when it was written, and those that the log has after it.
-    pub fn of(dir: &RunDir, progress: &Progress) -> Result<Self> {
+    /// The changes that lay ahead of a checkpoint already when it was written, and those that the run's log has after it.
+    pub fn of(events: &[Event], progress: &Progress) -> Self {
         let mut changes = progress.ahead.clone();
-        for event in read_log(dir.events())?.events {
-            if event.seq <= progress.event_seq {
-                continue;
-            }
-            match event.body {
-                // What was repeated before stands twice.
+        for event in events.iter().filter(|event| event.seq > progress.event_seq) {
+            match &event.body {
                 Body::Cmd(cmd)
                     if cmd.ok && cmd.set.is_some() && cmd.attempts >= progress.attempts =>
                 {
+                    let is_known = changes.iter().any(|earlier| earlier.id == cmd.id);
+                    if !is_known && rollback::number_of(cmd).is_some() {
+                        changes.retain(|earlier| !is_rate_from(earlier, cmd.attempts));
+                    }
+                    // What was repeated before stands twice.
                     changes.retain(|earlier| earlier.id != cmd.id);
-                    changes.push(cmd);
+                    changes.push(cmd.clone());
                 }
                 _ => {}
             }
         }
         changes.sort_by_key(|cmd| cmd.attempts);
-        Ok(Self(changes.into()))
+        Self(changes.into())
+    }
+
+    /// Leaves out changes of the learning rate from a place on: the run goes back to there with another one.
+    pub(super) fn without_rates(mut self, attempts: u64) -> Self {
+        self.0.retain(|cmd| !is_rate_from(cmd, attempts));
+        self
     }
 
     fn due(&mut self, attempts: u64) -> Option<Cmd> {
@@ -46,6 +54,11 @@ impl Repeats {
     pub(super) fn ahead(&self) -> Vec<Cmd> {
         self.0.iter().cloned().collect()
     }
+}
+
+/// Whether a change is one of the learning rate, from a place on.
+fn is_rate_from(cmd: &Cmd, attempts: u64) -> bool {
+    cmd.attempts >= attempts && cmd.set.as_ref().is_some_and(|changed| changed.key == RATE)
 }
 
 impl Trainer<'_> {
@@ -149,7 +162,7 @@ impl Trainer<'_> {
     }
 
     /// Changes a setting from the next update on.
-    fn set(&mut self, key: &str, value: &str) -> Result<Changed> {
+    pub(super) fn set(&mut self, key: &str, value: &str) -> Result<Changed> {
         let change = self.config.changed_live(key, value)?;
         self.engine.retune(&change.config)?;
         self.config = change.config;
@@ -193,8 +206,13 @@ impl Trainer<'_> {
                 format!("`fullrank resume {}` takes an older one", self.dir.as_argument()),
             ));
         };
+        self.read_engine(&checkpoint)
+    }
+
+    /// Takes an engine from a checkpoint in the place of one that was unloaded.
+    pub(super) fn read_engine(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         let device = self.engine.model.device().clone();
-        let mut engine = setup::resumed_engine(&self.config, &checkpoint, &device)?;
+        let mut engine = setup::resumed_engine(&self.config, checkpoint, &device)?;
         checkpoint.restore(&mut engine, true)?;
         self.engine = engine;
         Ok(())

@@ -425,10 +425,17 @@ impl RunModel {
             Body::Resume(resume) => {
                 self.is_paused = false;
                 match resume.from_step {
-                    Some(step) => self.go_back(step),
+                    Some(step) => {
+                        self.go_back(step);
+                        self.pace.begin();
+                    }
                     None => self.pace.go_on(event.ts),
                 }
-                self.mark(at, MarkerKind::Pause, "resume".into());
+                let words = match &resume.rollback {
+                    Some(rollback) => format!("went back from update {}", rollback.from),
+                    None => "resume".into(),
+                };
+                self.mark(at, MarkerKind::Pause, words);
             }
             _ => {}
         }

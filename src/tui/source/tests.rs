@@ -118,7 +118,7 @@ fn a_replay_at_any_speed_ends_as_a_load() {
     let (_folder, dir) = a_run(40);
     let mut log = RunWriter::open(dir.events()).unwrap();
     log.emit(20, Run { method: "lora".into(), steps: 100, ..Run::default() }).unwrap();
-    log.emit(20, Resume { from_step: Some(20), from_seq: Some(24) }).unwrap();
+    log.emit(20, Resume { from_step: Some(20), from_seq: Some(24), rollback: None }).unwrap();
     tell(&mut log, 21..=30);
     log.emit(30, End { status: EndStatus::Finished, what: String::new() }).unwrap();
     log.sync().unwrap();

@@ -523,6 +523,9 @@ fn facts(run: &RunRecord, about: &Preview) -> Vec<Fact> {
     if run.resumes > 0 {
         add("resumed", format!("{} times", run.resumes));
     }
+    if run.rollbacks > 0 {
+        add("went back", format!("{} times by itself", run.rollbacks));
+    }
     add("version", about.version.clone());
     facts
 }

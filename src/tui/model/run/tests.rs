@@ -41,7 +41,7 @@ fn updates_that_are_made_again_stay_as_an_old_branch() {
     told.emit(5, Subspace::default());
     told.eval(6, 4.0);
     told.emit(4, Run { steps: 100, ..Run::default() });
-    told.emit(4, Resume { from_step: Some(4), from_seq: None });
+    told.emit(4, Resume { from_step: Some(4), ..Resume::default() });
     assert_eq!((told.run.now().step, told.run.now().tokens), (4, 40));
     for step in 5..=8 {
         told.update(step, 10.0 * step as f64);
