@@ -1,5 +1,6 @@
 //! `fullrank generate`: continues a prompt, or answers in a chat, token by token.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,9 +79,21 @@ fn answer(args: &GenerateArgs, writer: &mut Writer, ids: &[u32]) -> Result<Writt
     Ok(written)
 }
 
+/// Shows a piece of text as it is made.
 fn emit(piece: &str) -> Result<()> {
     let mut stdout = io::stdout();
+    let piece = if stdout.is_terminal() { without_orders(piece) } else { Cow::Borrowed(piece) };
     stdout.write_all(piece.as_bytes()).and_then(|()| stdout.flush()).map_err(print::stdout_failed)
+}
+
+/// A text without the characters that a terminal takes for orders, which no model is to give.
+fn without_orders(text: &str) -> Cow<'_, str> {
+    let is_order = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if text.contains(is_order) {
+        Cow::Owned(text.replace(is_order, "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// A chat: one message given with the command or as its input, or a conversation on the terminal.
@@ -175,6 +188,8 @@ impl Session<'_> {
         self.interrupt.listen()?;
         loop {
             self.interrupt.is_waiting.store(true, Ordering::SeqCst);
+            // A Ctrl-C that came after the end of an answer is not for the next one.
+            self.interrupt.stop.store(false, Ordering::SeqCst);
             emit("> ")?;
             let mut line = Vec::new();
             input
@@ -206,5 +221,16 @@ impl Session<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_no_orders_from_a_model() {
+        assert_eq!(without_orders("a\tb\n é"), "a\tb\n é");
+        assert_eq!(without_orders("\x1b[2Ja\r\x07\u{9b}"), "\u{fffd}[2Ja\u{fffd}\u{fffd}\u{fffd}");
     }
 }
