@@ -2,6 +2,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::*;
 use crate::tui::app::Msg;
+use crate::tui::keymap::with_own;
 use crate::tui::theme::{Depth, Theme};
 use crate::tui::{fixture, page};
 
@@ -132,4 +133,73 @@ fn an_alert_is_shown_with_its_whole_remedy_or_without_it() {
     let first = remedy.split(' ').next().unwrap();
     let narrow = line(100).unwrap();
     assert!(narrow.contains(&remedy) || !narrow.contains(&format!("· {first}")), "{narrow}");
+}
+
+#[test]
+fn the_list_of_runs_has_its_hints_without_a_live_run() {
+    let mut app = fixture::app(Theme::default());
+    app.view = ViewId::Runs;
+    let footer =
+        |app: &App| page::text(&page::draw(app, 100, 30)).lines().last().unwrap().to_owned();
+    assert!(footer(&app).contains("R resume  N clone  X delete  P pause"), "{}", footer(&app));
+    app.runs.clear();
+    let hints = footer(&app);
+    assert!(hints.contains("R resume  N clone  X delete") && !hints.contains("P pause"), "{hints}");
+    app.browser.clear();
+    assert!(!footer(&app).contains("R resume"));
+}
+
+#[test]
+fn words_on_the_screen_name_the_keys_that_the_user_chose() {
+    let own = [
+        ("runs", "Ctrl-r"),
+        ("pin", "Ctrl-n"),
+        ("filter", "Ctrl-f"),
+        ("open", "Alt-o"),
+        ("back", "Alt-b"),
+        ("follow", "Alt-f"),
+        ("diff", "Alt-d"),
+        ("spectra", "Alt-r"),
+        ("zoom-reset", "Alt-0"),
+        ("clone-run", "Alt-n"),
+        ("interrupt", "Ctrl-x"),
+    ];
+    let own = own.into_iter().map(|(name, keys)| (name.into(), keys.into())).collect();
+    let mut app = fixture::app(Theme::default());
+    app.keys = with_own(&own).unwrap();
+    app.axes.window = Some((10.0, 100.0));
+    app.logs.selected = Some(3);
+    let mut is_said = |view, change: &dyn Fn(&mut App), words: &str| {
+        let mut app = app.clone();
+        app.view = view;
+        change(&mut app);
+        let text = page::text(&page::draw(&app, 200, 60));
+        assert!(text.contains(words), "no `{words}` in\n{text}");
+    };
+    let empty = |app: &mut App| app.runs.clear();
+    for view in ViewId::ALL.into_iter().filter(|view| *view != ViewId::Runs) {
+        is_said(view, &empty, "No run is open. Press Ctrl-r for the runs");
+    }
+    is_said(ViewId::Compare, &empty, "There Ctrl-n lays a run beside");
+    is_said(ViewId::Runs, &|_| {}, "Ctrl-n pin · Alt-o open");
+    let nothing = |app: &mut App| {
+        app.list.filter = "nothing".into();
+        app.compare.filter = "nothing".into();
+    };
+    is_said(ViewId::Runs, &nothing, "Ctrl-f changes it, Alt-b takes it away");
+    is_said(ViewId::Compare, &nothing, "Ctrl-f changes it, Alt-b takes it away");
+    is_said(ViewId::Logs, &|_| {}, "Alt-f: follow");
+    is_said(ViewId::Logs, &|_| {}, "Alt-d: what changed since");
+    is_said(ViewId::Train, &|_| {}, "zoomed (Alt-0: all)");
+    is_said(ViewId::Rank, &|_| {}, "Alt-r: now");
+    let stop = |app: &mut App| {
+        app.is_training = true;
+        app.act(Action::Interrupt);
+    };
+    is_said(ViewId::Train, &stop, "Ctrl-x again: at once");
+    let resume = |app: &mut App| {
+        app.list.selected = Some(fixture::folder("full", 1));
+        app.act(Action::ResumeRun);
+    };
+    is_said(ViewId::Runs, &resume, "Alt-n starts a new run");
 }

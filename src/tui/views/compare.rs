@@ -6,7 +6,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::Hits;
-use super::frame::{frame, letter, plain, put, say};
+use super::frame::{frame, letter, no_run, plain, put, say};
 use crate::runlog::Status;
 use crate::series::Axis;
 use crate::tui::action::{Action, Effect, ViewId};
@@ -99,11 +99,21 @@ fn passing(app: &App) -> Vec<usize> {
     runs.filter(|(_, run)| filter.passes(*run)).map(|(place, _)| place).collect()
 }
 
-/// Places of the runs on the chart.
+/// Places of the runs that are to be on the chart.
+fn pinned(app: &App) -> Vec<usize> {
+    let mut pinned = passing(app);
+    pinned.retain(|place| !app.compare.hidden.contains(place));
+    pinned
+}
+
+/// Places of the runs on the chart: those of the first lines where there would be too many.
 pub(super) fn shown(app: &App) -> Vec<usize> {
-    let mut shown = passing(app);
-    shown.retain(|place| !app.compare.hidden.contains(place));
-    shown.truncate(MOST_LINES);
+    let mut shown = pinned(app);
+    if shown.len() > MOST_LINES {
+        let lines = groups::groups(&app.runs, &shown, app.compare.lays_seeds_together);
+        shown = lines.into_iter().take(MOST_LINES).flatten().collect();
+        shown.sort_unstable();
+    }
     shown
 }
 
@@ -224,9 +234,12 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
     if app.runs.is_empty() {
         let inner = frame("compare", "", true, theme, area, buffer);
-        let words = "No run is open. Press 7 for the runs of the folder: space there lays a run beside \
-                     the others, and several lie over one another here.";
-        say(words, theme.text, theme, inner, buffer);
+        let words = format!(
+            "{} There {} lays a run beside the others, and several lie over one another here.",
+            no_run(app),
+            app.key_in(ViewId::Runs, Action::Pin)
+        );
+        say(&words, theme.text, theme, inner, buffer);
         plain(theme, area, buffer);
         return;
     }
@@ -248,12 +261,15 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
 }
 
 /// The table as rows for files.
-pub(super) fn sheet(app: &App) -> Sheet {
+pub(super) fn sheet(app: &App) -> Sheet<'static> {
     let text = rows::text(app);
     let mut lines = text.lines().map(|line| line.split('\t'));
-    let columns = lines.next().map(|names| names.map(str::to_owned).collect()).unwrap_or_default();
-    let rows = lines.map(|cells| cells.map(|cell| cell.trim().into()).collect()).collect();
-    Sheet { columns, rows }
+    let columns: Vec<&str> = lines.next().map(Iterator::collect).unwrap_or_default();
+    let mut sheet = Sheet::new(&columns);
+    for cells in lines {
+        sheet.add(cells.map(|cell| cell.trim().into()).collect());
+    }
+    sheet
 }
 
 /// Where chart, table and last line stand; what has no room is empty.
@@ -338,6 +354,30 @@ mod tests {
         assert_eq!(app.compare.metric, Metric::Perplexity);
         update(&mut app, Action::Open);
         assert_eq!((app.active, app.view), (0, ViewId::Train));
+    }
+
+    #[test]
+    fn as_many_lines_are_drawn_as_can_be_told_apart_and_the_table_says_which() {
+        let mut app = fixture::app(Theme::default());
+        app.view = ViewId::Compare;
+        app.runs = (1..=7)
+            .flat_map(|seed| ["full", "lora"].map(|m| fixture::run_of(m, seed, 40)))
+            .collect();
+        let drawn = |app: &App| crate::tui::page::text(&crate::tui::page::draw(app, 120, 60));
+        assert_eq!(shown(&app).len(), 14, "two lines");
+        let text = drawn(&app);
+        assert!(
+            text.contains("val/loss  14 runs") && text.contains("14/14 shown · 14 pinned"),
+            "{text}"
+        );
+        app.compare.lays_seeds_together = false;
+        assert_eq!(shown(&app), (0..12).collect::<Vec<_>>());
+        let text = drawn(&app);
+        assert!(text.contains("14/14 shown · 14 pinned · 12 drawn"), "{text}");
+        assert!(text.contains("●L lora-s6") && text.contains("○M full-s7"), "{text}");
+        app.compare.hidden.insert(0);
+        let text = drawn(&app);
+        assert!(text.contains(" A full-s1") && text.contains("●M full-s7"), "{text}");
     }
 
     #[test]

@@ -5,7 +5,8 @@ use ratatui::layout::Rect;
 
 use super::groups::{differences, groups, paired, tokens_to, value_at};
 use super::lines::place_text;
-use super::{State, fair, half_life, letters, passing, place, shown};
+use super::{State, fair, half_life, letters, passing, pinned, place, shown};
+use crate::tui::action::Action;
 use crate::tui::app::App;
 use crate::tui::filter;
 use crate::tui::model::RunModel;
@@ -147,11 +148,12 @@ fn columns(app: &App) -> Vec<table::Column> {
     ]
 }
 
-fn cells(app: &App, row: &Row) -> Vec<Cell> {
+/// The cells of a run; `drawn` are the places of those on the chart.
+fn cells(app: &App, row: &Row, drawn: &[usize]) -> Vec<Cell> {
     let theme = &app.theme;
     let run = &app.runs[row.place];
     let about = &run.summary.run;
-    let is_shown = !app.compare.hidden.contains(&row.place);
+    let is_shown = drawn.contains(&row.place);
     let none = || "–".to_owned();
     let (state_word, state_style) = state(run.status, theme);
     let mut state_text = state_word.to_owned();
@@ -160,7 +162,12 @@ fn cells(app: &App, row: &Row) -> Vec<Cell> {
     }
     let plain = |text: String| Cell::new(text, theme.text);
     let difference = row.difference.map(|difference| format!("{difference:+.1}"));
-    let mark = if is_shown { '●' } else { ' ' };
+    let mark = match (is_shown, app.compare.hidden.contains(&row.place)) {
+        (true, _) => '●',
+        // It would be one line too many.
+        (false, false) => '○',
+        (false, true) => ' ',
+    };
     let name = format!("{mark}{} {}", letter(row.place), run.name());
     vec![
         Cell::new(name, if is_shown { theme.series(row.place) } else { theme.dim }),
@@ -190,12 +197,16 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) 
     if let Some(wrong) = wrong {
         title += &format!("  ({wrong})");
     }
-    let foot = format!("{}/{} shown · {} pinned", rows.len(), app.runs.len(), shown(app).len());
+    let (pinned, drawn) = (pinned(app), shown(app));
+    let mut foot = format!("{}/{} shown · {} pinned", rows.len(), app.runs.len(), pinned.len());
+    if drawn.len() < pinned.len() {
+        foot += &format!(" · {} drawn", drawn.len());
+    }
     let inner = frame(&title, &foot, app.compare.focus == super::TABLE, theme, area, buffer);
     let difference = difference_text(app);
     let lines = if app.compare.shows_diff { inner.height.saturating_sub(2).min(3) } else { 0 };
     let table_area = Rect { height: inner.height.saturating_sub(lines), ..inner };
-    let body: Vec<Vec<Cell>> = rows.iter().map(|row| cells(app, row)).collect();
+    let body: Vec<Vec<Cell>> = rows.iter().map(|row| cells(app, row, &drawn)).collect();
     let selected = rows.iter().position(|row| row.place == app.compare.selected);
     let table = Table {
         columns: &columns(app),
@@ -206,10 +217,12 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) 
     };
     table.draw(table_area, buffer).hits(hits);
     if rows.is_empty() {
-        let words = "no open run passes the filter; / changes it, Esc takes it away";
+        let (change, clear) = (app.key(Action::Filter), app.key(Action::Back));
+        let words =
+            format!("no open run passes the filter; {change} changes it, {clear} takes it away");
         let below =
             Rect { y: table_area.y + 1, height: table_area.height.saturating_sub(1), ..table_area };
-        put(words, theme.warn, theme, below, buffer);
+        put(&words, theme.warn, theme, below, buffer);
     }
     if lines > 0 {
         let below = Rect { y: table_area.bottom(), height: lines, ..inner };
@@ -271,8 +284,10 @@ pub(super) fn text(app: &App) -> String {
     let mut text: Vec<String> = Vec::new();
     let titles: Vec<String> = columns(app).into_iter().map(|column| column.title).collect();
     text.push(titles.join("\t"));
+    let drawn = shown(app);
     for row in sorted(app) {
-        let cells: Vec<String> = cells(app, &row).into_iter().map(|cell| cell.text).collect();
+        let cells: Vec<String> =
+            cells(app, &row, &drawn).into_iter().map(|cell| cell.text).collect();
         text.push(cells.join("\t"));
     }
     text.join("\n")
