@@ -18,6 +18,7 @@ use crate::runlog::{Body, Event, RunDir, Tail};
 use crate::tui::action::{Action, ViewId};
 use crate::tui::app::{App, Msg};
 use crate::tui::export;
+use crate::tui::model::RunModel;
 use crate::tui::prefs::Prefs;
 use crate::tui::saved::Saved;
 use crate::tui::source::LiveSink;
@@ -265,7 +266,7 @@ impl Hands {
 impl Host for Hands {
     fn resume(&mut self, run: &Path) -> Result<String> {
         self.start(&["resume".as_ref(), run.as_os_str()])?;
-        Ok(format!("resuming {} in a process of its own", run.display()))
+        Ok(format!("resuming {} in a process of its own", RunDir::at(run).name()))
     }
 
     fn start_again(&mut self, run: &Path) -> Result<String> {
@@ -290,7 +291,9 @@ impl Host for Hands {
 
     fn export(&mut self, app: &mut App, is_view: bool) -> Result<String> {
         let base = export::write(app, is_view)?;
-        Ok(format!("wrote {}.svg, .png, .csv and .json", base.display()))
+        let name = base.file_name().unwrap_or_default().to_string_lossy();
+        let run = app.run().map(RunModel::name).unwrap_or_default();
+        Ok(format!("wrote {name} as .svg, .png, .csv and .json into exports/ of {run}"))
     }
 }
 

@@ -10,8 +10,8 @@ use crate::tui::action::{Action, ViewId};
 use crate::tui::app::{App, Overlay};
 use crate::tui::keymap::{self, Binding};
 use crate::tui::model::RunModel;
-use crate::tui::views::Hits;
 use crate::tui::views::frame::edited;
+use crate::tui::views::{Hits, compare};
 
 /// Draws as many hints as fit: keys that look, then those that act, then the way out.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
@@ -24,7 +24,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let hints = |binding: &&Binding| {
         !binding.hint.is_empty()
             && binding.action != Action::Quit
-            && does_something(app.view, binding.action)
+            && does_something(app, binding.action)
     };
     let (mut acts, looks): (Vec<_>, Vec<_>) =
         keymap::of(app.keys, app.view).filter(hints).partition(|binding| binding.action.acts());
@@ -56,9 +56,12 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
 }
 
 /// Whether a key that holds everywhere has something to act on in a view.
-fn does_something(view: ViewId, action: Action) -> bool {
+fn does_something(app: &App, action: Action) -> bool {
     use ViewId::{Compare, Logs, Rank, Runs, Switches, System, Train};
+    let view = app.view;
     match action {
+        // In the table it goes to the next column.
+        Action::Right if view == Compare => !compare::is_on_table(app),
         Action::Filter => matches!(view, Compare | Logs | Runs),
         Action::Right => !matches!(view, Logs | Runs),
         Action::ZoomIn | Action::ZoomReset | Action::CycleX => {

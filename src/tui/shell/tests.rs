@@ -203,3 +203,28 @@ fn words_on_the_screen_name_the_keys_that_the_user_chose() {
     };
     is_said(ViewId::Runs, &resume, "Alt-n starts a new run");
 }
+
+#[test]
+fn a_long_notice_is_said_whole_over_the_view_and_nothing_moves() {
+    let mut app = fixture::app(Theme::default());
+    let screen = |app: &App, width| page::text(&page::draw(app, width, 24));
+    app.say("short");
+    let before = screen(&app, 80);
+    let words = "the disk is full: 12 bytes of 34 could be written to a folder with a long name; \
+                 make room, then write a checkpoint again, or leave the screen: nothing is lost";
+    app.say(words);
+    for width in [60, 80, 100] {
+        let text = screen(&app, width);
+        let said: Vec<&str> = text.lines().skip(19).collect();
+        let said = said.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains(words), "{width}\n{text}");
+    }
+    let after = screen(&app, 80);
+    let above = |text: &str| text.lines().take(20).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(above(&before), above(&after));
+    app.say("x".repeat(10_000));
+    assert!(screen(&app, 80).contains("xxx …"));
+    for (width, height) in [(20, 5), (60, 16), (0, 0), (59, 20)] {
+        page::draw(&app, width, height);
+    }
+}

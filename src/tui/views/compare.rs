@@ -133,6 +133,11 @@ fn place(app: &App) -> Option<f64> {
         .or_else(|| of(&|_| true))
 }
 
+/// Whether keys go to the table.
+pub fn is_on_table(app: &App) -> bool {
+    app.compare.focus == TABLE
+}
+
 /// What an action changes here.
 pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
     let order = rows::order(app);
