@@ -86,6 +86,9 @@ fn the_footer_keeps_the_way_out_when_it_is_narrow() {
         assert!(last.trim_end().ends_with("q quit"), "{width}: {last}");
         if width >= 80 {
             assert!(last.contains("P pause"), "{width}: {last}");
+            let tabs = text.lines().nth(1).unwrap();
+            assert!(tabs.contains("? help") && tabs.contains("7 Runs"), "{width}: {tabs}");
+            assert_eq!(tabs.ends_with(": command"), width >= 100, "{width}: {tabs}");
         }
     }
 }
@@ -163,6 +166,8 @@ fn words_on_the_screen_name_the_keys_that_the_user_chose() {
         ("zoom-reset", "Alt-0"),
         ("clone-run", "Alt-n"),
         ("interrupt", "Ctrl-x"),
+        ("help", "Ctrl-h"),
+        ("command", ";"),
     ];
     let own = own.into_iter().map(|(name, keys)| (name.into(), keys.into())).collect();
     let mut app = fixture::app(Theme::default());
@@ -180,6 +185,8 @@ fn words_on_the_screen_name_the_keys_that_the_user_chose() {
     for view in ViewId::ALL.into_iter().filter(|view| *view != ViewId::Runs) {
         is_said(view, &empty, "No run is open. Press Ctrl-r for the runs");
     }
+    is_said(ViewId::Train, &|_| {}, "6 Logs(1)  Ctrl-r Runs ");
+    is_said(ViewId::Train, &|_| {}, "Ctrl-h help  ; command");
     is_said(ViewId::Compare, &empty, "There Ctrl-n lays a run beside");
     is_said(ViewId::Runs, &|_| {}, "Ctrl-n pin · Alt-o open");
     let nothing = |app: &mut App| {
@@ -227,4 +234,32 @@ fn a_long_notice_is_said_whole_over_the_view_and_nothing_moves() {
     for (width, height) in [(20, 5), (60, 16), (0, 0), (59, 20)] {
         page::draw(&app, width, height);
     }
+}
+
+#[test]
+fn the_editor_shows_the_row_under_the_cursor_at_any_height() {
+    let mut app = fixture::app(Theme::default());
+    press(&mut app, "E");
+    let Overlay::Editor(state) = &mut app.overlay else { panic!("no editor") };
+    let last = state.rows.iter().filter(|row| row.is_live).count() - 1;
+    state.selected = last;
+    let key = state.rows[last].key;
+    for height in [16, 18, 24, 40] {
+        let text = page::text(&page::draw(&app, 80, height));
+        assert!(text.contains(&format!("▸{key}")), "{height}\n{text}");
+    }
+}
+
+#[test]
+fn titles_of_what_lies_over_the_view_lose_whole_parts() {
+    let mut app = fixture::app(Theme::default());
+    press(&mut app, "?");
+    let title = |app: &App, width| {
+        let text = page::text(&page::draw(app, width, 24));
+        let line = text.lines().find(|line| line.contains("help —")).unwrap();
+        line[line.find("help —").unwrap()..line.rfind(" ─").unwrap_or(line.len())].trim().to_owned()
+    };
+    assert!(title(&app, 100).contains("Enter runs the entry   Esc closes"));
+    let narrow = title(&app, 60);
+    assert!(narrow.ends_with("view   type to search"), "{narrow}");
 }

@@ -117,11 +117,11 @@ pub fn draw(app: &App, state: &State, area: Rect, buffer: &mut Buffer) {
     let theme = &app.theme;
     let width = usize::from(area.width);
     let arrow = if theme.is_ascii { "->" } else { "→" };
-    for (place, row) in state.rows.iter().enumerate() {
-        let y = area.y + place as u16;
-        if y + 2 >= area.bottom() {
-            break;
-        }
+    // What is below the last row that fits comes up with the cursor.
+    let room = usize::from(area.height.saturating_sub(2));
+    let first = (state.selected + 1).saturating_sub(room);
+    for (place, row) in state.rows.iter().enumerate().skip(first).take(room) {
+        let y = area.y + (place - first) as u16;
         let style = if row.is_live { theme.text } else { theme.dim };
         let put = |buffer: &mut Buffer, x: u16, text: &str, style| {
             if x < area.right() {
