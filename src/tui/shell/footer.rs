@@ -26,7 +26,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
             && binding.action != Action::Quit
             && does_something(app, binding.action)
     };
-    let (mut acts, looks): (Vec<_>, Vec<_>) =
+    let (mut acts, looks): (Vec<&Binding>, Vec<&Binding>) =
         keymap::of(app.keys, app.view).filter(hints).partition(|binding| binding.action.acts());
     let is_live = app.run().is_some_and(RunModel::takes_commands);
     // What acts on the run under the cursor of the list needs no live one.
