@@ -38,7 +38,7 @@ pub(super) struct Stage {
     /// Signals that the work should end for.
     pub signals: Signals,
     /// The key that leaves the screen.
-    leave: &'static str,
+    quit: &'static str,
     runs: Arc<Mutex<Vec<RunDir>>>,
 }
 
@@ -59,6 +59,11 @@ impl Stage {
                 .spawn(move || watch::browse(&feed, &out));
         }
         self.feed.own(dir)
+    }
+
+    /// Leaves the screen: the user wanted the end.
+    pub fn leave(&self) {
+        self.feed.tell(Msg::Leave);
     }
 
     /// Shows a line for a few seconds.
@@ -123,14 +128,14 @@ pub(super) fn show<R: Send>(
     let (mut app, options) = app(wants_ascii)?;
     app.is_training = true;
     app.view = view;
-    let leave = app.key(Action::Quit);
+    let quit = app.key(Action::Quit);
     let signals = Signals::noted()?;
     let runs: Arc<Mutex<Vec<RunDir>>> = Arc::default();
     let opened = || runs.lock().unwrap_or_else(PoisonError::into_inner).clone();
     thread::scope(|scope| {
         let mut worker = None;
         let ended = term::run(&mut app, options, &mut Hands::default(), |feed| {
-            let stage = Stage { feed, signals, leave, runs: Arc::clone(&runs) };
+            let stage = Stage { feed, signals, quit, runs: Arc::clone(&runs) };
             worker = Some(thread::Builder::new().name("trainer".into()).spawn_scoped(
                 scope,
                 move || {
@@ -177,13 +182,13 @@ fn tell_end<R>(stage: &Stage, result: &Result<R>) {
     match result {
         Ok(_) => {
             stage.feed.tell(Msg::Over);
-            stage.say(&format!("the training is over; {} leaves the screen", stage.leave));
+            stage.say(&format!("the training is over; {} leaves the screen", stage.quit));
         }
-        Err(Error::Interrupted { .. }) => stage.feed.tell(Msg::Leave),
-        Err(_) if !has_runs => stage.feed.tell(Msg::Leave),
+        Err(Error::Interrupted { .. }) => stage.leave(),
+        Err(_) if !has_runs => stage.leave(),
         Err(error) => {
             stage.feed.tell(Msg::Over);
-            stage.say(&format!("{error}; {} leaves the screen", stage.leave));
+            stage.say(&format!("{error}; {} leaves the screen", stage.quit));
         }
     }
 }

@@ -264,6 +264,18 @@ fn signals_end_a_run_with_its_checkpoint_and_leave_the_terminal_as_it_was() {
 }
 
 #[test]
+fn control_c_ends_a_comparison_and_its_screen() {
+    let place = Place::new();
+    let line = Place::train_line("x", &format!("--methods full,lora --rank 2 {ENDLESS}"));
+    let mut tty = Tty::start(&place, &line.replacen("train ", "compare ", 1));
+    tty.see("[2 Compare]");
+    tty.see("● 0%");
+    tty.press("\x03");
+    assert_eq!(tty.end(), 130);
+    tty.see("stopped by signal 2");
+}
+
+#[test]
 fn a_hang_up_leaves_the_run_to_lines() {
     let place = Place::new();
     let mut tty = Tty::start(&place, &Place::train_line("run", ENDLESS));

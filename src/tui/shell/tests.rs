@@ -174,7 +174,7 @@ fn words_on_the_screen_name_the_keys_that_the_user_chose() {
     app.keys = with_own(&own).unwrap();
     app.axes.window = Some((10.0, 100.0));
     app.logs.selected = Some(3);
-    let mut is_said = |view, change: &dyn Fn(&mut App), words: &str| {
+    let is_said = |view, change: &dyn Fn(&mut App), words: &str| {
         let mut app = app.clone();
         app.view = view;
         change(&mut app);

@@ -269,6 +269,7 @@ mod tests {
         );
         let wanted: usize = app.runs.iter().map(|run| run.evals.len()).sum();
         assert_eq!(rows(&sheet).len(), wanted);
+        drop(sheet);
         app.compare.hidden.insert(0);
         assert_eq!(rows(&of(&app).1).len(), wanted - app.runs[0].evals.len());
     }

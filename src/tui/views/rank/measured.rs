@@ -234,10 +234,11 @@ mod tests {
 
     #[test]
     fn the_budget_is_said_with_what_comes_next() {
-        let text = budget(&fixture::run_of("switchlora", 1, 312));
+        let app = fixture::app(crate::tui::theme::Theme::default());
+        let text = budget(&app, &fixture::run_of("switchlora", 1, 312));
         assert!(text.contains("update 300: 56 matrices (gram) in 22 ms"), "{text}");
-        assert!(text.contains("next in about 38 updates"), "{text}");
-        assert!(!budget(&fixture::run("lora")).contains("next"));
-        assert_eq!(budget(&RunModel::new(None)), "");
+        assert!(text.contains("next in about 38 updates · R: now"), "{text}");
+        assert!(!budget(&app, &fixture::run("lora")).contains("next"));
+        assert_eq!(budget(&app, &RunModel::new(None)), "");
     }
 }
