@@ -142,7 +142,7 @@ fn message(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
 /// keeps its place.
 fn notice(app: &App, view: Rect, buffer: &mut Buffer) {
     let Some((notice, _)) = &app.notice else { return };
-    let lines = text::wrap(notice, usize::from(view.width).saturating_sub(2), NOTICE_ROWS);
+    let lines = text::wrap(notice, usize::from(view.width).saturating_sub(4), NOTICE_ROWS);
     let top = (view.bottom() + 1).saturating_sub(lines.len() as u16).max(view.y);
     let rows = top..=view.bottom();
     for (y, line) in rows.zip(lines) {

@@ -11,14 +11,19 @@ use crate::tui::app::{App, Overlay};
 use crate::tui::keymap::{self, Binding};
 use crate::tui::model::RunModel;
 use crate::tui::views::frame::edited;
-use crate::tui::views::{Hits, compare};
+use crate::tui::views::{self, Hits, compare};
 
 /// Draws as many hints as fit: keys that look, then those that act, then the way out.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     if let Overlay::Filter(line, _) = &app.overlay {
         let x = put(buffer, area, " /", app.theme.key);
         let rest = Rect { x, width: area.right().saturating_sub(x), ..area };
-        edited(line, rest, app.theme.text, &app.theme, buffer);
+        let wrong = views::wrong_filter(app).map(|wrong| format!("  {wrong} ")).unwrap_or_default();
+        let room = (rest.width / 2).max(rest.width.saturating_sub(line.text().width() as u16 + 1));
+        let wrong = super::fit(&wrong, usize::from(room));
+        let shown = rest.width - wrong.width() as u16;
+        edited(line, Rect { width: shown, ..rest }, app.theme.text, &app.theme, buffer);
+        put(buffer, after(rest, x + shown), wrong, app.theme.warn);
         return;
     }
     let hints = |binding: &&Binding| {

@@ -144,7 +144,7 @@ fn the_list_of_runs_has_its_hints_without_a_live_run() {
     app.view = ViewId::Runs;
     let footer =
         |app: &App| page::text(&page::draw(app, 100, 30)).lines().last().unwrap().to_owned();
-    assert!(footer(&app).contains("R resume  N clone  X delete  P pause"), "{}", footer(&app));
+    assert!(footer(&app).contains("R resume  N clone  X delete"), "{}", footer(&app));
     app.runs.clear();
     let hints = footer(&app);
     assert!(hints.contains("R resume  N clone  X delete") && !hints.contains("P pause"), "{hints}");

@@ -67,6 +67,11 @@ pub fn no_run(app: &App) -> String {
     format!("No run is open. Press {key} for the runs of the folder.")
 }
 
+/// A filter in a title: the beginning of a long one.
+pub fn shown_filter(app: &App, filter: &str) -> String {
+    fit(&crate::report::text::printable(filter), 40, app.theme.is_ascii)
+}
+
 /// Writes sentences one below the other, broken between words; returns the area below them.
 pub fn say(text: &str, style: Style, theme: &Theme, area: Rect, buffer: &mut Buffer) -> Rect {
     use unicode_width::UnicodeWidthStr;

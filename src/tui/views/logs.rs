@@ -164,6 +164,11 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     frame::plain(&app.theme, area, buffer);
 }
 
+/// What is wrong with the filter.
+pub(super) fn wrong_filter(app: &App) -> Option<String> {
+    entries::Wanted::of(&app.logs).wrong
+}
+
 /// The messages that are shown, as rows for files.
 pub(super) fn sheet(app: &App, run: &RunModel) -> Sheet<'static> {
     let mut sheet = Sheet::new(&["ts_ms", "step", "level", "source", "text"]);
@@ -202,8 +207,10 @@ fn log(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &mut Buf
         theme.dim,
     ));
     if !state.filter.is_empty() {
-        title
-            .push(Span::styled(format!("  filter: {}", text::printable(&state.filter)), theme.key));
+        title.push(Span::styled(
+            format!("  filter: {}", frame::shown_filter(app, &state.filter)),
+            theme.key,
+        ));
     }
     if let Some(wrong) = &wanted.wrong {
         title.push(Span::styled(format!("  ({wrong})"), theme.warn));

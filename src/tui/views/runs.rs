@@ -7,7 +7,9 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::Hits;
-use super::frame::{bytes, duration, frame, plain, put, say, short, state, thousands, value};
+use super::frame::{
+    bytes, duration, frame, plain, put, say, short, shown_filter, state, thousands, value,
+};
 use crate::runlog::summary::RunRecord;
 use crate::runlog::{RunDir, Status};
 use crate::tui::action::{Action, Effect, ViewId};
@@ -307,7 +309,7 @@ fn draw_list(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let arrow = if app.list.is_descending { '▼' } else { '▲' };
     title += &format!("  sort: {} {arrow}", COLUMNS[app.list.sort % COLUMNS.len()].to_lowercase());
     if !app.list.filter.is_empty() {
-        title += &format!("  filter: {}", app.list.filter);
+        title += &format!("  filter: {}", shown_filter(app, &app.list.filter));
     }
     if let Some(wrong) = filter::read(&app.list.filter).1 {
         title += &format!("  ({wrong})");

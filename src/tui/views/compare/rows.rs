@@ -11,7 +11,7 @@ use crate::tui::action::Action;
 use crate::tui::app::App;
 use crate::tui::plot::table::{self, Cell, Table};
 use crate::tui::views::Hits;
-use crate::tui::views::frame::{bytes, frame, letter, put, say, short, state, value};
+use crate::tui::views::frame::{bytes, frame, letter, put, say, short, shown_filter, state, value};
 
 /// Columns of the table, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,7 +188,7 @@ pub(super) fn draw(scene: &Scene, area: Rect, buffer: &mut Buffer, hits: &mut Hi
         None => "runs".into(),
     };
     if !app.compare.filter.is_empty() {
-        title += &format!("  filter: {}", app.compare.filter);
+        title += &format!("  filter: {}", shown_filter(app, &app.compare.filter));
     }
     if let Some(wrong) = &scene.wrong {
         title += &format!("  ({wrong})");
