@@ -64,7 +64,12 @@ pub(super) fn go_on(
     let outcome = if ui == UiMode::Tui {
         let work = |stage: &Stage| {
             let mut view = OnScreen::new(dir, &plan, stage)?;
-            with_threads(threads, || compare::train(dir, &plan, &stage.signals, &mut view))
+            let outcome =
+                with_threads(threads, || compare::train(dir, &plan, &stage.signals, &mut view))?;
+            if outcome.signal.is_some() {
+                stage.leave();
+            }
+            Ok(outcome)
         };
         let lines = |_: &[RunDir]| -> Result<Lines<'static>> {
             let mut view = View::new(dir, &plan, UiMode::Line)?;

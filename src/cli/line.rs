@@ -37,7 +37,7 @@ pub enum Mode {
 impl Mode {
     /// The bar where stderr is a terminal that can move its cursor, else lines.
     pub fn for_stderr() -> Self {
-        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let is_dumb = super::screen::is_dumb();
         let is_ci = std::env::var_os("CI").is_some();
         let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         if is_terminal && !is_dumb && !is_ci { Self::Bar } else { Self::Lines }

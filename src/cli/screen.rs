@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -15,9 +15,10 @@ use crate::error::{Error, Result};
 use crate::run::commands::Signals;
 use crate::run::machine::{POWER, battery_percent};
 use crate::runlog::{Body, Event, RunDir, Tail};
-use crate::tui::action::ViewId;
+use crate::tui::action::{Action, ViewId};
 use crate::tui::app::{App, Msg};
 use crate::tui::export;
+use crate::tui::model::RunModel;
 use crate::tui::prefs::Prefs;
 use crate::tui::saved::Saved;
 use crate::tui::source::LiveSink;
@@ -36,6 +37,8 @@ pub(super) struct Stage {
     pub feed: Arc<Feed>,
     /// Signals that the work should end for.
     pub signals: Signals,
+    /// The key that leaves the screen.
+    quit: &'static str,
     runs: Arc<Mutex<Vec<RunDir>>>,
 }
 
@@ -47,7 +50,8 @@ impl Stage {
             runs.push(dir.clone());
             runs.len() == 1
         };
-        if is_first && let Some(out) = dir.path().parent().map(Path::to_path_buf) {
+        if is_first {
+            let out = dir.home();
             let feed = Arc::clone(&self.feed);
             // The browser of the other runs; without it there is only this one to look at.
             let _ = thread::Builder::new()
@@ -55,6 +59,11 @@ impl Stage {
                 .spawn(move || watch::browse(&feed, &out));
         }
         self.feed.own(dir)
+    }
+
+    /// Leaves the screen: the user wanted the end.
+    pub fn leave(&self) {
+        self.feed.tell(Msg::Leave);
     }
 
     /// Shows a line for a few seconds.
@@ -65,8 +74,12 @@ impl Stage {
 
 /// Whether a screen can be drawn: input and output are a terminal that can move its cursor.
 pub(super) fn has_terminal() -> bool {
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-    std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && !is_dumb
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && !is_dumb()
+}
+
+/// Whether the terminal, if there is one, cannot move its cursor, or does not say what it is.
+pub(super) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 /// The columns of the terminal that stdout is; None where it is something else.
@@ -115,13 +128,14 @@ pub(super) fn show<R: Send>(
     let (mut app, options) = app(wants_ascii)?;
     app.is_training = true;
     app.view = view;
+    let quit = app.key(Action::Quit);
     let signals = Signals::noted()?;
     let runs: Arc<Mutex<Vec<RunDir>>> = Arc::default();
     let opened = || runs.lock().unwrap_or_else(PoisonError::into_inner).clone();
     thread::scope(|scope| {
         let mut worker = None;
         let ended = term::run(&mut app, options, &mut Hands::default(), |feed| {
-            let stage = Stage { feed, signals, runs: Arc::clone(&runs) };
+            let stage = Stage { feed, signals, quit, runs: Arc::clone(&runs) };
             worker = Some(thread::Builder::new().name("trainer".into()).spawn_scoped(
                 scope,
                 move || {
@@ -168,13 +182,13 @@ fn tell_end<R>(stage: &Stage, result: &Result<R>) {
     match result {
         Ok(_) => {
             stage.feed.tell(Msg::Over);
-            stage.say("the training is over; q leaves the screen");
+            stage.say(&format!("the training is over; {} leaves the screen", stage.quit));
         }
-        Err(Error::Interrupted { .. }) => stage.feed.tell(Msg::Leave),
-        Err(_) if !has_runs => stage.feed.tell(Msg::Leave),
+        Err(Error::Interrupted { .. }) => stage.leave(),
+        Err(_) if !has_runs => stage.leave(),
         Err(error) => {
             stage.feed.tell(Msg::Over);
-            stage.say(&format!("{error}; q leaves the screen"));
+            stage.say(&format!("{error}; {} leaves the screen", stage.quit));
         }
     }
 }
@@ -257,13 +271,13 @@ impl Hands {
 impl Host for Hands {
     fn resume(&mut self, run: &Path) -> Result<String> {
         self.start(&["resume".as_ref(), run.as_os_str()])?;
-        Ok(format!("resuming {} in a process of its own", run.display()))
+        Ok(format!("resuming {} in a process of its own", RunDir::at(run).name()))
     }
 
     fn start_again(&mut self, run: &Path) -> Result<String> {
         let run = RunDir::at(run);
         let config = run.config();
-        let out = run.path().parent().map(Path::to_path_buf).unwrap_or_default();
+        let out = run.home();
         self.start(&[
             "train".as_ref(),
             "--config".as_ref(),
@@ -276,13 +290,39 @@ impl Host for Hands {
 
     fn trash(&mut self, run: &Path) -> Result<String> {
         let dir = RunDir::at(run);
-        let out: PathBuf = run.parent().map(Path::to_path_buf).unwrap_or_default();
-        rm::rm(&out, &[run.display().to_string()], &mut Vec::new())?;
+        rm::rm(&dir.home(), &[run.display().to_string()], &mut Vec::new())?;
         Ok(format!("moved {} to the trash", dir.name()))
     }
 
-    fn export(&mut self, app: &App, is_view: bool) -> Result<String> {
+    fn export(&mut self, app: &mut App, is_view: bool) -> Result<String> {
         let base = export::write(app, is_view)?;
-        Ok(format!("wrote {}.svg, .png, .csv and .json", base.display()))
+        let name = base.file_name().unwrap_or_default().to_string_lossy();
+        let run = app.run().map(RunModel::name).unwrap_or_default();
+        Ok(format!("wrote {name} as .svg, .png, .csv and .json into exports/ of {run}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_runs;
+    use super::*;
+
+    #[test]
+    fn a_member_of_a_comparison_goes_to_the_trash_of_the_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path();
+        let compare = out.join("compare-20261121-180011-b");
+        let members = compare.join("members");
+        let lora = test_runs::finished(&members, "lora");
+        let full = test_runs::finished(&members, "full");
+        let alone = test_runs::finished(out, "20261120-180011-demo");
+        std::fs::write(compare.join("compare.toml"), "").unwrap();
+        let mut hands = Hands::default();
+        hands.trash(lora.path()).unwrap();
+        hands.trash(alone.path()).unwrap();
+        let trashed = |name: &str| RunDir::at(out.join(rm::TRASH).join(name)).is_run();
+        assert!(trashed("compare-20261121-180011-b-members-lora"));
+        assert!(trashed("20261120-180011-demo"));
+        assert!(full.is_run() && !lora.path().exists() && !members.join(rm::TRASH).exists());
     }
 }

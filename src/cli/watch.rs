@@ -101,11 +101,18 @@ fn members(dir: &CompareDir) -> Result<Vec<RunDir>> {
     Ok(dir.plan()?.members.iter().map(|member| dir.member(&member.name)).collect())
 }
 
-/// Reads the folder of the runs again and again, for the browser, for the life of the process.
+/// Reads the folder of the runs again and again, for the browser, for the life of the process. A screen on which nothing
+/// changes is told nothing.
 pub(super) fn browse(feed: &Feed, out: &Path) {
-    let mut known = Known::new();
+    let mut known = Known::default();
+    let mut told = None;
     loop {
-        feed.tell(Msg::Runs(records(out, &mut known)));
+        let runs = records(out, &mut known);
+        let now = (known.readings, runs.len());
+        if told != Some(now) {
+            told = Some(now);
+            feed.tell(Msg::Runs(runs));
+        }
         thread::sleep(BROWSE_EVERY);
     }
 }
@@ -118,7 +125,13 @@ struct Read {
     again: Instant,
 }
 
-type Known = HashMap<PathBuf, Read>;
+/// What was read of the runs of a folder.
+#[derive(Default)]
+struct Known {
+    runs: HashMap<PathBuf, Read>,
+    /// How often one was read. As long as this and the number of runs stay, so do the records: a run that comes is read.
+    readings: u64,
+}
 
 /// The runs of a folder. One whose log is as it was is not read again, and a live one not often: reading must not
 /// take more than a trace of the time in which the run trains.
@@ -127,7 +140,7 @@ fn records(out: &Path, known: &mut Known) -> Vec<RunRecord> {
     let record = |run: &RunDir| {
         let bytes = std::fs::metadata(run.events()).map_or(0, |log| log.len());
         let is_locked = run.is_locked().unwrap_or(false);
-        if let Some(read) = known.get(run.path())
+        if let Some(read) = known.runs.get(run.path())
             && read.is_locked == is_locked
             && (read.bytes == bytes || is_locked && Instant::now() < read.again)
         {
@@ -137,7 +150,8 @@ fn records(out: &Path, known: &mut Known) -> Vec<RunRecord> {
         let record = RunState::of(run).ok()?.record();
         let again = Instant::now() + (start.elapsed() * REST).max(BROWSE_EVERY);
         let read = Read { bytes, is_locked, record: record.clone(), again };
-        known.insert(run.path().to_path_buf(), read);
+        known.runs.insert(run.path().to_path_buf(), read);
+        known.readings += 1;
         Some(record)
     };
     runs.iter().filter_map(record).collect()
@@ -159,7 +173,7 @@ fn once(args: &WatchArgs, runs: &[RunDir], view: ViewId, stdout: &mut dyn Write)
         app.runs.push(source::load(run)?.model);
     }
     app.view = view;
-    let shown = app.update(Msg::Runs(records(&args.out, &mut Known::new())));
+    let shown = app.update(Msg::Runs(records(&args.out, &mut Known::default())));
     for effect in shown {
         if let Effect::Preview(path) = effect
             && let Ok(preview) = Preview::read(&RunDir::at(&path))

@@ -62,16 +62,25 @@ impl RunDir {
     /// The folder's name, `20261121-180011-demo`; for a member of a comparison
     /// `compare-…/members/lora`.
     pub fn name(&self) -> String {
-        let part = |path: &Path| {
-            path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-        };
-        let name = part(&self.path);
-        let members = self.path.parent().filter(|parent| part(parent) == "members");
-        match members.and_then(Path::parent).map(part) {
-            Some(compare) if compare.starts_with(COMPARE_PREFIX) => {
-                format!("{compare}/members/{name}")
-            }
-            _ => name,
+        let name = last_part(&self.path);
+        match self.comparison().map(last_part) {
+            Some(compare) => format!("{compare}/members/{name}"),
+            None => name,
+        }
+    }
+
+    /// The folder of the comparison that it is a member of.
+    fn comparison(&self) -> Option<&Path> {
+        let members = self.path.parent().filter(|parent| last_part(parent) == "members")?;
+        members.parent().filter(|compare| last_part(compare).starts_with(COMPARE_PREFIX))
+    }
+
+    /// The folder of runs that it lies in: for a member of a comparison the one in which the comparison lies.
+    pub fn home(&self) -> PathBuf {
+        let parent = self.comparison().unwrap_or(&self.path).parent();
+        match parent.filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) => parent.to_path_buf(),
+            None => PathBuf::from("."),
         }
     }
 
@@ -202,6 +211,11 @@ pub struct Checkpoint {
     pub path: PathBuf,
     /// The size of its files.
     pub bytes: u64,
+}
+
+/// A path's last part as text.
+fn last_part(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// All runs under `out`, members of comparisons included, newest first by the time in their names.
@@ -338,6 +352,16 @@ mod tests {
         let today = RunDir::create(&out, "").unwrap();
         assert_eq!(without_stamp(&today.name()), "run");
         assert_eq!(fs::read_dir(&out).unwrap().count(), 5, "nothing else is left behind");
+    }
+
+    #[test]
+    fn a_run_and_a_member_of_a_comparison_have_the_same_home() {
+        let home = |path: &str| RunDir::at(path).home();
+        assert_eq!(home("runs/20261121-180011-demo"), Path::new("runs"));
+        assert_eq!(home("/a/runs/compare-20261121-180011-b/members/lora"), Path::new("/a/runs"));
+        assert_eq!(home("compare-20261121-180011-b/members/lora"), Path::new("."));
+        assert_eq!(home("members/lora"), Path::new("members"), "no comparison");
+        assert_eq!(home("demo"), Path::new("."));
     }
 
     #[test]

@@ -233,7 +233,12 @@ impl App {
 
     /// The key of an action in the view on the screen, for hints.
     pub fn key(&self, action: Action) -> &'static str {
-        keymap::binding(self.keys, self.view, action).map_or("", keymap::Binding::first_key)
+        self.key_in(self.view, action)
+    }
+
+    /// The key of an action in a view.
+    pub fn key_in(&self, view: ViewId, action: Action) -> &'static str {
+        keymap::binding(self.keys, view, action).map_or("", keymap::Binding::first_key)
     }
 
     /// Takes a message in; what it asks of the world comes back.

@@ -3,6 +3,9 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use tui_input::{Input, InputRequest};
 
+/// Characters that a line holds: a paste by mistake must not slow every frame down that reads it.
+pub const LONGEST: usize = 1000;
+
 /// A line of text with its cursor.
 #[derive(Debug, Clone, Default)]
 pub struct Line {
@@ -47,6 +50,9 @@ impl Line {
             KeyCode::Char('w') if is_ctrl => InputRequest::DeletePrevWord,
             KeyCode::Char('k') if is_ctrl => InputRequest::DeleteTillEnd,
             KeyCode::Char(letter) if !is_ctrl && !is_alt && !letter.is_control() => {
+                if self.room() == 0 {
+                    return true;
+                }
                 InputRequest::InsertChar(letter)
             }
             KeyCode::Backspace if is_ctrl || is_alt => InputRequest::DeletePrevWord,
@@ -64,11 +70,23 @@ impl Line {
         true
     }
 
-    /// Puts text in at the cursor, without line ends: what was pasted.
-    pub fn paste(&mut self, text: &str) {
+    /// Puts text in at the cursor, without line ends: what was pasted, as much of it as has room. Answers whether all
+    /// of it had.
+    pub fn paste(&mut self, text: &str) -> bool {
+        let mut room = self.room();
         for letter in text.chars().filter(|letter| !letter.is_control()) {
+            if room == 0 {
+                return false;
+            }
             self.input.handle(InputRequest::InsertChar(letter));
+            room -= 1;
         }
+        true
+    }
+
+    /// Characters that it can still take in.
+    fn room(&self) -> usize {
+        LONGEST.saturating_sub(self.text().chars().count())
     }
 }
 
@@ -88,10 +106,23 @@ mod tests {
         line.take(plain(KeyCode::Home));
         line.take(plain(KeyCode::Delete));
         assert_eq!((line.text(), line.cursor()), ("r = 1e-", 0));
-        line.paste("l\n\x1b[");
+        assert!(line.paste("l\n\x1b["));
         assert_eq!(line.text(), "l[r = 1e-");
         line.take(KeyEvent::new(KeyCode::Char('u'), KeyModifiers::CONTROL));
         assert_eq!(line.text(), "");
         assert!(!line.take(plain(KeyCode::Up)) && !line.take(plain(KeyCode::Enter)));
+    }
+
+    #[test]
+    fn a_line_holds_a_thousand_characters() {
+        let mut line = Line::new("ab");
+        line.take(KeyEvent::new(KeyCode::Left, KeyModifiers::NONE));
+        assert!(!line.paste(&"日".repeat(1_000_000)));
+        assert_eq!(line.text(), format!("a{}b", "日".repeat(998)));
+        let letter = KeyEvent::new(KeyCode::Char('x'), KeyModifiers::NONE);
+        assert!(line.take(letter), "it is a letter, though there is no room");
+        assert_eq!(line.text().chars().count(), LONGEST);
+        line.take(KeyEvent::new(KeyCode::Backspace, KeyModifiers::NONE));
+        assert!(line.paste("x") && !line.paste("y") && line.paste("\n"));
     }
 }

@@ -6,7 +6,7 @@
 //! | `method:lora`, `name:*-s1` | the field has the text, with `*` for anything |
 //! | `method=lora`, `method!=lora` | the field is, or is not, exactly that |
 //! | `seed=1`, `loss<3.5`, `rank>=64`, `tokens>10M` | numbers, with k, M, G |
-//! | `state:!crashed`, `!crashed`, `NOT x`, `-x` | not |
+//! | `state:!crashed`, `state:!/^c/`, `!crashed`, `NOT x`, `-x` | not |
 //! | `a b`, `a AND b`, `a OR b`, `(a OR b) c` | both, either; AND binds closer |
 //! | `has:val` | the field is there |
 //! | `/swl-r(64|128)/`, `name:/^a/` | a regular expression; `\/` for a slash |
@@ -71,7 +71,7 @@ impl Filter {
     /// Errors: a sentence for the user.
     pub fn parse(text: &str) -> Result<Self, String> {
         let words = words(text)?;
-        let mut reader = Reader { words: &words, at: 0 };
+        let mut reader = Reader { words: &words, at: 0, depth: 0 };
         let term = reader.any()?;
         match reader.next() {
             Some(extra) => Err(format!("`{extra}` closes nothing")),
@@ -123,9 +123,13 @@ fn words(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
+/// How deep brackets and NOT may stand in one another: reading and asking go one call deeper with each.
+const DEEPEST: usize = 64;
+
 struct Reader<'a> {
     words: &'a [String],
     at: usize,
+    depth: usize,
 }
 
 impl Reader<'_> {
@@ -170,7 +174,18 @@ impl Reader<'_> {
         Ok(Term::All(terms))
     }
 
+    /// One condition, one deeper than what it stands in.
     fn one(&mut self) -> Result<Term, String> {
+        if self.depth == DEEPEST {
+            return Err(format!("brackets and NOT stand more than {DEEPEST} deep in one another"));
+        }
+        self.depth += 1;
+        let term = self.whole();
+        self.depth -= 1;
+        term
+    }
+
+    fn whole(&mut self) -> Result<Term, String> {
         let Some(word) = self.next() else { return Err("NOT needs a condition after it".into()) };
         if word == "(" {
             let term = self.any()?;
@@ -183,16 +198,27 @@ impl Reader<'_> {
             if matches!(self.peek(), None | Some(")" | "OR" | "AND")) {
                 return Err("NOT needs a condition after it".into());
             }
-            return Ok(Term::Not(Box::new(self.one()?)));
+            return Ok(not(self.one()?));
         }
         condition(&word)
     }
 }
 
-fn condition(word: &str) -> Result<Term, String> {
-    if let Some(rest) = word.strip_prefix(['!', '-']).filter(|rest| !rest.is_empty()) {
-        return Ok(Term::Not(Box::new(condition(rest)?)));
+fn condition(mut word: &str) -> Result<Term, String> {
+    let mut is_not = false;
+    while let Some(rest) = word.strip_prefix(['!', '-']).filter(|rest| !rest.is_empty()) {
+        (word, is_not) = (rest, !is_not);
     }
+    let term = plain(word)?;
+    Ok(if is_not { not(term) } else { term })
+}
+
+fn not(term: Term) -> Term {
+    Term::Not(Box::new(term))
+}
+
+/// A condition that no sign turns round.
+fn plain(word: &str) -> Result<Term, String> {
     if let Some(pattern) = expression(word)? {
         return Ok(Term::Matches(None, pattern));
     }
@@ -219,15 +245,15 @@ fn condition(word: &str) -> Result<Term, String> {
         return Ok(Term::Field(value.to_lowercase(), Relation::Has, "*".into()));
     }
     known(&name)?;
-    if relation == Relation::Has
-        && let Some(pattern) = expression(value)?
-    {
-        return Ok(Term::Matches(Some(name), pattern));
+    if relation == Relation::Has {
+        let (value, is_not) = value.strip_prefix('!').map_or((value, false), |rest| (rest, true));
+        let term = match expression(value)? {
+            Some(pattern) => Term::Matches(Some(name), pattern),
+            None => Term::Field(name, relation, value.to_lowercase()),
+        };
+        return Ok(if is_not { not(term) } else { term });
     }
-    if let Some(value) = value.strip_prefix('!').filter(|_| relation == Relation::Has) {
-        return Ok(Term::Not(Box::new(Term::Field(name, relation, value.to_lowercase()))));
-    }
-    let is_number = !matches!(relation, Relation::Has | Relation::Is | Relation::IsNot);
+    let is_number = !matches!(relation, Relation::Is | Relation::IsNot);
     if is_number && number(value).is_none() {
         return Err(format!("`{word}`: `{value}` is no number"));
     }
@@ -453,6 +479,12 @@ mod tests {
             ("method:/^lora/ !state:/crash|live/", "d"),
             ("!/lora/", "a"),
             ("seed:/[13]/", "abd"),
+            ("state:!/crash|live/", "ad"),
+            ("!state:!/crash|live/", "bc"),
+            ("!!crashed", "c"),
+            ("-!-crashed", "abd"),
+            ("NOT NOT crashed", "c"),
+            ("((((lora))))", "bcd"),
             ("/lora-?ga/ OR /a b/", "d"),
         ] {
             assert_eq!(passing(text), wanted, "{text}");
@@ -487,6 +519,30 @@ mod tests {
             let error = Filter::parse(text).unwrap_err();
             assert!(error.contains(what), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn conditions_stand_in_one_another_so_deep_and_no_deeper() {
+        let brackets = |deep: usize| format!("{}full{}", "(".repeat(deep), ")".repeat(deep));
+        let nots = |deep: usize| format!("{}full", "NOT ".repeat(deep));
+        for text in [brackets(63), nots(62)] {
+            assert_eq!(passing(&text), "a", "{text}");
+        }
+        let paste = 1_000_000;
+        for text in [
+            brackets(64),
+            brackets(paste),
+            nots(64),
+            nots(paste),
+            "(".repeat(paste),
+            "! ".repeat(paste) + "full",
+            "NOT (".repeat(paste),
+        ] {
+            let error = Filter::parse(&text).unwrap_err();
+            assert!(error.contains("more than 64 deep"), "{error}");
+        }
+        assert_eq!(passing(&format!("{}full", "!".repeat(paste))), "a");
+        assert_eq!(passing(&format!("{}full", "-".repeat(paste + 1))), "bcd");
     }
 
     #[test]

@@ -325,6 +325,7 @@ pub fn run_of(method: &str, seed: u64, steps: u64) -> RunModel {
     }
     run.status = if steps == STEPS { Status::Finished } else { Status::Live };
     run.config = config(method, seed);
+    run.full_rank_bytes = Some((5_900 + 40) << 20);
     for table in [&mut run.steps, &mut run.evals] {
         table.clock.flop_per_token = if method == "full" { 3.5e8 } else { 2.6e8 };
     }

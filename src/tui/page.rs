@@ -8,6 +8,7 @@ use ratatui::style::{Color, Modifier};
 use unicode_width::UnicodeWidthStr;
 
 use super::app::App;
+use super::plot::canvas;
 use super::shell;
 use super::theme::Theme;
 use super::views::{self, Hits};
@@ -15,6 +16,8 @@ use super::views::{self, Hits};
 /// Size of a cell in an SVG, in pixels, and of its letters.
 const CELL: (f64, f64) = (8.4, 17.0);
 const FONT_SIZE: f64 = 14.0;
+/// Side of a dot of a line.
+const DOT: f64 = 2.4;
 /// How far the letters' line lies below the top of their cell.
 const BASELINE: f64 = 13.0;
 
@@ -133,8 +136,18 @@ pub fn svg(buffer: &Buffer, theme: &Theme) -> String {
         let top = f64::from(y - buffer.area.y) * CELL.1 + CELL.1 / 2.0;
         // Runs of cells of one style are one text, stretched to their width so that columns stay straight.
         let mut runs: Vec<(u16, u16, String, (Color, Color, Modifier))> = Vec::new();
+        let mut dots: Vec<(Color, String)> = Vec::new();
         each(buffer, y, |x, symbol, cell| {
             let style = (cell.fg, cell.bg, cell.modifier);
+            if let Some(bits) = braille(symbol) {
+                if dots.last().is_none_or(|(ink, _)| *ink != cell.fg) {
+                    dots.push((cell.fg, String::new()));
+                }
+                if let Some((_, path)) = dots.last_mut() {
+                    push_dots(path, bits, f64::from(x - buffer.area.x + 1) * CELL.0, top);
+                }
+                return;
+            }
             let width = symbol.width().max(1) as u16;
             match runs.last_mut() {
                 Some((start, len, text, last)) if *last == style && *start + *len == x => {
@@ -144,6 +157,10 @@ pub fn svg(buffer: &Buffer, theme: &Theme) -> String {
                 _ => runs.push((x, width, symbol.to_owned(), style)),
             }
         });
+        for (ink, path) in dots {
+            let ink = hex(ink).unwrap_or_else(|| front.into());
+            let _ = writeln!(out, "<path fill=\"{ink}\" d=\"{path}\"/>");
+        }
         for (x, len, text, (fg, bg, modifier)) in runs {
             let left = f64::from(x - buffer.area.x) * CELL.0 + CELL.0;
             let wide = f64::from(len) * CELL.0;
@@ -183,6 +200,21 @@ pub fn svg(buffer: &Buffer, theme: &Theme) -> String {
     }
     out.push_str("</g>\n</svg>\n");
     out
+}
+
+/// The dots of a Braille sign.
+fn braille(symbol: &str) -> Option<u32> {
+    symbol.chars().next().map(u32::from)?.checked_sub(0x2800).filter(|bits| *bits < 0x100)
+}
+
+/// Adds the dots of a cell to a path. Few fonts have them, and those that stand in for others are wider.
+fn push_dots(path: &mut String, bits: u32, left: f64, top: f64) {
+    for (row, column) in canvas::dots_of(bits) {
+        let x = left + CELL.0 * (0.25 + 0.5 * f64::from(column)) - DOT / 2.0;
+        let y = top + CELL.1 * (0.125 + 0.25 * f64::from(row)) - DOT / 2.0;
+        // Writing to a String cannot fail.
+        let _ = write!(path, "M{x:.1} {y:.1}h{DOT}v{DOT}h-{DOT}z");
+    }
 }
 
 /// Calls with the column, symbol and cell of every cell of a row that shows something: what a wide letter
@@ -250,6 +282,19 @@ fn hex(color: Color) -> Option<String> {
 mod tests {
     use super::*;
     use ratatui::style::Style;
+
+    #[test]
+    fn dots_of_lines_are_drawn_where_their_cells_are() {
+        let mut buffer = Buffer::empty(Rect::new(0, 0, 4, 1));
+        buffer.set_string(0, 0, "a", Style::new());
+        buffer.set_string(1, 0, "⠁⢀", Style::new().fg(Color::Rgb(1, 2, 3)));
+        let picture = svg(&buffer, &Theme::default());
+        assert!(!picture.contains('⠁') && !picture.contains('⢀'));
+        // The first dot of the second cell, and the last of the third.
+        let first = "<path fill=\"#010203\" d=\"M17.7 9.4h2.4v2.4h-2.4z";
+        assert!(picture.contains(&format!("{first}M30.3 22.2h2.4v2.4h-2.4z\"/>")), "{picture}");
+        assert!(crate::report::svg::png(&picture).is_ok());
+    }
 
     #[test]
     fn text_and_picture_hold_what_the_cells_do() {

@@ -5,6 +5,7 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
+use ratatui::widgets::{Clear, Widget};
 use unicode_width::UnicodeWidthStr;
 
 use super::action::{Action, ViewId};
@@ -21,6 +22,9 @@ mod overlay;
 const SMALLEST: (u16, u16) = (20, 5);
 /// Below this there is the view and one line.
 const SMALL: (u16, u16) = (60, 16);
+
+/// Rows of a notice at most.
+const NOTICE_ROWS: usize = 4;
 
 /// Rows that one frame smooths, over all runs: a few milliseconds. The rest comes with the next frames.
 const SMOOTHED: usize = 1 << 17;
@@ -53,6 +57,9 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         }
     }
     views::draw(app, left, buffer, hits);
+    if left.bottom() + 1 < area.bottom() {
+        notice(app, left, buffer);
+    }
     if app.overlay != Overlay::None {
         // What is covered cannot be clicked.
         hits.panels.clear();
@@ -79,11 +86,10 @@ fn has_message(app: &App) -> bool {
         || app.run().is_some_and(|run| run.is_paused || run.stalled_s(now_ms).is_some())
 }
 
-/// One line: what was just done, else the newest alert, else that the run waits.
+/// One line: the newest alert, else that the run waits; empty where what was just done is said.
 fn message(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
-    if let Some((notice, _)) = &app.notice {
-        put(buffer, area, &format!(" {}", text::printable(notice)), theme.title);
+    if app.notice.is_some() {
         return;
     }
     if let Some(since) = app.run().and_then(|run| run.stalled_s(app.now_ms)) {
@@ -129,6 +135,21 @@ fn message(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         );
         put(buffer, area, &words, theme.warn);
         hits.actions.push((area, Action::PauseResume));
+    }
+}
+
+/// What was just done, in the row below the view; what it has beyond one row stands over the view's last ones, which
+/// keeps its place.
+fn notice(app: &App, view: Rect, buffer: &mut Buffer) {
+    let Some((notice, _)) = &app.notice else { return };
+    let lines = text::wrap(notice, usize::from(view.width).saturating_sub(4), NOTICE_ROWS);
+    let top = (view.bottom() + 1).saturating_sub(lines.len() as u16).max(view.y);
+    let rows = top..=view.bottom();
+    for (y, line) in rows.zip(lines) {
+        let row = Rect { y, height: 1, ..view };
+        Clear.render(row, buffer);
+        put(buffer, row, &format!(" {line}"), app.theme.title);
+        frame::plain(&app.theme, row, buffer);
     }
 }
 

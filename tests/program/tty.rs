@@ -23,6 +23,8 @@ pub struct Tty {
     pair: PtyPair,
     writer: Box<dyn Write + Send>,
     screen: Arc<Mutex<vt100::Parser>>,
+    /// Everything that was sent.
+    bytes: Arc<Mutex<Vec<u8>>>,
     is_hung_up: Arc<AtomicBool>,
     before: String,
 }
@@ -92,6 +94,8 @@ impl Tty {
         let of_thread = Arc::clone(&screen);
         let is_hung_up = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&is_hung_up);
+        let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let sent = Arc::clone(&bytes);
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(count) = reader.read(&mut bytes) {
@@ -99,15 +103,31 @@ impl Tty {
                     break;
                 }
                 of_thread.lock().unwrap().process(&bytes[..count]);
+                sent.lock().unwrap().extend(&bytes[..count]);
             }
             is_over.store(true, Ordering::SeqCst);
         });
-        Self { child, pair, writer, screen, is_hung_up, before }
+        Self { child, pair, writer, screen, bytes, is_hung_up, before }
     }
 
     /// What the screen shows.
     pub fn text(&self) -> String {
         self.screen.lock().unwrap().screen().contents()
+    }
+
+    /// What was sent, as text.
+    pub fn sent(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
+    }
+
+    /// Whether a cell of the screen has a colour.
+    pub fn has_color(&self) -> bool {
+        let parser = self.screen.lock().unwrap();
+        let places = (0..ROWS).flat_map(|row| (0..COLUMNS).map(move |column| (row, column)));
+        let mut cells = places.filter_map(|(row, column)| parser.screen().cell(row, column));
+        cells.any(|cell| {
+            (cell.fgcolor(), cell.bgcolor()) != (vt100::Color::Default, vt100::Color::Default)
+        })
     }
 
     /// Waits until something is so.

@@ -100,6 +100,18 @@ fn signals_end_a_run_with_its_checkpoint_and_leave_the_terminal_as_it_was() {
 }
 
 #[test]
+fn control_c_ends_a_comparison_and_its_screen() {
+    let place = Place::new();
+    let line = Place::train_line("x", &format!("--methods full,lora --rank 2 {ENDLESS}"));
+    let mut tty = Tty::start(&place, &line.replacen("train ", "compare ", 1));
+    tty.see("[2 Compare]");
+    tty.see("● 0%");
+    tty.press("\x03");
+    assert_eq!(tty.end(), 130);
+    tty.see("stopped by signal 2");
+}
+
+#[test]
 fn a_hang_up_leaves_the_run_to_lines() {
     let place = Place::new();
     let mut tty = Tty::start(&place, &Place::train_line("run", ENDLESS));
@@ -211,4 +223,117 @@ fn the_screen_changes_no_bit() {
     tty.press("q");
     assert_eq!(tty.end(), 0);
     common::assert_same_run(&plain, &place.find("watched"));
+}
+
+#[test]
+fn a_finished_run_that_is_looked_at_sends_nothing() {
+    let place = Place::new();
+    place.train("run", "--iters 8");
+    let mut tty = Tty::start(&place, "watch latest");
+    tty.see("FINISHED");
+    for view in ["1", "2", "5", "7"] {
+        tty.press(view);
+        tty.see(&format!("[{view} "));
+        // The frame with the tab is whole when nothing more comes for a while.
+        std::thread::sleep(Duration::from_millis(700));
+        let before = tty.sent().len();
+        // The browser reads the folder every three seconds.
+        std::thread::sleep(Duration::from_millis(3500));
+        assert_eq!(&tty.sent()[before..], "", "view {view}");
+    }
+    tty.press("q");
+    assert_eq!(tty.end(), 0);
+}
+
+/// What a command on a terminal is to show.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Shown {
+    /// The full screen, with colours or without.
+    Screen(bool),
+    /// Lines, without one byte that moves a cursor.
+    Lines,
+    /// An error of usage.
+    Refused,
+}
+
+#[test]
+fn the_environment_decides_what_a_terminal_is_shown() {
+    use Shown::{Lines, Refused, Screen};
+    let place = Place::new();
+    for (number, (variables, ui, wanted)) in [
+        (&[][..], "auto", Screen(true)),
+        (&[("NO_COLOR", "1")][..], "auto", Screen(false)),
+        (&[("NO_COLOR", "1"), ("FORCE_COLOR", "1")][..], "auto", Screen(false)),
+        (&[("TERM", "dumb")][..], "auto", Lines),
+        (&[("TERM", "")][..], "auto", Lines),
+        (&[("CI", "1")][..], "auto", Lines),
+        (&[("CI", "1"), ("CLICOLOR_FORCE", "1"), ("FORCE_COLOR", "1")][..], "auto", Lines),
+        (&[("CI", "1")][..], "tui", Screen(true)),
+        (&[("TERM", "dumb")][..], "tui", Refused),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let what = format!("{variables:?} --ui {ui}");
+        let line = Place::train_line(&format!("run{number}"), &format!("--iters 2 --ui {ui}"));
+        let mut tty = Tty::with(&place, &line, variables);
+        if let Screen(has_color) = wanted {
+            tty.see("FINISHED");
+            assert!(tty.is_on_alternate_screen(), "{what}");
+            assert_eq!(tty.has_color(), has_color, "{what}");
+            tty.press("q");
+            assert_eq!(tty.end(), 0, "{what}");
+            continue;
+        }
+        assert_eq!(tty.end(), if wanted == Lines { 0 } else { 2 }, "{what}");
+        tty.see(if wanted == Lines { "finished after 2 updates" } else { "error:" });
+        let sent = tty.sent().replace("\r\n", "\n");
+        assert!(!sent.contains(['\x1b', '\r']), "{what}: {sent:?}");
+    }
+}
+
+#[test]
+fn without_a_terminal_there_are_plain_lines_whatever_the_environment_says() {
+    let place = Place::new();
+    let names = ["NO_COLOR", "TERM", "CI", "CLICOLOR_FORCE", "FORCE_COLOR"];
+    for (number, variables) in [
+        &[][..],
+        &[("NO_COLOR", "1")][..],
+        &[("TERM", "dumb")][..],
+        &[("TERM", "xterm-256color"), ("FORCE_COLOR", "1")][..],
+        &[("CI", "1")][..],
+        &[("CLICOLOR_FORCE", "1"), ("TERM", "xterm-256color")][..],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let run = |line: &str| {
+            let mut command = place.command(line);
+            for name in names {
+                command.env_remove(name);
+            }
+            let output = command.envs(variables.iter().copied()).output().unwrap();
+            (output.status.code(), common::stdout(&output), common::stderr(&output))
+        };
+        let name = format!("run{number}");
+        let (code, stdout, stderr) = run(&Place::train_line(&name, "--iters 2"));
+        let all = format!("{stdout}{stderr}");
+        assert_eq!(code, Some(0), "{variables:?}: {all}");
+        assert!(all.contains("finished after 2 updates"), "{variables:?}: {all}");
+        assert!(!all.contains(['\x1b', '\r']), "{variables:?}: {all:?}");
+        for (line, wanted) in [
+            (Place::train_line("tui", "--iters 2 --ui tui"), 2),
+            (format!("watch {name}"), 2),
+            ("ls".to_owned(), 0),
+            (format!("show {name}"), 0),
+        ] {
+            let (code, stdout, stderr) = run(&line);
+            assert_eq!(code, Some(wanted), "{variables:?} {line}: {stderr}");
+            assert!(!(stdout + &stderr).contains(['\x1b', '\r']), "{variables:?} {line}");
+        }
+        // Colours in a pipe are for those who ask for them by name.
+        let (code, stdout, _) = run(&format!("watch {name} --once"));
+        let is_forced = variables.iter().any(|(name, _)| *name == "CLICOLOR_FORCE");
+        assert_eq!((code, stdout.contains('\x1b')), (Some(0), is_forced), "{variables:?}");
+    }
 }

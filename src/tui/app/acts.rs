@@ -34,9 +34,10 @@ impl App {
             }
             Action::Interrupt => {
                 return if self.is_training && !self.is_over {
-                    self.say(
-                        "stopping after this update, with a checkpoint; Ctrl-C again: at once",
-                    );
+                    let key = self.key(Action::Interrupt);
+                    self.say(format!(
+                        "stopping after this update, with a checkpoint; {key} again: at once"
+                    ));
                     vec![Effect::Interrupt]
                 } else {
                     vec![Effect::Quit]

@@ -4,6 +4,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::{App, Overlay};
 use crate::tui::action::{Action, Effect};
+use crate::tui::edit::LONGEST;
 use crate::tui::{keymap, views};
 
 impl App {
@@ -57,16 +58,22 @@ impl App {
 
     /// Text was pasted: into the line that is open; nowhere else is it a sequence of keys.
     pub(super) fn paste(&mut self, text: &str) {
-        match &mut self.overlay {
+        let has_room = match &mut self.overlay {
             Overlay::Help(state) => state.line.paste(text),
             Overlay::Palette(state) => state.line.paste(text),
             Overlay::Editor(state) => state.paste(text),
             Overlay::Filter(line, _) => {
-                line.paste(text);
+                let has_room = line.paste(text);
                 let text = line.text().to_owned();
                 views::set_filter(self, &text);
+                has_room
             }
-            Overlay::None | Overlay::Confirm(..) => {}
+            Overlay::None | Overlay::Confirm(..) => true,
+        };
+        if !has_room {
+            self.say(format!(
+                "a line holds {LONGEST} characters: the end of the paste is left out"
+            ));
         }
     }
 }

@@ -348,3 +348,19 @@ fn own_keys_are_pressed_shown_and_searched_for() {
     let footer = footer.lines().last().unwrap();
     assert!(footer.contains("u smooth") && !footer.contains("s smooth"), "{footer}");
 }
+
+#[test]
+fn a_large_paste_into_a_filter_is_cut_and_said() {
+    let mut app = app();
+    app.view = ViewId::Runs;
+    press(&mut app, "/");
+    app.update(Msg::Paste("(".repeat(1_000_000)));
+    assert_eq!(app.list.filter, "(".repeat(1000));
+    assert!(app.notice.take().unwrap().0.contains("1000 characters"));
+    let text = crate::tui::page::text(&crate::tui::page::draw(&app, 100, 30));
+    let footer = text.lines().last().unwrap();
+    assert!(footer.starts_with(" /((((") && footer.contains("  brackets and NOT"), "{text}");
+    assert!(footer.contains("more than 64 deep"), "{text}");
+    app.update(Msg::Paste("x".into()));
+    assert_eq!((app.list.filter.len(), app.notice.is_some()), (1000, true));
+}

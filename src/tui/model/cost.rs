@@ -1,7 +1,13 @@
-//! What the updates of a run cost, as far as its files tell: for the axis of floating-point operations.
+//! What the updates of a run cost, as far as its files tell: operations for the axis of them, and the memory that the
+//! same run would take at full rank.
 
+use std::path::Path;
+
+use crate::config::RunConfig;
+use crate::formats::hf_config::HfConfig;
 use crate::report::History;
 use crate::report::flop::{self, Shape};
+use crate::run::estimate::peak_bytes;
 use crate::runlog::{Body, Event, Run, Step};
 use crate::series::Clock;
 use crate::series::clock::WarmStart;
@@ -42,11 +48,48 @@ impl Cost {
     }
 }
 
+/// The high-water mark that is predicted for the same batches through the same network with every weight trained by
+/// AdamW, in f32; `None` where the files do not tell network and settings.
+pub fn full_rank_bytes(facts: &serde_json::Value, config: &toml::Table) -> Option<u64> {
+    let shape = facts.get("model")?.as_object()?;
+    let shape = HfConfig::from_object(Path::new("facts.json"), shape).ok()?;
+    let mut config = RunConfig::layered(config, Path::new("run.toml"), &[]).ok()?;
+    config.train.method = "full".into();
+    config.train.train_non_targets = None;
+    config.model.base_storage = "f32".into();
+    let on_gpu = facts.get("device")?.as_str()? != "cpu";
+    Some(peak_bytes(&config, &shape, on_gpu).ok()?.total())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::series::{Axis, Moment};
     use serde_json::json;
+
+    #[test]
+    fn full_rank_takes_weights_gradients_and_two_moments() {
+        let mut facts = json!({"device": "cpu", "model": {
+            "model_type": "llama", "hidden_size": 64, "num_attention_heads": 4,
+            "intermediate_size": 172, "num_hidden_layers": 2, "vocab_size": 512,
+            "max_position_embeddings": 32, "tie_word_embeddings": false,
+        }});
+        let config = |more: &str| -> toml::Table {
+            let text = "[data]\nmax_seq_length = 32\n[train]\nmethod = \"lora\"\nrank = 4\nbatch_size = 2\n";
+            format!("{text}{more}").parse().unwrap()
+        };
+        let bytes = |facts: &_, more: &str| full_rank_bytes(facts, &config(more)).unwrap();
+        let parameters: u64 = 2 * 512 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 172 + 2 * 64) + 64;
+        let held = 4 * 4 * parameters;
+        let all = bytes(&facts, "");
+        assert!((held..2 * held).contains(&all), "{all} beside {held} without activations");
+        assert_eq!(bytes(&facts, "train_non_targets = false\n"), all);
+        assert_eq!(bytes(&facts, "[model]\nbase_storage = \"nf4\"\n"), all);
+        assert!(bytes(&facts, "grad_checkpoint = true\n") < all);
+        facts["model"]["hidden_size"] = json!(0);
+        assert_eq!(full_rank_bytes(&facts, &config("")), None);
+        assert_eq!(full_rank_bytes(&json!({}), &config("")), None);
+    }
 
     #[test]
     fn a_warm_start_costs_otherwise_than_what_follows() {

@@ -6,7 +6,7 @@ mod preview;
 mod run;
 mod switches;
 
-pub use cost::Cost;
+pub use cost::{Cost, full_rank_bytes};
 pub use pace::Pace;
 pub use preview::Preview;
 pub use run::{At, Marker, MarkerKind, Metric, RunModel, Undone};

@@ -166,6 +166,8 @@ pub struct RunModel {
     pub revision: u64,
     /// Its settings from `run.toml`, `table.key` to value; empty where they are not known.
     pub config: BTreeMap<String, String>,
+    /// The high-water mark of memory that is predicted for the same run at full rank; none where it is not known.
+    pub full_rank_bytes: Option<u64>,
     /// Merges of factors into the weights, oldest first.
     pub merges: Vec<At<Merge>>,
     /// New beginnings of factors or moments, oldest first.
@@ -219,6 +221,7 @@ impl RunModel {
             is_paused: false,
             revision: 0,
             config: BTreeMap::new(),
+            full_rank_bytes: None,
             merges: Vec::new(),
             resets: Vec::new(),
             subspaces: Vec::new(),
@@ -235,6 +238,7 @@ impl RunModel {
     pub fn set_facts(&mut self, facts: Facts) {
         self.revision += 1;
         self.config = facts.config;
+        self.full_rank_bytes = facts.full_rank_bytes;
         self.cost = facts.cost.map(Box::new);
         if let Some(cost) = &self.cost {
             for table in [&mut self.steps, &mut self.evals] {

@@ -23,6 +23,9 @@ const PARTS: f64 = 10.0;
 /// Ranges narrower than this share of their ends cannot be told apart by their ticks.
 const NARROWEST: f64 = 1e-9;
 
+/// How far beyond an end a value still stands on it, as a part of the range: ends are rounded, and so are stored numbers.
+const SLACK: f64 = 1e-6;
+
 impl AxisRange {
     /// A range between two values, whatever they are: ends that are not usable are replaced.
     pub fn new(low: f64, high: f64, is_log: bool) -> Self {
@@ -75,7 +78,7 @@ impl AxisRange {
         let (low, high) =
             if self.is_log { (self.low.log10(), self.high.log10()) } else { (self.low, self.high) };
         let step = round_step((high - low) / PARTS);
-        let (down, up) = ((low / step + 1e-6).floor() * step, (high / step - 1e-6).ceil() * step);
+        let (down, up) = ((low / step + SLACK).floor() * step, (high / step - SLACK).ceil() * step);
         if !(down.is_finite() && up.is_finite() && up > down) {
             return self;
         }
@@ -97,7 +100,12 @@ impl AxisRange {
         } else {
             (value - self.low) / (self.high - self.low)
         };
-        share.is_finite().then_some(share)
+        match share {
+            _ if !share.is_finite() => None,
+            _ if (-SLACK..0.0).contains(&share) => Some(0.0),
+            _ if share > 1.0 && share <= 1.0 + SLACK => Some(1.0),
+            _ => Some(share),
+        }
     }
 
     /// The value at a share of the range.

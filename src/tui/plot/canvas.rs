@@ -7,6 +7,14 @@ use ratatui::style::Style;
 /// Bits of a Braille cell by `[row][column]`.
 const BRAILLE: [[u8; 2]; 4] = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]];
 
+/// Row and column of each dot of a Braille sign, by its bits.
+pub fn dots_of(bits: u32) -> impl Iterator<Item = (u8, u8)> {
+    let places = (0..4).flat_map(|row: u8| [(row, 0), (row, 1)]);
+    places.filter(move |(row, column)| {
+        bits & u32::from(BRAILLE[usize::from(*row)][usize::from(*column)]) != 0
+    })
+}
+
 #[derive(Clone, Copy, Default)]
 struct Dots {
     bits: u8,

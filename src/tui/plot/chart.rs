@@ -189,8 +189,8 @@ impl<'a> Chart<'a> {
                 continue;
             };
             if is_inside {
-                hidden.above += usize::from(share_y > 1.0 + 1e-9);
-                hidden.below += usize::from(share_y < -1e-9);
+                hidden.above += usize::from(share_y > 1.0);
+                hidden.below += usize::from(share_y < 0.0);
             }
             let at = (share_x, 1.0 - share_y);
             match last {
@@ -293,7 +293,7 @@ impl<'a> Chart<'a> {
             };
             let column = cell(x, pen.area.width);
             match self.y.share(symbol.y) {
-                Some(y) if (-1e-9..=1.0 + 1e-9).contains(&y) => {
+                Some(y) if (0.0..=1.0).contains(&y) => {
                     pen.sign(column, cell(1.0 - y, pen.area.height), symbol.sign, symbol.style);
                 }
                 Some(y) if y > 0.0 => hidden.above += 1,
@@ -441,6 +441,23 @@ mod tests {
         assert!(rows[0].ends_with("▲2"), "one infinite, one above: {text}");
         assert!(rows[2].ends_with("▼1"), "not above 0 on an axis of logarithms: {text}");
         assert_eq!(rows[2].chars().nth(5), Some('×'), "{text}");
+    }
+
+    #[test]
+    fn a_stored_value_on_the_rounded_end_is_not_beyond_it() {
+        let theme = Theme::default();
+        let stored = |value: f32| f64::from(value);
+        for (low, high) in [(0.0, 0.002_f32), (0.1_f32, 0.9), (1e-4, 1e-3), (-0.3, 0.7)] {
+            for is_log in [false, true] {
+                let points = [(0.0, stored(low)), (1.0, stored(high))];
+                let y = AxisRange::around(points.iter().map(|p| p.1), is_log).unwrap();
+                let line = Line { points: &points, ..Line::default() };
+                let x = AxisRange::new(0.0, 1.0, false);
+                let text = drawn(&Chart { lines: vec![line], ..Chart::new(&theme, x, y) }, 40, 12);
+                let is_beyond = is_log && low <= 0.0;
+                assert_eq!(text.contains(['▲', '▼']), is_beyond, "{low} {high} {is_log}\n{text}");
+            }
+        }
     }
 
     #[test]

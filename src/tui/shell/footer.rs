@@ -10,31 +10,40 @@ use crate::tui::action::{Action, ViewId};
 use crate::tui::app::{App, Overlay};
 use crate::tui::keymap::{self, Binding};
 use crate::tui::model::RunModel;
-use crate::tui::views::Hits;
+use crate::tui::views::frame::edited;
+use crate::tui::views::{self, Hits, compare};
 
 /// Draws as many hints as fit: keys that look, then those that act, then the way out.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     if let Overlay::Filter(line, _) = &app.overlay {
         let x = put(buffer, area, " /", app.theme.key);
         let rest = Rect { x, width: area.right().saturating_sub(x), ..area };
-        put(buffer, rest, line.text(), app.theme.text);
-        let cursor = Rect { x: x + line.cursor_column() as u16, width: 1, ..area };
-        buffer.set_style(cursor.intersection(area), app.theme.selected);
+        let wrong = views::wrong_filter(app).map(|wrong| format!("  {wrong} ")).unwrap_or_default();
+        let room = (rest.width / 2).max(rest.width.saturating_sub(line.text().width() as u16 + 1));
+        let wrong = super::fit(&wrong, usize::from(room));
+        let shown = rest.width - wrong.width() as u16;
+        edited(line, Rect { width: shown, ..rest }, app.theme.text, &app.theme, buffer);
+        put(buffer, after(rest, x + shown), wrong, app.theme.warn);
         return;
     }
     let hints = |binding: &&Binding| {
         !binding.hint.is_empty()
             && binding.action != Action::Quit
-            && does_something(app.view, binding.action)
+            && does_something(app, binding.action)
     };
-    let (acts, looks): (Vec<_>, Vec<_>) =
+    let (mut acts, looks): (Vec<&Binding>, Vec<&Binding>) =
         keymap::of(app.keys, app.view).filter(hints).partition(|binding| binding.action.acts());
     let is_live = app.run().is_some_and(RunModel::takes_commands);
+    // What acts on the run under the cursor of the list needs no live one.
+    acts.retain(|binding| match binding.action {
+        Action::ResumeRun | Action::CloneRun | Action::DeleteRun => !app.browser.is_empty(),
+        _ => is_live,
+    });
     let quit: Vec<_> = keymap::binding(app.keys, app.view, Action::Quit).into_iter().collect();
     let room = usize::from(area.width).saturating_sub(1);
     let tail = len(&quit) + 2;
     // Acting has up to two fifths of the line; what looks has the rest.
-    let acts = if is_live { take(&acts, (room * 2 / 5).saturating_sub(2)) } else { Vec::new() };
+    let acts = take(&acts, (room * 2 / 5).saturating_sub(2));
     let acts_len = if acts.is_empty() { 0 } else { len(&acts) + 2 };
     let looks = take(&looks, room.saturating_sub(tail + acts_len));
     let mut x = area.x + 1;
@@ -52,9 +61,12 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
 }
 
 /// Whether a key that holds everywhere has something to act on in a view.
-fn does_something(view: ViewId, action: Action) -> bool {
+fn does_something(app: &App, action: Action) -> bool {
     use ViewId::{Compare, Logs, Rank, Runs, Switches, System, Train};
+    let view = app.view;
     match action {
+        // In the table it goes to the next column.
+        Action::Right if view == Compare => !compare::is_on_table(app),
         Action::Filter => matches!(view, Compare | Logs | Runs),
         Action::Right => !matches!(view, Logs | Runs),
         Action::ZoomIn | Action::ZoomReset | Action::CycleX => {

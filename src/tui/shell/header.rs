@@ -10,6 +10,7 @@ use crate::runlog::Level;
 use crate::tui::action::{Action, ViewId};
 use crate::tui::app::App;
 use crate::tui::views::Hits;
+use crate::tui::views::frame::letter;
 
 /// The header: program, run, state, step, time left. Parts are dropped whole where they do not fit.
 pub fn draw(app: &App, area: Rect, buffer: &mut Buffer) {
@@ -57,20 +58,17 @@ pub fn tabs(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         .map_or(0, |run| run.alerts.iter().filter(|alert| alert.what.level != Level::Info).count());
     let named: Vec<String> = ViewId::ALL
         .iter()
-        .zip(1..)
-        .map(|(view, digit)| match view {
-            ViewId::Logs if alerts > 0 => format!("{digit} {}({alerts})", view.title()),
-            _ => format!("{digit} {}", view.title()),
+        .map(|view| match (app.key(tab(*view)), view) {
+            (key, ViewId::Logs) if alerts > 0 => format!("{key} {}({alerts})", view.title()),
+            (key, _) => format!("{key} {}", view.title()),
         })
         .collect();
-    let help = "? help  : command ";
     let all: usize = named.iter().map(|name| name.width() + 2).sum();
-    let is_wide = all + help.width() + 2 <= usize::from(area.width);
     let is_named = all < usize::from(area.width);
     let mut x = area.x;
     for (view, name) in ViewId::ALL.into_iter().zip(&named) {
         let is_here = view == app.view;
-        let name = if is_named || is_here { name.as_str() } else { &name[..1] };
+        let name = if is_named || is_here { name.as_str() } else { app.key(tab(view)) };
         let (words, style) = if is_here {
             (format!("[{name}]"), theme.focus)
         } else {
@@ -80,11 +78,18 @@ pub fn tabs(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         x = put(buffer, after(area, x), &words, style);
         hits.actions.push((Rect { x: start, width: x - start, ..area }, tab(view)));
     }
-    if is_wide {
-        let x = area.right().saturating_sub(help.width() as u16);
-        put(buffer, after(area, x), help, theme.dim);
-        hits.actions.push((Rect { x, width: 6, ..area }, Action::Help));
-        hits.actions.push((Rect { x: x + 8, width: 9, ..area }, Action::Palette));
+    // Where both do not fit, the way to all other keys does.
+    let ways = [(Action::Help, "help"), (Action::Palette, "command")]
+        .map(|(action, word)| (action, format!("{} {word}", app.key(action))));
+    let len = |ways: &[(Action, String)]| ways.iter().map(|way| way.1.width() + 2).sum::<usize>();
+    let room = usize::from(area.right().saturating_sub(x));
+    let count = [2, 1].into_iter().find(|count| len(&ways[..*count]) < room).unwrap_or(0);
+    let mut x = area.right().saturating_sub(len(&ways[..count]).saturating_sub(1) as u16);
+    for (action, words) in &ways[..count] {
+        let start = x;
+        x = put(buffer, after(area, x), words, theme.dim);
+        hits.actions.push((Rect { x: start, width: x - start, ..area }, *action));
+        x += 2;
     }
 }
 
@@ -103,7 +108,7 @@ fn names(app: &App) -> Vec<String> {
     };
     let mut parts = vec![method, what.model.clone(), what.data.clone()];
     if app.runs.len() > 1 {
-        let letter = char::from(b'A' + (app.active % 26) as u8);
+        let letter = letter(app.active);
         parts.insert(0, format!("{letter} of {}", app.runs.len()));
     }
     parts.retain(|part| !part.is_empty());

@@ -29,7 +29,7 @@ pub fn draw(app: &App, screen: Rect, view: Rect, buffer: &mut Buffer, hits: &mut
         Overlay::None | Overlay::Filter(..) => {}
         Overlay::Help(state) => {
             let title = format!(
-                "help {} {} view   type to search, Enter runs the entry, Esc closes",
+                "help {} {} view   type to search   Enter runs the entry   Esc closes",
                 if app.theme.is_ascii { "-" } else { "—" },
                 app.view.title()
             );
@@ -84,6 +84,13 @@ fn frame(app: &App, area: Rect, title: &str, buffer: &mut Buffer, hits: &mut Hit
     let covered = |hit: &(Rect, _)| !hit.0.intersects(area);
     hits.actions.retain(covered);
     Clear.render(area, buffer);
+    // Parts of the title that do not fit go whole.
+    let mut title = title;
+    while title.width() + 4 > usize::from(area.width)
+        && let Some((before, _)) = title.rsplit_once("   ")
+    {
+        title = before;
+    }
     let block = Block::bordered()
         .border_style(app.theme.focus)
         .title(format!(" {title} "))

@@ -2,6 +2,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::*;
 use crate::tui::app::Msg;
+use crate::tui::keymap::with_own;
 use crate::tui::theme::{Depth, Theme};
 use crate::tui::{fixture, page};
 
@@ -85,6 +86,9 @@ fn the_footer_keeps_the_way_out_when_it_is_narrow() {
         assert!(last.trim_end().ends_with("q quit"), "{width}: {last}");
         if width >= 80 {
             assert!(last.contains("P pause"), "{width}: {last}");
+            let tabs = text.lines().nth(1).unwrap();
+            assert!(tabs.contains("? help") && tabs.contains("7 Runs"), "{width}: {tabs}");
+            assert_eq!(tabs.ends_with(": command"), width >= 100, "{width}: {tabs}");
         }
     }
 }
@@ -132,4 +136,130 @@ fn an_alert_is_shown_with_its_whole_remedy_or_without_it() {
     let first = remedy.split(' ').next().unwrap();
     let narrow = line(100).unwrap();
     assert!(narrow.contains(&remedy) || !narrow.contains(&format!("· {first}")), "{narrow}");
+}
+
+#[test]
+fn the_list_of_runs_has_its_hints_without_a_live_run() {
+    let mut app = fixture::app(Theme::default());
+    app.view = ViewId::Runs;
+    let footer =
+        |app: &App| page::text(&page::draw(app, 100, 30)).lines().last().unwrap().to_owned();
+    assert!(footer(&app).contains("R resume  N clone  X delete"), "{}", footer(&app));
+    app.runs.clear();
+    let hints = footer(&app);
+    assert!(hints.contains("R resume  N clone  X delete") && !hints.contains("P pause"), "{hints}");
+    app.browser.clear();
+    assert!(!footer(&app).contains("R resume"));
+}
+
+#[test]
+fn words_on_the_screen_name_the_keys_that_the_user_chose() {
+    let own = [
+        ("runs", "Ctrl-r"),
+        ("pin", "Ctrl-n"),
+        ("filter", "Ctrl-f"),
+        ("open", "Alt-o"),
+        ("back", "Alt-b"),
+        ("follow", "Alt-f"),
+        ("diff", "Alt-d"),
+        ("spectra", "Alt-r"),
+        ("zoom-reset", "Alt-0"),
+        ("clone-run", "Alt-n"),
+        ("interrupt", "Ctrl-x"),
+        ("help", "Ctrl-h"),
+        ("command", ";"),
+    ];
+    let own = own.into_iter().map(|(name, keys)| (name.into(), keys.into())).collect();
+    let mut app = fixture::app(Theme::default());
+    app.keys = with_own(&own).unwrap();
+    app.axes.window = Some((10.0, 100.0));
+    app.logs.selected = Some(3);
+    let is_said = |view, change: &dyn Fn(&mut App), words: &str| {
+        let mut app = app.clone();
+        app.view = view;
+        change(&mut app);
+        let text = page::text(&page::draw(&app, 200, 60));
+        assert!(text.contains(words), "no `{words}` in\n{text}");
+    };
+    let empty = |app: &mut App| app.runs.clear();
+    for view in ViewId::ALL.into_iter().filter(|view| *view != ViewId::Runs) {
+        is_said(view, &empty, "No run is open. Press Ctrl-r for the runs");
+    }
+    is_said(ViewId::Train, &|_| {}, "6 Logs(1)  Ctrl-r Runs ");
+    is_said(ViewId::Train, &|_| {}, "Ctrl-h help  ; command");
+    is_said(ViewId::Compare, &empty, "There Ctrl-n lays a run beside");
+    is_said(ViewId::Runs, &|_| {}, "Ctrl-n pin · Alt-o open");
+    let nothing = |app: &mut App| {
+        app.list.filter = "nothing".into();
+        app.compare.filter = "nothing".into();
+    };
+    is_said(ViewId::Runs, &nothing, "Ctrl-f changes it, Alt-b takes it away");
+    is_said(ViewId::Compare, &nothing, "Ctrl-f changes it, Alt-b takes it away");
+    is_said(ViewId::Logs, &|_| {}, "Alt-f: follow");
+    is_said(ViewId::Logs, &|_| {}, "Alt-d: what changed since");
+    is_said(ViewId::Train, &|_| {}, "zoomed (Alt-0: all)");
+    is_said(ViewId::Rank, &|_| {}, "Alt-r: now");
+    let stop = |app: &mut App| {
+        app.is_training = true;
+        app.act(Action::Interrupt);
+    };
+    is_said(ViewId::Train, &stop, "Ctrl-x again: at once");
+    let resume = |app: &mut App| {
+        app.list.selected = Some(fixture::folder("full", 1));
+        app.act(Action::ResumeRun);
+    };
+    is_said(ViewId::Runs, &resume, "Alt-n starts a new run");
+}
+
+#[test]
+fn a_long_notice_is_said_whole_over_the_view_and_nothing_moves() {
+    let mut app = fixture::app(Theme::default());
+    let screen = |app: &App, width| page::text(&page::draw(app, width, 24));
+    app.say("short");
+    let before = screen(&app, 80);
+    let words = "the disk is full: 12 bytes of 34 could be written to a folder with a long name; \
+                 make room, then write a checkpoint again, or leave the screen: nothing is lost";
+    app.say(words);
+    for width in [60, 80, 100] {
+        let text = screen(&app, width);
+        let said: Vec<&str> = text.lines().skip(19).collect();
+        let said = said.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains(words), "{width}\n{text}");
+    }
+    let after = screen(&app, 80);
+    let above = |text: &str| text.lines().take(20).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(above(&before), above(&after));
+    app.say("x".repeat(10_000));
+    assert!(screen(&app, 80).contains("xxx …"));
+    for (width, height) in [(20, 5), (60, 16), (0, 0), (59, 20)] {
+        page::draw(&app, width, height);
+    }
+}
+
+#[test]
+fn the_editor_shows_the_row_under_the_cursor_at_any_height() {
+    let mut app = fixture::app(Theme::default());
+    press(&mut app, "E");
+    let Overlay::Editor(state) = &mut app.overlay else { panic!("no editor") };
+    let last = state.rows.iter().filter(|row| row.is_live).count() - 1;
+    state.selected = last;
+    let key = state.rows[last].key;
+    for height in [16, 18, 24, 40] {
+        let text = page::text(&page::draw(&app, 80, height));
+        assert!(text.contains(&format!("▸{key}")), "{height}\n{text}");
+    }
+}
+
+#[test]
+fn titles_of_what_lies_over_the_view_lose_whole_parts() {
+    let mut app = fixture::app(Theme::default());
+    press(&mut app, "?");
+    let title = |app: &App, width| {
+        let text = page::text(&page::draw(app, width, 24));
+        let line = text.lines().find(|line| line.contains("help —")).unwrap();
+        line[line.find("help —").unwrap()..line.rfind(" ─").unwrap_or(line.len())].trim().to_owned()
+    };
+    assert!(title(&app, 100).contains("Enter runs the entry   Esc closes"));
+    let narrow = title(&app, 60);
+    assert!(narrow.ends_with("view   type to search"), "{narrow}");
 }

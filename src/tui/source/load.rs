@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::model::{Cost, RunModel};
+use super::super::model::{Cost, RunModel, full_rank_bytes};
 use crate::error::Result;
 use crate::runlog::status::LastWord;
 use crate::runlog::{RunDir, Status, Tail};
@@ -14,6 +14,8 @@ pub struct Facts {
     pub config: BTreeMap<String, String>,
     /// What its updates cost.
     pub cost: Option<Cost>,
+    /// The memory that it would take at full rank, predicted.
+    pub full_rank_bytes: Option<u64>,
 }
 
 impl Facts {
@@ -37,7 +39,11 @@ impl Facts {
                 }
             }
         }
-        Self { config: settings, cost: Cost::read(&facts, &config) }
+        Self {
+            config: settings,
+            cost: Cost::read(&facts, &config),
+            full_rank_bytes: full_rank_bytes(&facts, &config),
+        }
     }
 }
 

@@ -31,6 +31,8 @@ const HZ: u32 = 10;
 const HZ_SPARING: u32 = 4;
 /// How often a live run's clock moves.
 const CLOCK: Duration = Duration::from_secs(1);
+/// How often ages of runs do.
+const AGES: Duration = Duration::from_mins(1);
 /// How often a process in the background looks whether it was brought back.
 const BACKGROUND: Duration = Duration::from_millis(300);
 /// Messages taken in before a frame gets its turn.
@@ -86,7 +88,7 @@ pub trait Host {
     /// Moves a run to the trash.
     fn trash(&mut self, run: &Path) -> Result<String>;
     /// Writes what the panel in focus shows to files, or the whole view.
-    fn export(&mut self, app: &App, is_view: bool) -> Result<String>;
+    fn export(&mut self, app: &mut App, is_view: bool) -> Result<String>;
 }
 
 /// Draws `app` until the user is done. `start` gets the feed before the first frame; it opens runs, here or on
@@ -203,7 +205,7 @@ impl<'a> Screen<'a> {
                     Err(_) => return Ok(Ended::Quit),
                 },
             };
-            if self.clock.elapsed() >= CLOCK && self.tick_in(now).is_some() {
+            if self.every().is_some_and(|every| self.clock.elapsed() >= every) {
                 self.clock = Instant::now();
                 views::rank::tick(self.app);
                 self.budget.soil(Dirt::Data);
@@ -220,13 +222,21 @@ impl<'a> Screen<'a> {
         }
     }
 
-    /// How long until the clock moves: of a live run, or of a notice that goes; never where neither is.
+    /// How often the clock moves: of a live run, or of a notice that goes; ages of runs in minutes. Never where none of
+    /// them is on the screen.
+    fn every(&self) -> Option<Duration> {
+        let app = &self.app;
+        let is_live = app.runs.iter().any(|run| run.status.is_live()) && !app.is_frozen;
+        let is_begun = app.is_training && app.runs.is_empty();
+        if is_live || is_begun || app.notice.is_some() || app.rank.is_playing {
+            return Some(CLOCK);
+        }
+        (app.view == ViewId::Runs).then_some(AGES)
+    }
+
+    /// How long until the clock moves.
     fn tick_in(&self, now: Instant) -> Option<Duration> {
-        let is_live =
-            self.app.runs.iter().any(|run| run.status.is_live()) || self.app.runs.is_empty();
-        let is_moving = self.app.rank.is_playing;
-        let moves = is_live && !self.app.is_frozen || self.app.notice.is_some() || is_moving;
-        moves.then(|| CLOCK.saturating_sub(now.saturating_duration_since(self.clock)))
+        Some(self.every()?.saturating_sub(now.saturating_duration_since(self.clock)))
     }
 
     /// Takes one message in.

@@ -6,20 +6,19 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::Hits;
-use super::frame::{frame, letter, plain, put, say};
-use crate::runlog::Status;
-use crate::series::Axis;
+use super::frame::{frame, letter, no_run, plain, put, say};
 use crate::tui::action::{Action, Effect, ViewId};
 use crate::tui::app::App;
-use crate::tui::filter;
 use crate::tui::model::Metric;
 use crate::tui::sheet::Sheet;
 
 pub mod groups;
 mod lines;
 mod rows;
+mod scene;
 
 use rows::Column;
+use scene::Scene;
 
 /// The chart.
 const CHART: usize = 0;
@@ -70,62 +69,19 @@ impl Default for State {
     }
 }
 
-/// The axis of the comparison, and what a place on the axis of all charts is multiplied by for it. Updates are no
-/// fair axis where batches differ, so tokens stand in for them.
-fn fair(app: &App) -> (Axis, f64) {
-    match (app.axes.x, app.run()) {
-        (Axis::Step, Some(run)) => (Axis::Tokens, run.summary.run.tokens_per_step.max(1) as f64),
-        (Axis::Step, None) => (Axis::Tokens, 1.0),
-        (axis, _) => (axis, 1.0),
-    }
-}
-
-/// Half-life of the smoothing on the axis of the comparison.
-fn half_life(app: &App) -> Option<f64> {
-    app.axes.half_life.map(|half_life| half_life * fair(app).1)
-}
-
-/// Whether the vertical axis is logarithmic: losses are unless the user said otherwise.
-fn is_log_y(app: &App) -> bool {
-    let metric = app.compare.metric;
-    let is_loss = matches!(metric, Metric::Loss | Metric::ValLoss | Metric::Perplexity);
-    app.axes.log_y.get(&metric).copied().unwrap_or(is_loss)
-}
-
-/// Places of the runs that the filter lets through, in their order.
-fn passing(app: &App) -> Vec<usize> {
-    let (filter, _) = filter::read(&app.compare.filter);
-    let runs = app.runs.iter().enumerate();
-    runs.filter(|(_, run)| filter.passes(*run)).map(|(place, _)| place).collect()
-}
-
 /// Places of the runs on the chart.
 pub(super) fn shown(app: &App) -> Vec<usize> {
-    let mut shown = passing(app);
-    shown.retain(|place| !app.compare.hidden.contains(place));
-    shown.truncate(MOST_LINES);
-    shown
+    Scene::of(app).shown
 }
 
-/// The place at which runs are compared: the cursor, else as far as all have come that did not fail.
-fn place(app: &App) -> Option<f64> {
-    let (axis, scale) = fair(app);
-    if let Some(cursor) = app.axes.cursor {
-        return Some(cursor * scale);
-    }
-    let shown = shown(app);
-    let of = |counts: &dyn Fn(&crate::tui::model::RunModel) -> bool| {
-        let runs = shown.iter().filter_map(|place| app.runs.get(*place));
-        let reaches = runs.filter(|run| counts(run)).filter_map(|run| groups::reach(run, axis));
-        reaches.min_by(f64::total_cmp)
-    };
-    of(&|run| !matches!(run.status, Status::Crashed | Status::Diverged | Status::Failed))
-        .or_else(|| of(&|_| true))
+/// Whether keys go to the table.
+pub fn is_on_table(app: &App) -> bool {
+    app.compare.focus == TABLE
 }
 
 /// What an action changes here.
 pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
-    let order = rows::order(app);
+    let order = rows::order(&Scene::of(app));
     let state = &mut app.compare;
     match action {
         Action::NextPanel | Action::PrevPanel => state.focus = 1 - state.focus.min(1),
@@ -155,7 +111,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
             state.metric = Metric::ALL[(at + 1) % Metric::ALL.len()];
         }
         Action::LogY => {
-            let is_log = is_log_y(app);
+            let is_log = Scene::of(app).is_log_y();
             app.axes.log_y.insert(app.compare.metric, !is_log);
         }
         Action::LockY => lines::flip_lock(app),
@@ -166,7 +122,7 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Back if state.shows_diff => state.shows_diff = false,
         Action::Back if !state.filter.is_empty() => state.filter.clear(),
         Action::Back | Action::End => app.axes.cursor = None,
-        Action::Copy => return vec![Effect::Copy(rows::text(app))],
+        Action::Copy => return vec![Effect::Copy(rows::text(&Scene::of(app)))],
         Action::Export => return vec![Effect::Export(false)],
         _ => {}
     }
@@ -177,8 +133,9 @@ pub fn update(app: &mut App, action: Action) -> Vec<Effect> {
 pub fn pick(app: &mut App, place: usize) {
     app.compare.focus = TABLE;
     if let Some(row) = place.checked_sub(super::ROW) {
-        if let Some(run) = rows::order(app).get(row) {
-            app.compare.selected = *run;
+        let run = rows::order(&Scene::of(app)).get(row).copied();
+        if let Some(run) = run {
+            app.compare.selected = run;
         }
     } else if let Some(column) = place.checked_sub(super::HEAD).filter(|c| *c < Column::COUNT) {
         app.compare.is_descending = app.compare.sort == column && !app.compare.is_descending;
@@ -200,9 +157,10 @@ fn move_by(state: &mut State, order: &[usize], by: i64) {
 
 /// Moves the cursor by a hundredth of what is shown, at least to the next value of the selected run.
 fn move_cursor(app: &mut App, by: i64) {
-    let (axis, scale) = fair(app);
-    let Some(now) = place(app) else { return };
-    let (low, high) = lines::extent(app);
+    let scene = Scene::of(app);
+    let (axis, scale) = (scene.axis, scene.scale);
+    let Some(now) = scene.place else { return };
+    let (low, high) = scene.extent();
     let step = (high - low) / 100.0 * by as f64;
     // A window may lie beyond the newest row: `clamp` would panic there.
     let target = (now + step).max(low).min(high);
@@ -224,46 +182,53 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
     if app.runs.is_empty() {
         let inner = frame("compare", "", true, theme, area, buffer);
-        let words = "No run is open. Press 7 for the runs of the folder: space there lays a run beside \
-                     the others, and several lie over one another here.";
-        say(words, theme.text, theme, inner, buffer);
+        let words = format!(
+            "{} There {} lays a run beside the others, and several lie over one another here.",
+            no_run(app),
+            app.key_in(ViewId::Runs, Action::Pin)
+        );
+        say(&words, theme.text, theme, inner, buffer);
         plain(theme, area, buffer);
         return;
     }
-    let (chart, table, last) = layout(app, area);
+    let scene = Scene::of(app);
+    let (chart, table, last) = layout(&scene, area);
     if !chart.is_empty() {
         hits.panels.push((chart, CHART));
-        lines::draw(app, chart, buffer, hits);
+        lines::draw(&scene, chart, buffer, hits);
     }
     if !table.is_empty() {
         hits.panels.push((table, TABLE));
-        rows::draw(app, table, buffer, hits);
+        rows::draw(&scene, table, buffer, hits);
     }
     if !last.is_empty() && table.is_empty() {
-        lines::value_line(app, last, buffer);
+        lines::value_line(&scene, last, buffer);
     } else if !last.is_empty() {
-        put(&rows::last_line(app), theme.dim, theme, last, buffer);
+        put(&rows::last_line(&scene), theme.dim, theme, last, buffer);
     }
     plain(theme, area, buffer);
 }
 
 /// The table as rows for files.
-pub(super) fn sheet(app: &App) -> Sheet {
-    let text = rows::text(app);
+pub(super) fn sheet(app: &App) -> Sheet<'static> {
+    let text = rows::text(&Scene::of(app));
     let mut lines = text.lines().map(|line| line.split('\t'));
-    let columns = lines.next().map(|names| names.map(str::to_owned).collect()).unwrap_or_default();
-    let rows = lines.map(|cells| cells.map(|cell| cell.trim().into()).collect()).collect();
-    Sheet { columns, rows }
+    let columns: Vec<&str> = lines.next().map(Iterator::collect).unwrap_or_default();
+    let mut sheet = Sheet::new(&columns);
+    for cells in lines {
+        sheet.add(cells.map(|cell| cell.trim().into()).collect());
+    }
+    sheet
 }
 
 /// Where chart, table and last line stand; what has no room is empty.
-fn layout(app: &App, area: Rect) -> (Rect, Rect, Rect) {
+fn layout(scene: &Scene, area: Rect) -> (Rect, Rect, Rect) {
     let none = Rect::ZERO;
     if area.width < 3 || area.height < 3 {
         return (none, none, area);
     }
-    if app.is_maximised {
-        return if app.compare.focus == TABLE { (none, area, none) } else { (area, none, none) };
+    if scene.app.is_maximised {
+        return if is_on_table(scene.app) { (none, area, none) } else { (area, none, none) };
     }
     if area.width < 40 || area.height < 12 {
         let last = Rect { y: area.bottom() - 1, height: 1, ..area };
@@ -271,7 +236,7 @@ fn layout(app: &App, area: Rect) -> (Rect, Rect, Rect) {
     }
     let last = Rect { y: area.bottom() - 1, height: 1, ..area };
     let rest = area.height - 1;
-    let wanted = rows::height(app) + 3;
+    let wanted = rows::height(scene) + 3;
     let table = wanted.min(rest * 9 / 20).max(5).min(rest);
     let chart = Rect { height: rest - table, ..area };
     (chart, Rect { y: chart.bottom(), height: table, ..area }, last)
@@ -285,29 +250,14 @@ fn letters(group: &[usize]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tui::fixture::{self, TOKENS};
+    use crate::tui::fixture;
     use crate::tui::theme::Theme;
-
-    #[test]
-    fn runs_are_compared_as_far_as_all_have_come_that_did_not_fail() {
-        let mut app = fixture::app(Theme::default());
-        assert_eq!(place(&app), Some(312.0 * TOKENS as f64));
-        app.runs.push(fixture::run_of("lora", 2, 40));
-        app.runs[5].status = crate::runlog::Status::Crashed;
-        assert_eq!(place(&app), Some(312.0 * TOKENS as f64));
-        app.compare.hidden.insert(0);
-        assert_eq!(place(&app), Some(400.0 * TOKENS as f64));
-        app.axes.cursor = Some(20.0);
-        assert_eq!(place(&app), Some(20.0 * TOKENS as f64), "updates are shown as tokens");
-        app.axes.x = Axis::Active;
-        assert_eq!(place(&app), Some(20.0));
-    }
 
     #[test]
     fn rows_are_sorted_by_what_was_reached_and_the_unknown_stands_last() {
         let mut app = fixture::app(Theme::default());
         app.compare.baseline = 1;
-        let order = |app: &App| rows::order(app);
+        let order = |app: &App| rows::order(&Scene::of(app));
         assert_eq!(order(&app), [1, 0, 2, 3, 4], "full, switchlora, galore, relora, lora");
         update(&mut app, Action::Sort);
         assert_eq!(order(&app), [4, 3, 2, 0, 1]);
@@ -333,7 +283,7 @@ mod tests {
         update(&mut app, Action::Pin);
         assert_eq!((app.compare.baseline, app.compare.selected), (1, 0));
         assert_eq!(shown(&app), [1, 2, 3, 4]);
-        assert_eq!(passing(&app).len(), 5, "a run off the chart stays in the table");
+        assert_eq!(Scene::of(&app).passing.len(), 5, "a run off the chart stays in the table");
         update(&mut app, Action::NextMetric);
         assert_eq!(app.compare.metric, Metric::Perplexity);
         update(&mut app, Action::Open);
@@ -355,10 +305,10 @@ mod tests {
     fn the_last_line_pairs_seeds() {
         let mut app = fixture::app(Theme::default());
         app.compare.baseline = 1;
-        assert!(rows::last_line(&app).contains("needs two seeds"));
+        assert!(rows::last_line(&Scene::of(&app)).contains("needs two seeds"));
         app.runs.push(fixture::run_of("full", 2, fixture::STEPS));
         app.runs.push(fixture::run_of("lora", 2, fixture::STEPS));
-        let line = rows::last_line(&app);
+        let line = rows::last_line(&Scene::of(&app));
         assert!(line.contains("EG−BF = +0.") && line.contains("(2 seeds)"), "{line}");
     }
 

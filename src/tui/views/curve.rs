@@ -8,6 +8,7 @@ use ratatui::text::{Line as Words, Span};
 use super::{Hits, frame};
 use crate::report::text;
 use crate::series::{Axis, Table};
+use crate::tui::action::Action;
 use crate::tui::app::App;
 use crate::tui::model::{Marker, MarkerKind, Metric, RunModel};
 use crate::tui::plot::axis::{self, AxisRange, time_label};
@@ -353,10 +354,10 @@ impl Curve<'_> {
             }
         } else {
             let state = match (app.is_frozen, app.axes.window) {
-                (true, _) => "frozen",
-                (_, Some(_)) => "zoomed (0: all)",
-                _ if self.run.status.is_live() => "following",
-                _ => "all of it",
+                (true, _) => "frozen".into(),
+                (_, Some(_)) => format!("zoomed ({}: all)", app.key(Action::ZoomReset)),
+                _ if self.run.status.is_live() => "following".into(),
+                _ => "all of it".to_owned(),
             };
             spans.push(Span::styled(state, theme.dim));
         }

@@ -4,6 +4,7 @@ use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{KeyCode, KeyEvent};
 use ratatui::layout::Rect;
 
+use super::frame::edited;
 use crate::runlog::control;
 use crate::tui::action::Effect;
 use crate::tui::app::{App, Overlay};
@@ -59,11 +60,10 @@ impl State {
         Self { rows, selected: 0, error: None }
     }
 
-    /// Text was pasted: into the value under the cursor.
-    pub fn paste(&mut self, text: &str) {
-        if let Some(row) = self.rows.get_mut(self.selected).filter(|row| row.is_live) {
-            row.new.paste(text);
-        }
+    /// Text was pasted: into the value under the cursor. Answers whether all of it had room.
+    pub fn paste(&mut self, text: &str) -> bool {
+        let row = self.rows.get_mut(self.selected).filter(|row| row.is_live);
+        row.is_none_or(|row| row.new.paste(text))
     }
 
     /// The commands of all changes.
@@ -117,11 +117,11 @@ pub fn draw(app: &App, state: &State, area: Rect, buffer: &mut Buffer) {
     let theme = &app.theme;
     let width = usize::from(area.width);
     let arrow = if theme.is_ascii { "->" } else { "→" };
-    for (place, row) in state.rows.iter().enumerate() {
-        let y = area.y + place as u16;
-        if y + 2 >= area.bottom() {
-            break;
-        }
+    // What is below the last row that fits comes up with the cursor.
+    let room = usize::from(area.height.saturating_sub(2));
+    let first = (state.selected + 1).saturating_sub(room);
+    for (place, row) in state.rows.iter().enumerate().skip(first).take(room) {
+        let y = area.y + (place - first) as u16;
         let style = if row.is_live { theme.text } else { theme.dim };
         let put = |buffer: &mut Buffer, x: u16, text: &str, style| {
             if x < area.right() {
@@ -138,13 +138,13 @@ pub fn draw(app: &App, state: &State, area: Rect, buffer: &mut Buffer) {
             put(buffer, x, "(needs a new run)", theme.dim);
         } else if row.is_changed() || is_here {
             let style = if row.is_changed() { theme.act } else { theme.dim };
-            put(buffer, x, &format!("{arrow} {}", row.new.text()), style);
+            put(buffer, x, arrow, style);
+            let start = x + arrow.chars().count() as u16 + 1;
+            let rest = Rect::new(start, y, area.right().saturating_sub(start), 1);
             if is_here {
-                let start = x + if theme.is_ascii { 3 } else { 2 };
-                let cursor = start.saturating_add(row.new.cursor_column() as u16);
-                if cursor < area.right() {
-                    buffer.set_style(Rect::new(cursor, y, 1, 1), theme.selected);
-                }
+                edited(&row.new, rest, style, theme, buffer);
+            } else {
+                put(buffer, start, row.new.text(), style);
             }
         } else if let Some(remark) = app.run().and_then(|run| settings::remark(run, row.key)) {
             put(buffer, x, &remark, theme.dim);

@@ -6,6 +6,9 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use crate::runlog::Status;
+use crate::tui::action::{Action, ViewId};
+use crate::tui::app::App;
+use crate::tui::edit;
 use crate::tui::plot::panel::Panel;
 use crate::tui::plot::signs::to_ascii;
 use crate::tui::plot::table::fit;
@@ -58,6 +61,17 @@ pub fn put(text: &str, style: Style, theme: &Theme, area: Rect, buffer: &mut Buf
     Rect::new(area.x, area.y + 1, area.width, area.height - 1)
 }
 
+/// What a view of one run says where none is open.
+pub fn no_run(app: &App) -> String {
+    let key = app.key(Action::View(ViewId::Runs));
+    format!("No run is open. Press {key} for the runs of the folder.")
+}
+
+/// A filter in a title: the beginning of a long one.
+pub fn shown_filter(app: &App, filter: &str) -> String {
+    fit(&crate::report::text::printable(filter), 40, app.theme.is_ascii)
+}
+
 /// Writes sentences one below the other, broken between words; returns the area below them.
 pub fn say(text: &str, style: Style, theme: &Theme, area: Rect, buffer: &mut Buffer) -> Rect {
     use unicode_width::UnicodeWidthStr;
@@ -78,6 +92,27 @@ pub fn say(text: &str, style: Style, theme: &Theme, area: Rect, buffer: &mut Buf
         rest = put(&line, style, theme, rest, buffer);
     }
     rest
+}
+
+/// Draws a text that is being edited, with its cursor. Of one that is longer than its room the part up to the cursor is
+/// shown.
+pub fn edited(line: &edit::Line, area: Rect, style: Style, theme: &Theme, buffer: &mut Buffer) {
+    use unicode_width::UnicodeWidthChar;
+    let area = area.intersection(buffer.area);
+    if area.is_empty() {
+        return;
+    }
+    let last = usize::from(area.width) - 1;
+    let mut cursor = line.cursor_column();
+    let mut shown = line.text();
+    while cursor > last
+        && let Some(letter) = shown.chars().next()
+    {
+        cursor -= letter.width().unwrap_or(0);
+        shown = &shown[letter.len_utf8()..];
+    }
+    buffer.set_stringn(area.x, area.y, shown, usize::from(area.width), style);
+    buffer.set_style(Rect::new(area.x + cursor as u16, area.y, 1, 1), theme.selected);
 }
 
 /// Turns what is drawn in an area into ASCII, where the theme wants that.
@@ -204,6 +239,7 @@ pub fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ratatui::style::Modifier;
 
     #[test]
     fn numbers_are_short_and_exact_enough() {
@@ -243,6 +279,24 @@ mod tests {
         plain(&theme, area, &mut buffer);
         assert!(buffer.content().iter().all(|cell| cell.symbol().is_ascii()));
         assert_eq!(buffer.cell((1, 1)).unwrap().symbol(), "*");
+    }
+
+    #[test]
+    fn the_cursor_of_a_long_line_stays_in_sight() {
+        let theme = Theme::default();
+        for (text, wanted, column) in
+            [("abc", "abc ", 3), ("abcdef", "def ", 3), ("日本語", "語  ", 2), ("", "    ", 0)]
+        {
+            let mut buffer = Buffer::empty(Rect::new(0, 0, 4, 1));
+            edited(&edit::Line::new(text), buffer.area, theme.text, &theme, &mut buffer);
+            assert_eq!(crate::tui::page::text(&buffer).trim_end(), wanted.trim_end(), "{text}");
+            let reversed =
+                |cell: &ratatui::buffer::Cell| cell.modifier.contains(Modifier::REVERSED);
+            let at = buffer.content().iter().position(reversed);
+            assert_eq!(at, Some(column), "{text}");
+        }
+        let mut buffer = Buffer::empty(Rect::new(0, 0, 4, 1));
+        edited(&edit::Line::new("ab"), Rect::new(4, 0, 0, 1), theme.text, &theme, &mut buffer);
     }
 
     #[test]

@@ -159,14 +159,18 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
             }
         }
     } else {
-        let words = "No run is open: 7 shows the runs of the folder.";
-        frame::say(words, app.theme.dim, &app.theme, area, buffer);
+        frame::say(&frame::no_run(app), app.theme.dim, &app.theme, area, buffer);
     }
     frame::plain(&app.theme, area, buffer);
 }
 
+/// What is wrong with the filter.
+pub(super) fn wrong_filter(app: &App) -> Option<String> {
+    entries::Wanted::of(&app.logs).wrong
+}
+
 /// The messages that are shown, as rows for files.
-pub(super) fn sheet(app: &App, run: &RunModel) -> Sheet {
+pub(super) fn sheet(app: &App, run: &RunModel) -> Sheet<'static> {
     let mut sheet = Sheet::new(&["ts_ms", "step", "level", "source", "text"]);
     for entry in entries::shown(run, &app.logs) {
         let (at, level) = (entry.at, entry.level.word());
@@ -203,13 +207,18 @@ fn log(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &mut Buf
         theme.dim,
     ));
     if !state.filter.is_empty() {
-        title
-            .push(Span::styled(format!("  filter: {}", text::printable(&state.filter)), theme.key));
+        title.push(Span::styled(
+            format!("  filter: {}", frame::shown_filter(app, &state.filter)),
+            theme.key,
+        ));
     }
     if let Some(wrong) = &wanted.wrong {
         title.push(Span::styled(format!("  ({wrong})"), theme.warn));
     }
-    let follow = if state.selected.is_none() { "  following" } else { "  f: follow" };
+    let follow = match state.selected {
+        None => "  following".into(),
+        Some(_) => format!("  {}: follow", app.key(Action::Follow)),
+    };
     title.push(Span::styled(follow, theme.dim));
     let counts = format!("{} messages · {} shown", all.len(), shown.len());
     let note = Line::from(vec![Span::raw(counts), Span::styled(" · UTC", theme.dim)]);

@@ -77,6 +77,14 @@ pub fn filter(app: &App) -> Option<&str> {
     }
 }
 
+/// What is wrong with the filter of the view on the screen.
+pub fn wrong_filter(app: &App) -> Option<String> {
+    match app.view {
+        ViewId::Logs => logs::wrong_filter(app),
+        _ => filter(app).and_then(|text| crate::tui::filter::read(text).1),
+    }
+}
+
 /// Sets the filter of the view on the screen, with every letter that is typed.
 pub fn set_filter(app: &mut App, text: &str) {
     match app.view {

@@ -4,6 +4,7 @@ use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{KeyCode, KeyEvent};
 use ratatui::layout::Rect;
 
+use super::frame::edited;
 use crate::runlog::control;
 use crate::tui::action::{Action, Effect};
 use crate::tui::app::{App, Overlay};
@@ -244,16 +245,8 @@ pub fn prompt(app: &App, line: &Line, area: Rect, buffer: &mut Buffer) {
         return;
     }
     let (x, _) = buffer.set_stringn(area.x, area.y, "> ", usize::from(area.width), app.theme.key);
-    let room = area.right().saturating_sub(x);
-    if room == 0 {
-        return;
-    }
-    // A line longer than its room shows the part before the cursor.
-    let skip = line.cursor_column().saturating_sub(usize::from(room) - 1);
-    let text: String = line.text().chars().skip(skip).collect();
-    buffer.set_stringn(x, area.y, text, usize::from(room), app.theme.text);
-    let cursor = (line.cursor_column() - skip).min(usize::from(room) - 1) as u16;
-    buffer.set_style(Rect::new(x + cursor, area.y, 1, 1), app.theme.selected);
+    let rest = Rect { x, width: area.right().saturating_sub(x), ..area };
+    edited(line, rest, app.theme.text, &app.theme, buffer);
 }
 
 /// Draws it into the inside of its frame.

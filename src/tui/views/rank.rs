@@ -154,7 +154,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
     let (Some(run), Some(at)) = (app.run(), looked_at(app)) else {
         let inner = frame("ranks", "", true, theme, area, buffer);
-        say(&measured::words(app.run()), theme.text, theme, inner, buffer);
+        say(&measured::words(app), theme.text, theme, inner, buffer);
         plain(theme, area, buffer);
         return;
     };
@@ -173,7 +173,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     }
     if area.height >= 6 {
         let last = Rect { y: area.bottom() - 1, height: 1, ..area };
-        put(&measured::budget(run), theme.dim, theme, last, buffer);
+        put(&measured::budget(app, run), theme.dim, theme, last, buffer);
     }
     plain(theme, area, buffer);
 }

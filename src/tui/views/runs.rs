@@ -7,7 +7,9 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::Hits;
-use super::frame::{bytes, duration, frame, plain, put, say, short, state, thousands, value};
+use super::frame::{
+    bytes, duration, frame, plain, put, say, short, shown_filter, state, thousands, value,
+};
 use crate::runlog::summary::RunRecord;
 use crate::runlog::{RunDir, Status};
 use crate::tui::action::{Action, Effect, ViewId};
@@ -70,7 +72,7 @@ impl Default for State {
 }
 
 /// The list as rows for files.
-pub(super) fn sheet(app: &App) -> Sheet {
+pub(super) fn sheet(app: &App) -> Sheet<'static> {
     let mut sheet = Sheet::new(&[
         "name", "method", "model", "rank", "seed", "state", "step", "loss", "val_loss", "path",
     ]);
@@ -231,12 +233,15 @@ fn notice(app: &mut App, text: String) {
 fn resume(app: &mut App, run: &RunRecord) -> Vec<Effect> {
     match run.status {
         Status::Live | Status::Paused => {
-            notice(app, format!("{} is live already; Enter shows it", run.name));
+            let open = app.key_in(ViewId::Runs, Action::Open);
+            notice(app, format!("{} is live already; {open} shows it", run.name));
         }
         Status::Finished => {
             // It fits 80 columns whatever the run's name is.
-            let words = "all its updates are made; N starts a new run with its settings";
-            notice(app, words.into());
+            let clone = app.key_in(ViewId::Runs, Action::CloneRun);
+            let words =
+                format!("all its updates are made; {clone} starts a new run with its settings");
+            notice(app, words);
         }
         _ => {
             let words = format!("Let {} go on from its newest checkpoint, on its own?", run.name);
@@ -304,23 +309,25 @@ fn draw_list(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let arrow = if app.list.is_descending { '▼' } else { '▲' };
     title += &format!("  sort: {} {arrow}", COLUMNS[app.list.sort % COLUMNS.len()].to_lowercase());
     if !app.list.filter.is_empty() {
-        title += &format!("  filter: {}", app.list.filter);
+        title += &format!("  filter: {}", shown_filter(app, &app.list.filter));
     }
     if let Some(wrong) = filter::read(&app.list.filter).1 {
         title += &format!("  ({wrong})");
     }
-    let foot = format!("{}/{} listed · space pin · Enter open", runs.len(), app.browser.len());
+    let (pin, open) = (app.key(Action::Pin), app.key(Action::Open));
+    let foot = format!("{}/{} listed · {pin} pin · {open} open", runs.len(), app.browser.len());
     let mut inner = frame(&title, &foot, app.list.focus == LIST, theme, area, buffer);
     if inner.is_empty() {
         inner = area;
     }
     if runs.is_empty() {
         let words = if app.browser.is_empty() {
-            "No runs in this folder yet. `fullrank train` makes one."
+            "No runs in this folder yet. `fullrank train` makes one.".into()
         } else {
-            "No run passes the filter. / changes it, Esc takes it away."
+            let (change, clear) = (app.key(Action::Filter), app.key(Action::Back));
+            format!("No run passes the filter. {change} changes it, {clear} takes it away.")
         };
-        say(words, theme.text, theme, inner, buffer);
+        say(&words, theme.text, theme, inner, buffer);
         return;
     }
     let columns = [
@@ -448,7 +455,10 @@ fn draw_differences(
     });
     match found.len().saturating_sub(most) {
         0 => rest,
-        more => put(&format!("  {more} more · d: all"), theme.dim, theme, rest, buffer),
+        more => {
+            let words = format!("  {more} more · {}: all", app.key(Action::Diff));
+            put(&words, theme.dim, theme, rest, buffer)
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::Hits;
-use super::frame::{frame, plain, put, say};
+use super::frame::{frame, no_run, plain, put, say};
 use crate::series::Axis;
 use crate::tui::action::{Action, Effect};
 use crate::tui::app::App;
@@ -201,13 +201,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
     let theme = &app.theme;
     let Some(run) = app.run() else {
         let inner = frame("switches", "", true, theme, area, buffer);
-        say(
-            "No run is open. Press 7 for the runs of the folder.",
-            theme.text,
-            theme,
-            inner,
-            buffer,
-        );
+        say(&no_run(app), theme.text, theme, inner, buffer);
         plain(theme, area, buffer);
         return;
     };

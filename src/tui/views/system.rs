@@ -152,7 +152,7 @@ fn copy(app: &App) -> Option<String> {
 }
 
 /// Where the time of an update goes, as rows for files.
-pub(super) fn times_sheet(app: &App, run: &RunModel) -> Sheet {
+pub(super) fn times_sheet(app: &App, run: &RunModel) -> Sheet<'static> {
     let mut sheet = Sheet::new(&["part", "ms"]);
     for (name, ms) in times(run, app.system.window) {
         sheet.row([name.into(), ms.into()]);
@@ -174,8 +174,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
             panel(app, run, number, place, buffer, hits);
         }
     } else {
-        let words = "No run is open: 7 shows the runs of the folder.";
-        frame::say(words, app.theme.dim, &app.theme, area, buffer);
+        frame::say(&frame::no_run(app), app.theme.dim, &app.theme, area, buffer);
     }
     frame::plain(&app.theme, area, buffer);
 }
@@ -313,6 +312,13 @@ fn memory_words(app: &App, run: &RunModel, memory: &Mem) -> Vec<(String, Style)>
         // What is added takes the sign off a zero.
         let off = (100.0 * (predicted as f64 / peak.max(1) as f64 - 1.0)).round() + 0.0;
         words.push((format!("estimated peak  {}   {off:+.0} %", bytes(predicted)), theme.dim));
+    }
+    // A run at full rank would be compared with itself.
+    if let Some(full) = run.full_rank_bytes.filter(|full| Some(*full) != memory.predicted_bytes) {
+        let saved = (100.0 * (1.0 - memory.peak_bytes as f64 / full.max(1) as f64)).round();
+        let words_of = if saved < 0.0 { "more here" } else { "saved" };
+        let line = format!("at full rank  {}   {words_of} {:.0} %", bytes(full), saved.abs());
+        words.push((line, theme.dim));
     }
     if let Some(rss) = run.machine.last().and_then(|machine| machine.what.rss_bytes) {
         words.push((format!("process memory  {}", bytes(rss)), theme.dim));

@@ -115,7 +115,7 @@ fn copy(app: &App) -> Option<String> {
 }
 
 /// The numbers of now as rows for files.
-pub(super) fn now_sheet(app: &App, run: &RunModel) -> Sheet {
+pub(super) fn now_sheet(app: &App, run: &RunModel) -> Sheet<'static> {
     let mut sheet = Sheet::new(&["name", "value"]);
     for line in now::as_text(&now::rows(app, run)).lines() {
         let (name, value) = line.split_at_checked(10).unwrap_or((line, ""));
@@ -141,13 +141,7 @@ pub fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
         return;
     }
     let Some(run) = app.run() else {
-        frame::say(
-            "No run is open: 7 shows the runs of the folder.",
-            app.theme.dim,
-            &app.theme,
-            area,
-            buffer,
-        );
+        frame::say(&frame::no_run(app), app.theme.dim, &app.theme, area, buffer);
         return frame::plain(&app.theme, area, buffer);
     };
     let has_begun = !run.steps.is_empty() || !run.evals.is_empty();

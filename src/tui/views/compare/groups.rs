@@ -8,8 +8,10 @@ use crate::report::stats::Stat;
 use crate::series::Axis;
 use crate::tui::model::{Metric, RunModel};
 
-/// The setting in which runs of a group may differ.
+/// The setting in which runs of a group may differ,
 const SEED: &str = "train.seed";
+/// and the one that follows it where nothing else is said.
+const DATA_SEED: &str = "data.data_seed";
 
 /// What runs of a group have in common.
 fn key(run: &RunModel) -> String {
@@ -20,8 +22,19 @@ fn key(run: &RunModel) -> String {
             about.method, about.rank, about.model, about.data, about.steps, about.tokens_per_step
         );
     }
-    let settings = run.config.iter().filter(|(key, _)| *key != SEED);
-    settings.fold(String::new(), |all, (key, value)| all + &format!("{key}={value}\n"))
+    let follows = data_seed_follows(&run.config);
+    let settings =
+        run.config.iter().filter(|(key, _)| *key != SEED && !(follows && *key == DATA_SEED));
+    let mut all = String::new();
+    for (key, value) in settings {
+        all.extend([key, "=", value, "\n"]);
+    }
+    all
+}
+
+/// Whether the order of the data has the seed of the run, as it has without a setting of its own.
+fn data_seed_follows(config: &BTreeMap<String, String>) -> bool {
+    config.get(DATA_SEED).is_none_or(|seed| config.get(SEED) == Some(seed))
 }
 
 /// Places of runs, those of a group together, in the order of their first ones.
@@ -176,9 +189,12 @@ pub fn difference(
     keys.sort();
     keys.dedup();
     let none = || "–".to_owned();
-    let differing = keys
-        .into_iter()
-        .filter(|key| a.get(*key) != b.get(*key) && (is_used(key, a) || is_used(key, b)));
+    // Said once: the seed is there.
+    let follows = data_seed_follows(a) && data_seed_follows(b);
+    let differing = keys.into_iter().filter(|key| {
+        let is_said = follows && *key == DATA_SEED;
+        a.get(*key) != b.get(*key) && !is_said && (is_used(key, a) || is_used(key, b))
+    });
     differing
         .map(|key| {
             let name = key.strip_prefix("train.").unwrap_or(key).to_owned();
@@ -211,6 +227,22 @@ mod tests {
         let mut other = runs;
         other[2].config.insert("train.learning_rate".into(), "0.5".into());
         assert_eq!(groups(&other, &[0, 2], true).len(), 2);
+    }
+
+    #[test]
+    fn the_order_of_the_data_follows_the_seed_unless_it_has_its_own() {
+        let with = |seed: u64, data_seed: &str| {
+            let mut run = fixture::run_of("lora", seed, 10);
+            run.config.insert("data.data_seed".into(), data_seed.into());
+            run
+        };
+        let runs = [with(1, "1"), with(2, "2"), with(3, "1"), with(4, "1")];
+        assert_eq!(groups(&runs, &[0, 1, 2, 3], true), [vec![0, 1], vec![2, 3]]);
+        let names = |a: usize, b: usize| -> Vec<String> {
+            differences(&runs[a], &runs[b]).into_iter().map(|(name, ..)| name).collect()
+        };
+        assert_eq!(names(0, 1), ["seed"]);
+        assert_eq!(names(1, 2), ["data.data_seed", "seed"]);
     }
 
     #[test]

@@ -5,12 +5,12 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use unicode_width::UnicodeWidthStr;
 
-use super::groups::{Band, band, groups, value_at};
-use super::{fair, half_life, is_log_y, letters, place, shown};
+use super::groups::{Band, band};
+use super::letters;
+use super::scene::Scene;
 use crate::series::Axis;
 use crate::tui::app::App;
-use crate::tui::model::{Metric, RunModel};
-use crate::tui::plot::axis::grown;
+use crate::tui::model::RunModel;
 use crate::tui::plot::{AxisRange, Chart, Line, dots};
 use crate::tui::views::Hits;
 use crate::tui::views::frame::{letter, put, short, value};
@@ -24,45 +24,16 @@ struct Drawn {
     is_dotted: bool,
 }
 
-/// The stretch of the axis that the chart shows; its end is not before its beginning.
-pub(super) fn extent(app: &App) -> (f64, f64) {
-    let (low, high) = wanted_extent(app);
-    if low <= high { (low, high) } else { (0.0, 1.0) }
-}
-
-fn wanted_extent(app: &App) -> (f64, f64) {
-    let (axis, scale) = fair(app);
-    if let Some((low, high)) = app.axes.window {
-        return (low * scale, high * scale);
-    }
-    let ends =
-        shown(app).into_iter().filter_map(|place| super::groups::reach(&app.runs[place], axis));
-    let end = ends.fold(0.0, f64::max);
-    let low = if app.axes.log_x { smallest(app, axis).unwrap_or(end / 1000.0) } else { 0.0 };
-    (low, grown(end))
-}
-
-/// The smallest place above 0.
-fn smallest(app: &App, axis: Axis) -> Option<f64> {
-    let metric = app.compare.metric;
-    let first = |run: &RunModel| {
-        let clock = &run.table(metric).clock;
-        let row = clock.row_after(axis, 0.0);
-        Some(clock.at(row, axis)).filter(|place| place.is_finite())
-    };
-    let firsts = shown(app).into_iter().filter_map(|place| first(&app.runs[place]));
-    firsts.min_by(f64::total_cmp)
-}
-
 /// The lines of the groups of runs on the chart, with the first run of each.
-fn lines(app: &App, groups: &[Vec<usize>], dots: usize) -> Vec<(usize, Drawn)> {
+fn lines(scene: &Scene, dots: usize) -> Vec<(usize, Drawn)> {
+    let app = scene.app;
     let theme = &app.theme;
-    let (axis, _) = fair(app);
-    let (metric, log_x, half_life) = (app.compare.metric, app.axes.log_x, half_life(app));
-    let (low, high) = extent(app);
+    let (axis, metric, half_life) = (scene.axis, scene.metric(), scene.half_life);
+    let log_x = app.axes.log_x;
+    let (low, high) = scene.extent();
     let range = low..high;
     let mut drawn: Vec<(usize, Drawn)> = Vec::new();
-    for group in groups {
+    for group in &scene.groups {
         let Some(&first) = group.first() else { continue };
         let runs: Vec<&RunModel> = group.iter().filter_map(|place| app.runs.get(*place)).collect();
         let column = metric.column();
@@ -92,14 +63,14 @@ fn lines(app: &App, groups: &[Vec<usize>], dots: usize) -> Vec<(usize, Drawn)> {
 }
 
 /// The vertical range that holds lines.
-fn y_range(app: &App, drawn: &[(usize, Drawn)]) -> Option<AxisRange> {
+fn y_range(scene: &Scene, drawn: &[(usize, Drawn)]) -> Option<AxisRange> {
     let bands =
         drawn.iter().flat_map(|(_, line)| [&line.band.mean, &line.band.low, &line.band.high]);
     let values = bands.flatten().map(|point| point.1);
-    if app.axes.ignores_outliers {
-        AxisRange::around_most(values, is_log_y(app))
+    if scene.app.axes.ignores_outliers {
+        AxisRange::around_most(values, scene.is_log_y())
     } else {
-        AxisRange::around(values, is_log_y(app))
+        AxisRange::around(values, scene.is_log_y())
     }
 }
 
@@ -109,40 +80,40 @@ pub(super) fn flip_lock(app: &mut App) {
     if app.axes.y_locks.remove(&metric).is_some() {
         return;
     }
-    let groups = groups(&app.runs, &shown(app), app.compare.lays_seeds_together);
+    let scene = Scene::of(app);
     // Of each dot the extremes are kept, so that any number of dots has the same range.
-    if let Some(range) = y_range(app, &lines(app, &groups, 64)) {
+    if let Some(range) = y_range(&scene, &lines(&scene, 64)) {
         app.axes.y_locks.insert(metric, (range.low, range.high));
     }
 }
 
 /// Draws the chart with the values at the cursor below it.
-pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
+pub(super) fn draw(scene: &Scene, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
+    let app = scene.app;
     let theme = &app.theme;
-    let (axis, scale) = fair(app);
-    let (is_log, log_x) = (is_log_y(app), app.axes.log_x);
-    let (low, high) = extent(app);
-    let groups = groups(&app.runs, &shown(app), app.compare.lays_seeds_together);
-    let mut drawn = lines(app, &groups, dots(area.width).max(2));
+    let (is_log, log_x) = (scene.is_log_y(), app.axes.log_x);
+    let (low, high) = scene.extent();
+    let mut drawn = lines(scene, dots(area.width).max(2));
     // The selected run on top, the baseline below all others.
     drawn.sort_by_key(|(first, _)| {
         let is_in = |place: usize| {
-            groups.iter().any(|group| group.first() == Some(first) && group.contains(&place))
+            let mut groups = scene.groups.iter();
+            groups.any(|group| group.first() == Some(first) && group.contains(&place))
         };
         (is_in(app.compare.selected), !is_in(app.compare.baseline))
     });
     let held = app.axes.y_locks.get(&app.compare.metric);
     let y = held.map(|(low, high)| AxisRange::new(*low, *high, is_log));
-    let y = y.or_else(|| y_range(app, &drawn));
+    let y = y.or_else(|| y_range(scene, &drawn));
     let y = y.unwrap_or_else(|| AxisRange::new(f64::NAN, f64::NAN, is_log));
     let mut chart = Chart::new(theme, AxisRange::new(low, high, log_x), y);
-    chart.title = super::super::frame::title(&title(app, axis, &groups));
+    chart.title = super::super::frame::title(&title(scene));
     let base = app.runs.get(app.compare.baseline);
     let name = base.map(|run| format!("baseline: {} {}", letter(app.compare.baseline), run.name()));
     chart.note = name.unwrap_or_default().into();
     chart.is_focused = app.compare.focus == super::CHART;
-    chart.x_is_time = matches!(axis, Axis::Active | Axis::Wall);
-    chart.cursor = app.axes.cursor.and_then(|_| place(app));
+    chart.x_is_time = matches!(scene.axis, Axis::Active | Axis::Wall);
+    chart.cursor = app.axes.cursor.and(scene.place);
     for (_, line) in &drawn {
         for points in [&line.raw, &line.band.low, &line.band.high] {
             if !points.is_empty() {
@@ -168,31 +139,32 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) 
     let has_line = area.height >= 8;
     let chart_area = if has_line { Rect { height: area.height - 1, ..area } } else { area };
     if let Some(plot) = chart.draw(chart_area, buffer) {
-        hits.charts.push((plot, AxisRange::new(low / scale, high / scale, log_x)));
+        hits.charts.push((plot, AxisRange::new(low / scene.scale, high / scene.scale, log_x)));
     }
     if has_line {
-        value_line(app, Rect { y: area.bottom() - 1, height: 1, ..area }, buffer);
+        value_line(scene, Rect { y: area.bottom() - 1, height: 1, ..area }, buffer);
     }
 }
 
-fn title(app: &App, axis: Axis, groups: &[Vec<usize>]) -> String {
-    let runs: usize = groups.iter().map(Vec::len).sum();
+fn title(scene: &Scene) -> String {
+    let (app, axis) = (scene.app, scene.axis);
+    let runs = scene.shown.len();
     let noun = if runs == 1 { "run" } else { "runs" };
     let mut title = format!("{}  {runs} {noun}", app.compare.metric.name());
     title += &format!("  x: {}{}", axis.name(), if app.axes.log_x { " log" } else { "" });
     if app.axes.window.is_none() {
         title += " (aligned at 0)";
     }
-    if is_log_y(app) {
+    if scene.is_log_y() {
         title += "  y: log";
     }
     if app.axes.y_locks.contains_key(&app.compare.metric) {
         title += "  y: held";
     }
-    if let Some(half_life) = half_life(app) {
+    if let Some(half_life) = scene.half_life {
         title += &format!("  EMA half-life {}", short(half_life));
     }
-    if groups.iter().any(|group| group.len() > 1) {
+    if scene.groups.iter().any(|group| group.len() > 1) {
         title += "  band: seed min–max";
     }
     title
@@ -210,13 +182,11 @@ pub(super) fn place_text(place: f64, axis: Axis) -> String {
 }
 
 /// Where the cursor stands and what each line has there, with the difference to the baseline; only whole parts.
-pub(super) fn value_line(app: &App, area: Rect, buffer: &mut Buffer) {
-    let (axis, _) = fair(app);
+pub(super) fn value_line(scene: &Scene, area: Rect, buffer: &mut Buffer) {
+    let (app, axis) = (scene.app, scene.axis);
     let theme = &app.theme;
-    let Some(place) = place(app) else { return };
-    let metric: Metric = app.compare.metric;
-    let half_life = half_life(app);
-    let of = |run: &RunModel| value_at(run, metric, axis, half_life, place);
+    let Some(place) = scene.place else { return };
+    let of = |run: &RunModel| scene.value(run);
     let base = app.runs.get(app.compare.baseline).and_then(of);
     let mut rest =
         put(&format!(" ⌖ {}", place_text(place, axis)), theme.title, theme, area, buffer);
@@ -227,21 +197,16 @@ pub(super) fn value_line(app: &App, area: Rect, buffer: &mut Buffer) {
         width: area.width.saturating_sub(used),
         height: rest.height.max(1),
     };
-    for group in groups(&app.runs, &shown(app), app.compare.lays_seeds_together) {
+    for group in &scene.groups {
         let Some(&first) = group.first() else { continue };
         let values: Vec<f64> = group.iter().filter_map(|place| of(&app.runs[*place])).collect();
         let mean = crate::report::stats::Stat::of(&values).map(|stat| stat.mean);
         let text = match (mean, base) {
             (Some(mean), Some(base)) if first != app.compare.baseline && base != 0.0 => {
-                format!(
-                    " {} {} {:+.1}%",
-                    letters(&group),
-                    value(mean),
-                    100.0 * (mean - base) / base
-                )
+                format!(" {} {} {:+.1}%", letters(group), value(mean), 100.0 * (mean - base) / base)
             }
-            (Some(mean), _) => format!(" {} {}", letters(&group), value(mean)),
-            (None, _) => format!(" {} –", letters(&group)),
+            (Some(mean), _) => format!(" {} {}", letters(group), value(mean)),
+            (None, _) => format!(" {} –", letters(group)),
         };
         let width = text.width() as u16 + 2;
         if width > rest.width {

@@ -3,15 +3,15 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::groups::{differences, groups, paired, tokens_to, value_at};
+use super::groups::{differences, groups, paired, tokens_to};
 use super::lines::place_text;
-use super::{State, fair, half_life, letters, passing, place, shown};
+use super::scene::Scene;
+use super::{State, letters};
+use crate::tui::action::Action;
 use crate::tui::app::App;
-use crate::tui::filter;
-use crate::tui::model::RunModel;
 use crate::tui::plot::table::{self, Cell, Table};
 use crate::tui::views::Hits;
-use crate::tui::views::frame::{bytes, frame, letter, put, say, short, state, value};
+use crate::tui::views::frame::{bytes, frame, letter, put, say, short, shown_filter, state, value};
 
 /// Columns of the table, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,11 +58,10 @@ fn target(app: &App) -> Option<f64> {
     app.runs.get(app.compare.baseline)?.summary.last_eval().map(|eval| eval.loss)
 }
 
-fn row(app: &App, run_place: usize, base: Option<f64>, target: Option<f64>) -> Row {
+fn row(scene: &Scene, run_place: usize, base: Option<f64>, target: Option<f64>) -> Row {
+    let app = scene.app;
     let run = &app.runs[run_place];
-    let (axis, _) = fair(app);
-    let value =
-        place(app).and_then(|place| value_at(run, app.compare.metric, axis, half_life(app), place));
+    let value = scene.value(run);
     let difference = match (value, base) {
         (Some(value), Some(base)) if base != 0.0 && run_place != app.compare.baseline => {
             Some(100.0 * (value - base) / base)
@@ -73,15 +72,12 @@ fn row(app: &App, run_place: usize, base: Option<f64>, target: Option<f64>) -> R
     Row { place: run_place, value, difference, tokens }
 }
 
-fn sorted(app: &App) -> Vec<Row> {
-    let (axis, _) = fair(app);
-    let base = app.runs.get(app.compare.baseline);
-    let base = base
-        .zip(place(app))
-        .and_then(|(run, place)| value_at(run, app.compare.metric, axis, half_life(app), place));
+fn sorted(scene: &Scene) -> Vec<Row> {
+    let app = scene.app;
+    let base = app.runs.get(app.compare.baseline).and_then(|run| scene.value(run));
     let target = target(app);
     let mut rows: Vec<Row> =
-        passing(app).into_iter().map(|place| row(app, place, base, target)).collect();
+        scene.passing.iter().map(|place| row(scene, *place, base, target)).collect();
     let State { sort, is_descending, .. } = app.compare;
     let column = Column::ALL[sort % Column::COUNT];
     let number = |row: &Row| {
@@ -121,14 +117,14 @@ fn sorted(app: &App) -> Vec<Row> {
 }
 
 /// Places of the runs in the order of the table.
-pub(super) fn order(app: &App) -> Vec<usize> {
-    sorted(app).into_iter().map(|row| row.place).collect()
+pub(super) fn order(scene: &Scene) -> Vec<usize> {
+    sorted(scene).into_iter().map(|row| row.place).collect()
 }
 
 /// Rows that the table would like to have.
-pub(super) fn height(app: &App) -> u16 {
-    let rows = passing(app).len() as u16;
-    rows + if app.compare.shows_diff { 3 } else { 0 }
+pub(super) fn height(scene: &Scene) -> u16 {
+    let rows = scene.passing.len() as u16;
+    rows + if scene.app.compare.shows_diff { 3 } else { 0 }
 }
 
 fn columns(app: &App) -> Vec<table::Column> {
@@ -147,11 +143,12 @@ fn columns(app: &App) -> Vec<table::Column> {
     ]
 }
 
-fn cells(app: &App, row: &Row) -> Vec<Cell> {
+fn cells(scene: &Scene, row: &Row) -> Vec<Cell> {
+    let app = scene.app;
     let theme = &app.theme;
     let run = &app.runs[row.place];
     let about = &run.summary.run;
-    let is_shown = !app.compare.hidden.contains(&row.place);
+    let is_shown = scene.shown.contains(&row.place);
     let none = || "–".to_owned();
     let (state_word, state_style) = state(run.status, theme);
     let mut state_text = state_word.to_owned();
@@ -160,7 +157,12 @@ fn cells(app: &App, row: &Row) -> Vec<Cell> {
     }
     let plain = |text: String| Cell::new(text, theme.text);
     let difference = row.difference.map(|difference| format!("{difference:+.1}"));
-    let mark = if is_shown { '●' } else { ' ' };
+    let mark = match (is_shown, app.compare.hidden.contains(&row.place)) {
+        (true, _) => '●',
+        // It would be one line too many.
+        (false, false) => '○',
+        (false, true) => ' ',
+    };
     let name = format!("{mark}{} {}", letter(row.place), run.name());
     vec![
         Cell::new(name, if is_shown { theme.series(row.place) } else { theme.dim }),
@@ -177,25 +179,29 @@ fn cells(app: &App, row: &Row) -> Vec<Cell> {
 }
 
 /// Draws the table.
-pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
+pub(super) fn draw(scene: &Scene, area: Rect, buffer: &mut Buffer, hits: &mut Hits) {
+    let app = scene.app;
     let theme = &app.theme;
-    let (axis, _) = fair(app);
-    let rows = sorted(app);
-    let mut title = place(app)
-        .map_or_else(|| "runs".into(), |place| format!("runs at ⌖ {}", place_text(place, axis)));
-    let (_, wrong) = filter::read(&app.compare.filter);
+    let rows = sorted(scene);
+    let mut title = match scene.place {
+        Some(place) => format!("runs at ⌖ {}", place_text(place, scene.axis)),
+        None => "runs".into(),
+    };
     if !app.compare.filter.is_empty() {
-        title += &format!("  filter: {}", app.compare.filter);
+        title += &format!("  filter: {}", shown_filter(app, &app.compare.filter));
     }
-    if let Some(wrong) = wrong {
+    if let Some(wrong) = &scene.wrong {
         title += &format!("  ({wrong})");
     }
-    let foot = format!("{}/{} shown · {} pinned", rows.len(), app.runs.len(), shown(app).len());
+    let mut foot = format!("{}/{} shown · {} pinned", rows.len(), app.runs.len(), scene.pinned);
+    if scene.shown.len() < scene.pinned {
+        foot += &format!(" · {} drawn", scene.shown.len());
+    }
     let inner = frame(&title, &foot, app.compare.focus == super::TABLE, theme, area, buffer);
     let difference = difference_text(app);
     let lines = if app.compare.shows_diff { inner.height.saturating_sub(2).min(3) } else { 0 };
     let table_area = Rect { height: inner.height.saturating_sub(lines), ..inner };
-    let body: Vec<Vec<Cell>> = rows.iter().map(|row| cells(app, row)).collect();
+    let body: Vec<Vec<Cell>> = rows.iter().map(|row| cells(scene, row)).collect();
     let selected = rows.iter().position(|row| row.place == app.compare.selected);
     let table = Table {
         columns: &columns(app),
@@ -206,10 +212,12 @@ pub(super) fn draw(app: &App, area: Rect, buffer: &mut Buffer, hits: &mut Hits) 
     };
     table.draw(table_area, buffer).hits(hits);
     if rows.is_empty() {
-        let words = "no open run passes the filter; / changes it, Esc takes it away";
+        let (change, clear) = (app.key(Action::Filter), app.key(Action::Back));
+        let words =
+            format!("no open run passes the filter; {change} changes it, {clear} takes it away");
         let below =
             Rect { y: table_area.y + 1, height: table_area.height.saturating_sub(1), ..table_area };
-        put(words, theme.warn, theme, below, buffer);
+        put(&words, theme.warn, theme, below, buffer);
     }
     if lines > 0 {
         let below = Rect { y: table_area.bottom(), height: lines, ..inner };
@@ -240,17 +248,18 @@ fn difference_text(app: &App) -> String {
 }
 
 /// Differences to the baseline over seeds, or what would show them.
-pub(super) fn last_line(app: &App) -> String {
-    let (axis, _) = fair(app);
-    let Some(place) = place(app) else { return " nothing trained yet".into() };
-    let value = |run: &RunModel| value_at(run, app.compare.metric, axis, half_life(app), place);
-    let groups = groups(&app.runs, &passing(app), true);
+pub(super) fn last_line(scene: &Scene) -> String {
+    let app = scene.app;
+    if scene.place.is_none() {
+        return " nothing trained yet".into();
+    }
+    let groups = groups(&app.runs, &scene.passing, true);
     let Some(base) = groups.iter().find(|group| group.contains(&app.compare.baseline)) else {
         return " the baseline is not among the runs that the filter lets through".into();
     };
     let mut parts = Vec::new();
     for group in groups.iter().filter(|group| *group != base) {
-        if let Some(stat) = paired(&app.runs, group, base, value) {
+        if let Some(stat) = paired(&app.runs, group, base, |run| scene.value(run)) {
             let (a, b) = (letters(group), letters(base));
             parts.push(format!(
                 "{a}−{b} = {:+.4} ± {:.4} ({} seeds)",
@@ -267,12 +276,12 @@ pub(super) fn last_line(app: &App) -> String {
 }
 
 /// The table as text with tabs, for the clipboard.
-pub(super) fn text(app: &App) -> String {
+pub(super) fn text(scene: &Scene) -> String {
     let mut text: Vec<String> = Vec::new();
-    let titles: Vec<String> = columns(app).into_iter().map(|column| column.title).collect();
+    let titles: Vec<String> = columns(scene.app).into_iter().map(|column| column.title).collect();
     text.push(titles.join("\t"));
-    for row in sorted(app) {
-        let cells: Vec<String> = cells(app, &row).into_iter().map(|cell| cell.text).collect();
+    for row in sorted(scene) {
+        let cells: Vec<String> = cells(scene, &row).into_iter().map(|cell| cell.text).collect();
         text.push(cells.join("\t"));
     }
     text.join("\n")

@@ -87,12 +87,12 @@ pub fn draw(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &mu
     let Some((sample, before, prompt, prompts)) = chosen(app) else {
         let panel = Panel { title: "samples".into(), is_focused, ..Panel::default() };
         let inside = panel.draw(area, theme, buffer);
-        let words = if run.status.is_live() {
-            "no sample yet · S: write one now"
+        let words = if run.takes_commands() {
+            format!("no sample yet · {}: write one now", app.key(Action::Sample))
         } else {
-            "no sample was written"
+            "no sample was written".into()
         };
-        Pen::new(inside, buffer).text(0, 0, words, theme.dim);
+        Pen::new(inside, buffer).text(0, 0, &words, theme.dim);
         return;
     };
     let mut title = vec![
@@ -105,7 +105,10 @@ pub fn draw(app: &App, run: &RunModel, is_focused: bool, area: Rect, buffer: &mu
         Some(before) if app.logs.shows_diff => {
             format!("marked: not so at step {}", thousands(before.at.step))
         }
-        Some(before) => format!("d: what changed since step {}", thousands(before.at.step)),
+        Some(before) => {
+            let key = app.key(Action::Diff);
+            format!("{key}: what changed since step {}", thousands(before.at.step))
+        }
         None => "the first of this prompt".into(),
     };
     let panel = Panel { title: Line::from(title), note: note.into(), is_focused };

@@ -2,8 +2,10 @@
 
 use crate::report::stats::Stat;
 use crate::runlog::Rank;
+use crate::tui::action::Action;
+use crate::tui::app::App;
 use crate::tui::model::{At, RunModel};
-use crate::tui::views::frame::{layer_parts, thousands};
+use crate::tui::views::frame::{layer_parts, no_run, thousands};
 
 /// Matrices by the names that events have for them.
 pub(super) const MATRICES: [&str; 4] = ["change", "weight", "adapter", "gradient"];
@@ -150,7 +152,7 @@ impl<'a> Grid<'a> {
 }
 
 /// When and at what cost ranks are measured.
-pub(super) fn budget(run: &RunModel) -> String {
+pub(super) fn budget(app: &App, run: &RunModel) -> String {
     let mut steps: Vec<u64> = run.ranks.iter().map(|rank| rank.at.step).collect();
     steps.dedup();
     let Some(last) = steps.last().copied() else { return String::new() };
@@ -170,18 +172,22 @@ pub(super) fn budget(run: &RunModel) -> String {
         let next = last + (last - before);
         let now = run.now().step;
         if next > now {
-            text += &format!(" · next in about {} updates · R: now", thousands(next - now));
+            text += &format!(" · next in about {} updates", thousands(next - now));
+            if run.takes_commands() {
+                text += &format!(" · {}: now", app.key(Action::Spectra));
+            }
         }
     }
     text
 }
 
 /// What the view would show, where there is nothing yet.
-pub(super) fn words(run: Option<&RunModel>) -> String {
-    let Some(run) = run else {
-        return "No run is open. Press 7 for the runs of the folder.".into();
+pub(super) fn words(app: &App) -> String {
+    let Some(run) = app.run() else { return no_run(app) };
+    let now = match run.takes_commands() {
+        true => format!(" {} measures them now.", app.key(Action::Spectra)),
+        false => String::new(),
     };
-    let now = if run.status.is_live() { " R measures them now." } else { "" };
     format!(
         "No ranks have been measured in {}.{now}\n\nRanks and singular values are measured now and then during \
          training, within a small part of its time. This view shows, for each layer, how many directions \
@@ -228,10 +234,11 @@ mod tests {
 
     #[test]
     fn the_budget_is_said_with_what_comes_next() {
-        let text = budget(&fixture::run_of("switchlora", 1, 312));
+        let app = fixture::app(crate::tui::theme::Theme::default());
+        let text = budget(&app, &fixture::run_of("switchlora", 1, 312));
         assert!(text.contains("update 300: 56 matrices (gram) in 22 ms"), "{text}");
-        assert!(text.contains("next in about 38 updates"), "{text}");
-        assert!(!budget(&fixture::run("lora")).contains("next"));
-        assert_eq!(budget(&RunModel::new(None)), "");
+        assert!(text.contains("next in about 38 updates · R: now"), "{text}");
+        assert!(!budget(&app, &fixture::run("lora")).contains("next"));
+        assert_eq!(budget(&app, &RunModel::new(None)), "");
     }
 }
