@@ -289,9 +289,9 @@ impl RunModel {
     }
 
     /// Seconds that the run will still take, evaluations and checkpoints included; `None` before its pace is known and
-    /// for a run that is not live.
+    /// for a run that is not live, as a replay is not.
     pub fn left_s(&self) -> Option<f64> {
-        if !self.status.is_live() {
+        if !self.takes_commands() {
             return None;
         }
         self.pace.left_s(&self.summary.run, self.now)

@@ -140,7 +140,7 @@ fn progress(app: &App) -> Vec<String> {
         parts.push(format!("step {}/{}", text::count(step), text::count(all)));
         parts.push(format!("{percent:.0}%"));
     }
-    if run.status.is_live() {
+    if run.takes_commands() {
         match run.left_s() {
             Some(left) => parts.push(format!("ETA {}", text::clock(left))),
             None => parts.push("ETA -".into()),

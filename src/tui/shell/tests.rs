@@ -102,6 +102,7 @@ fn a_replay_stands_in_the_header_and_no_key_acts_on_it() {
     let text = page::text(&page::draw(&app, 160, 30));
     let (first, last) = (text.lines().next().unwrap(), text.lines().last().unwrap());
     assert!(first.contains("REPLAY ×2") && !first.contains("LIVE"), "{first}");
+    assert!(!text.contains("ETA"), "it goes at another pace: {text}");
     assert!(!last.contains("P pause"), "{last}");
 }
 
