@@ -4,6 +4,8 @@
 //! Counted are the multiplications and additions that the result needs (an exponential or a root counts as one), and
 //! the bytes of every operand read or written once.
 
+mod packed;
+
 use std::time::Instant;
 
 use burn::tensor::{Tensor, TensorData, activation};
@@ -78,8 +80,9 @@ pub(super) fn measure<'a>(
         with_stock: options.with_stock,
         rows: Vec::new(),
     };
-    let parts: [(&str, Part<'a>); 6] = [
+    let parts: [(&str, Part<'a>); 7] = [
         ("products", Table::products),
+        ("weights in few bits", Table::packed),
         ("LoRA", Table::lora),
         ("rows", Table::rows),
         ("attention", Table::attention),
