@@ -4,15 +4,16 @@
 //! writes, how often it goes round and how long its texts get is bounded (`ticks`). The settings and functions are
 //! those of transformers, for which templates are made.
 
+mod json;
+
 use std::collections::BTreeMap;
 use std::error::Error as _;
-use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Enumerator, Object, Value, ValueKind};
+use minijinja::value::{Enumerator, Object, Value};
 use minijinja::{Environment, ErrorKind};
 
 use super::json::{Fields, read_bytes};
@@ -25,8 +26,6 @@ const MAX_OUTPUT_BYTES: usize = 64 << 20;
 /// ChatML with `END` in the place of what ends a message.
 const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + END + '\\n' }}\
                       {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
-/// Levels of lists and objects in a value that a template prints as JSON.
-const MAX_JSON_DEPTH: usize = 64;
 
 /// One message of a chat.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,11 +105,10 @@ impl ChatTemplate {
             Err::<Value, _>(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", |value: &Value| {
-            let mut json = String::new();
-            write_json(&mut json, value, 0)?;
-            Ok::<_, minijinja::Error>(Value::from_safe_string(json))
-        });
+        environment.add_filter("tojson", json::tojson);
+        // None has no entries to minijinja, and is no list to Python: `tools is iterable and tools | length`.
+        environment
+            .add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         ticks::install(&mut environment);
         environment.add_template_owned(NAME, ticks::with_ticks(&source)?)?;
         Ok(Self { environment, source, bos, eos })
@@ -274,45 +272,6 @@ fn wrong_pattern(error: &jiff::Error) -> minijinja::Error {
     minijinja::Error::new(ErrorKind::InvalidOperation, error.to_string())
 }
 
-/// JSON as Python's `json.dumps` writes it, without escapes for HTML: templates are not web pages.
-fn write_json(out: &mut String, value: &Value, depth: usize) -> Result<(), minijinja::Error> {
-    let wrong = |what: &str| minijinja::Error::new(ErrorKind::BadSerialization, what.to_owned());
-    if depth > MAX_JSON_DEPTH {
-        return Err(wrong("the value is nested too deeply for JSON"));
-    }
-    let quote = |text: &str| serde_json::Value::from(text).to_string();
-    match value.kind() {
-        ValueKind::Undefined | ValueKind::None => out.push_str("null"),
-        ValueKind::Bool | ValueKind::Number => {
-            let _ = write!(out, "{value}");
-        }
-        ValueKind::String => out.push_str(&quote(value.as_str().unwrap_or_default())),
-        ValueKind::Seq | ValueKind::Iterable => {
-            out.push('[');
-            for (index, item) in value.try_iter()?.enumerate() {
-                out.push_str(if index > 0 { ", " } else { "" });
-                write_json(out, &item, depth + 1)?;
-            }
-            out.push(']');
-        }
-        ValueKind::Map => {
-            out.push('{');
-            for (index, key) in value.try_iter()?.enumerate() {
-                out.push_str(if index > 0 { ", " } else { "" });
-                out.push_str(&quote(&key.to_string()));
-                out.push_str(": ");
-                write_json(out, &value.get_item(&key)?, depth + 1)?;
-            }
-            out.push('}');
-        }
-        _ => return Err(wrong("a value that JSON does not have")),
-    }
-    if out.len() > MAX_OUTPUT_BYTES {
-        return Err(wrong("the value is larger than 64 MiB as JSON"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,6 +308,9 @@ mod tests {
         );
         assert_eq!(render("{{ strftime_now('%Y') }}").unwrap().len(), 4);
         assert_eq!(render("{% if tools is not none %}tools{% endif %}-").unwrap(), "-");
+        let source =
+            "{% for v in [none, nothing, 'a', [], {}, 1] %}{{ v is iterable }} {% endfor %}";
+        assert_eq!(render(source).unwrap(), "False True True True True False ");
     }
 
     /// What the templates of Llama 3, Qwen and `SmolLM3` use of the language.

@@ -9,6 +9,7 @@
 
 mod budget;
 mod filters;
+mod objects;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -23,6 +24,8 @@ use budget::{fits, made, measure, round};
 const FUNCTION: &str = "fullrank_tick";
 /// Operators of one tag: as many values may live at once before one is measured.
 const MAX_OPERATORS: usize = 256;
+/// Commas of one tag: minijinja stops the program at a call with 65,536 arguments.
+const MAX_COMMAS: usize = 1 << 15;
 
 /// Gives an environment the function that counts, and filters within bounds.
 pub(super) fn install(environment: &mut Environment<'_>) {
@@ -33,6 +36,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     });
     budget::install(environment);
     filters::install(environment);
+    objects::install(environment);
 }
 
 /// The source with its calls.
@@ -58,7 +62,7 @@ pub(super) fn with_ticks(source: &str) -> Result<String, Error> {
             match tag {
                 "{" => ticked.write(tag),
                 tag if tag.starts_with("{#") => ticked.segment.push_str(tag),
-                tag => ticked.segment.push_str(&guarded(tag)?),
+                tag => ticked.segment.push_str(&objects::ordered(&guarded(tag)?)),
             }
             continue;
         };
@@ -74,7 +78,7 @@ pub(super) fn with_ticks(source: &str) -> Result<String, Error> {
         match keyword(statement) {
             "generation" => ticked.out.push_str(&tag.replacen("generation", "if true", 1)),
             "endgeneration" => ticked.out.push_str(&tag.replacen("endgeneration", "endif", 1)),
-            _ => ticked.out.push_str(&guarded(tag)?),
+            _ => ticked.out.push_str(&objects::ordered(&guarded(tag)?)),
         }
         ticked.after(statement);
     }
@@ -205,6 +209,9 @@ fn guarded(tag: &str) -> Result<Cow<'_, str>, Error> {
     let outside: Vec<(usize, char)> = unquoted(tag).collect();
     if outside.iter().filter(|(_, c)| "~+*|".contains(*c)).count() > MAX_OPERATORS {
         return Err(refused("the template has a tag with more than 256 operators"));
+    }
+    if outside.iter().filter(|(_, c)| *c == ',').count() > MAX_COMMAS {
+        return Err(refused("the template has a tag with more than 32,768 commas"));
     }
     let is_star = |at: usize| tag.as_bytes().get(at) == Some(&b'*');
     let products: Vec<usize> = outside
@@ -351,7 +358,7 @@ mod tests {
         assert_eq!(
             tick("{% macro f(a, b=g(1, '='), c=2) %}{% with (d, e) = [a, b], g = {'h': c} %}"),
             "{% macro f(a, b=g(1, '='), c=2) %}{% set _ = t(0, a, b, c) %}\
-             {% with (d, e) = [a, b], g = {'h': c} %}{% set _ = t(0, d, e, g) %}"
+             {% with (d, e) = [a, b], g = fullrank_object(['h', c]) %}{% set _ = t(0, d, e, g) %}"
         );
         assert_eq!(tick("{% call(a) f(b) %}"), "{% call(a) f(b) %}{% set _ = t(0, a) %}");
         assert_eq!(
@@ -364,10 +371,13 @@ mod tests {
             tick("{%- generation %}a{% endgeneration -%}"),
             "{%- if true %}{% set _ = t(1) %}a{% endif -%}"
         );
-        assert_eq!(tick("{{ {'a': {'b': 1}} }}}} c"), "{{ {'a': {'b': 1}} }}}} c");
+        assert_eq!(
+            tick("{{ {'a': {'b': 1}} }}}} c"),
+            "{{ fullrank_object(['a', fullrank_object(['b', 1])]) }}}} c"
+        );
     }
 
-    fn render(source: &str) -> Result<String, Error> {
+    pub(super) fn render(source: &str) -> Result<String, Error> {
         let mut environment = Environment::new();
         install(&mut environment);
         environment.add_template_owned("t", with_ticks(source)?)?;
@@ -387,6 +397,14 @@ mod tests {
         let doubled = "{% set ns = namespace(s='x') %}{% for a in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}";
         assert!(render(doubled).unwrap_err().to_string().contains("a text of more than"));
         assert_eq!(render("{% for a in range(3) %}{{ a }}{% endfor %}").unwrap(), "012");
+    }
+
+    #[test]
+    fn a_call_with_more_arguments_than_there_can_be_is_refused() {
+        let source = format!("{{{{ range({}) }}}}", "1,".repeat(70_000));
+        assert!(render(&source).unwrap_err().to_string().contains("commas"));
+        let list = format!("{{{{ [{}] | length }}}}", "1,".repeat(9_000));
+        assert_eq!(render(&list).unwrap(), "9000");
     }
 
     #[test]
