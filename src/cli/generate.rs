@@ -1,5 +1,6 @@
 //! `fullrank generate`: continues a prompt, or answers in a chat, token by token.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,8 +79,15 @@ fn answer(args: &GenerateArgs, writer: &mut Writer, ids: &[u32]) -> Result<Writt
     Ok(written)
 }
 
+/// Shows a piece of text as it is made. A terminal takes some characters for orders, which no model is to give.
 fn emit(piece: &str) -> Result<()> {
     let mut stdout = io::stdout();
+    let is_order = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    let piece = if stdout.is_terminal() && piece.contains(is_order) {
+        Cow::Owned(piece.replace(is_order, "\u{fffd}"))
+    } else {
+        Cow::Borrowed(piece)
+    };
     stdout.write_all(piece.as_bytes()).and_then(|()| stdout.flush()).map_err(print::stdout_failed)
 }
 
@@ -175,6 +183,8 @@ impl Session<'_> {
         self.interrupt.listen()?;
         loop {
             self.interrupt.is_waiting.store(true, Ordering::SeqCst);
+            // A Ctrl-C that came after the end of an answer is not for the next one.
+            self.interrupt.stop.store(false, Ordering::SeqCst);
             emit("> ")?;
             let mut line = Vec::new();
             input

@@ -19,7 +19,7 @@ const ROWS: u16 = 30;
 const ENDLESS: &str = "--iters 1000000 --checkpoint-every 0";
 
 /// The program in a terminal.
-struct Tty {
+pub struct Tty {
     child: Box<dyn Child + Send + Sync>,
     pair: PtyPair,
     writer: Box<dyn Write + Send>,
@@ -38,11 +38,11 @@ fn modes(master: &dyn MasterPty) -> String {
 }
 
 impl Tty {
-    fn start(place: &Place, line: &str) -> Self {
+    pub fn start(place: &Place, line: &str) -> Self {
         Self::with(place, line, &[])
     }
 
-    fn with(place: &Place, line: &str, variables: &[(&str, &str)]) -> Self {
+    pub fn with(place: &Place, line: &str, variables: &[(&str, &str)]) -> Self {
         let size = PtySize { rows: ROWS, cols: COLUMNS, pixel_width: 0, pixel_height: 0 };
         let pair = native_pty_system().openpty(size).unwrap();
         let before = modes(pair.master.as_ref());
@@ -87,11 +87,11 @@ impl Tty {
         Self { child, pair, writer, screen, before }
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.screen.lock().unwrap().screen().contents()
     }
 
-    fn wait(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+    pub fn wait(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !is_so(self) {
             assert!(start.elapsed() < PATIENCE, "no {what} in:\n{}", self.text());
@@ -100,11 +100,11 @@ impl Tty {
     }
 
     /// Waits until the screen shows a text.
-    fn see(&self, what: &str) {
+    pub fn see(&self, what: &str) {
         self.wait(what, |tty| tty.text().contains(what));
     }
 
-    fn press(&mut self, keys: &str) {
+    pub fn press(&mut self, keys: &str) {
         self.writer.write_all(keys.as_bytes()).unwrap();
         self.writer.flush().unwrap();
     }
@@ -133,7 +133,7 @@ impl Tty {
     }
 
     /// Waits for the end; the terminal must be as before. Answers the exit code.
-    fn end(&mut self) -> u32 {
+    pub fn end(&mut self) -> u32 {
         let start = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
