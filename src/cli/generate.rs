@@ -79,16 +79,21 @@ fn answer(args: &GenerateArgs, writer: &mut Writer, ids: &[u32]) -> Result<Writt
     Ok(written)
 }
 
-/// Shows a piece of text as it is made. A terminal takes some characters for orders, which no model is to give.
+/// Shows a piece of text as it is made.
 fn emit(piece: &str) -> Result<()> {
     let mut stdout = io::stdout();
-    let is_order = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    let piece = if stdout.is_terminal() && piece.contains(is_order) {
-        Cow::Owned(piece.replace(is_order, "\u{fffd}"))
-    } else {
-        Cow::Borrowed(piece)
-    };
+    let piece = if stdout.is_terminal() { without_orders(piece) } else { Cow::Borrowed(piece) };
     stdout.write_all(piece.as_bytes()).and_then(|()| stdout.flush()).map_err(print::stdout_failed)
+}
+
+/// A text without the characters that a terminal takes for orders, which no model is to give.
+fn without_orders(text: &str) -> Cow<'_, str> {
+    let is_order = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if text.contains(is_order) {
+        Cow::Owned(text.replace(is_order, "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// A chat: one message given with the command or as its input, or a conversation on the terminal.
@@ -216,5 +221,16 @@ impl Session<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_no_orders_from_a_model() {
+        assert_eq!(without_orders("a\tb\n é"), "a\tb\n é");
+        assert_eq!(without_orders("\x1b[2Ja\r\x07\u{9b}"), "\u{fffd}[2Ja\u{fffd}\u{fffd}\u{fffd}");
     }
 }

@@ -25,7 +25,7 @@ const TILE_COLUMNS: usize = 128;
 /// Columns of an output tile where the rows alone give enough tiles.
 const WIDE_TILE_COLUMNS: usize = 1024;
 /// Weights of one task of a product with a single row: 128 KiB, so that waking a thread costs little beside it.
-const ROW_TASK: usize = 32 * 1024;
+pub(super) const ROW_TASK: usize = 32 * 1024;
 /// So many row tiles are enough work for all threads.
 const MANY_ROW_TILES: usize = 8;
 

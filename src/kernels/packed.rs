@@ -14,6 +14,7 @@ use crate::device::memory::Category;
 use super::fallback::{Float, Int, add, constant, mul, reshape, slice};
 use super::flex;
 use super::gemm::{self, Write};
+use super::math::{sum2, vectorised};
 use super::matmul::{Layout, default_matmul, matmul, matmul_scaled};
 use super::ops::{MaybeTensor, TrainOps};
 use super::pool;
@@ -190,6 +191,12 @@ pub(super) fn flex_packed_product(
     let mut out =
         acc.unwrap_or_else(|| flex::matrix(pool::buffer(tokens * width), [tokens, width]));
     let (words, scales) = (flex::indices(words), flex::values(scales));
+    if tokens == 1 && layout == Layout::Nt {
+        let low = low.map(|(p, q, scale)| (flex::values(p), flex::values(q), scale));
+        let decode = |row, out: &mut [f32]| code::decode_part(packing, words, scales, row, 0, out);
+        one_token(flex::values_mut(&mut out), write, flex::values(x), low, decode);
+        return out;
+    }
     let x = gemm::view(flex::values(x), inner);
     let low = low.map(|(p, q, scale)| {
         let p = gemm::view(flex::values(p), flex::sizes(p)[1]);
@@ -197,26 +204,26 @@ pub(super) fn flex_packed_product(
         let (p, q) = gemm::operands(layout, p, q);
         (p, q, scale)
     });
-    let decode = |row, column, out: &mut [f32]| {
-        code::decode_part(packing, words, scales, row, column, out);
-    };
     let tiles = gemm::tiles(gemm::view_mut(flex::values_mut(&mut out), width), ROWS, PANEL);
     tiles.into_par_iter().for_each_init(
         Vec::new,
         |panel: &mut Vec<f32>, (row, column, mut tile)| {
             let (height, tile_width) = (tile.nrows(), tile.ncols());
             panel.resize(inner * tile_width, 0.0);
-            let dense = if layout == Layout::Nt {
-                for (number, out) in panel.chunks_mut(inner).enumerate() {
-                    decode(column + number, 0, out);
-                }
-                gemm::view(panel, inner).transpose()
-            } else {
-                for (number, out) in panel.chunks_mut(tile_width).enumerate() {
-                    decode(number, column, out);
-                }
-                gemm::view(panel, tile_width)
-            };
+            let is_row = layout == Layout::Nt;
+            let length = if is_row { inner } else { tile_width };
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (number, out) in panel.chunks_mut(length.max(1)).enumerate() {
+                        let (row, column) =
+                            if is_row { (column + number, 0) } else { (number, column) };
+                        code::decode_part(packing, words, scales, row, column, out);
+                    }
+                },
+            );
+            let panel = gemm::view(panel, length);
+            let dense = if is_row { panel.transpose() } else { panel };
             gemm::multiply(tile.as_mut(), write, 1.0, x.subrows(row, height), dense);
             if let Some((p, q, scale)) = low {
                 let (p, q) = (p.subrows(row, height), q.subcols(column, tile_width));
@@ -225,6 +232,35 @@ pub(super) fn flex_packed_product(
         },
     );
     out
+}
+
+/// The product with one token: nothing is used twice, so each row of the matrix is decoded and multiplied at once. A dot
+/// product has the order of `sum2`, on any number of threads.
+fn one_token(
+    y: &mut [f32],
+    write: Write,
+    x: &[f32],
+    low: Option<(&[f32], &[f32], f32)>,
+    decode: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let rows = (gemm::ROW_TASK / x.len().max(1)).max(1);
+    y.par_chunks_mut(rows).enumerate().for_each(|(task, y)| {
+        let mut weights = vec![0.0; x.len()];
+        vectorised(
+            #[inline(always)]
+            || {
+                for (number, y) in y.iter_mut().enumerate() {
+                    let row = task * rows + number;
+                    decode(row, &mut weights);
+                    let mut dot = sum2(x, &weights, |x, w| x * w);
+                    if let Some((p, q, scale)) = low {
+                        dot += scale * sum2(p, &q[row * p.len()..][..p.len()], |p, q| p * q);
+                    }
+                    *y = if write == Write::Add { *y + dot } else { dot };
+                }
+            },
+        );
+    });
 }
 
 /// The whole matrix by look-up.

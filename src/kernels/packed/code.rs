@@ -4,7 +4,10 @@
 //! that were decoded encode to what they were decoded from: a checkpoint may hold them as f32.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
+
+use crate::kernels::math::vectorised;
 
 /// Elements along a row that share a scale, their largest magnitude.
 pub const BLOCK: usize = 64;
@@ -172,7 +175,10 @@ impl Codes {
         let Packing { rows, cols, .. } = self.packing;
         let mut values = vec![0.0; rows * cols];
         values.par_chunks_mut(cols.max(1)).enumerate().for_each(|(row, out)| {
-            decode_part(self.packing, &self.words, &self.scales, row, 0, out);
+            vectorised(
+                #[inline(always)]
+                || decode_part(self.packing, &self.words, &self.scales, row, 0, out),
+            );
         });
         values
     }
@@ -223,7 +229,20 @@ fn nearest_level(share: f32) -> u32 {
     LEVELS.windows(2).take_while(|pair| is_below(pair)).count() as u32
 }
 
-/// Decodes elements of one row from `column` on, a multiple of the block, as many as `out` takes.
+/// What each byte of NF4 means before its scale: two levels, the lower half first. One look-up for two elements.
+static PAIRS: [[f32; 2]; 256] = {
+    let mut pairs = [[0.0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [LEVELS[byte & 15], LEVELS[byte >> 4]];
+        byte += 1;
+    }
+    pairs
+};
+
+/// Decodes elements of one row from `column` on, a multiple of the block, as many as `out` takes. Call it in
+/// [`vectorised`](crate::kernels::math::vectorised).
+#[inline(always)]
 pub(super) fn decode_part(
     packing: Packing,
     words: &[i32],
@@ -235,38 +254,59 @@ pub(super) fn decode_part(
     let Packing { format, cols, .. } = packing;
     let first_word = row * format.words_of_row(cols) + column / format.per_word();
     let first_scale = row * format.scales_of_row(cols) + column / BLOCK;
-    let words = &words[first_word..];
-    for (number, out) in out.chunks_mut(BLOCK).enumerate() {
-        let words = &words[number * BLOCK / format.per_word()..];
-        let pairs = out.chunks_mut(format.per_word()).zip(words);
-        match format {
-            Format::F16 => {
-                for (out, &word) in pairs {
-                    let word = word.cast_unsigned();
-                    for (place, out) in out.iter_mut().enumerate() {
-                        *out = f16::from_bits((word >> (16 * place)) as u16).to_f32();
-                    }
-                }
-            }
-            Format::Q8 => {
-                let scale = scales[first_scale + number];
-                for (out, &word) in pairs {
-                    for (out, code) in out.iter_mut().zip(word.to_le_bytes()) {
-                        *out = f32::from(code.cast_signed()) * STEP * scale;
-                    }
-                }
-            }
-            Format::Nf4 => {
-                let levels = LEVELS.map(|level| level * scales[first_scale + number]);
-                for (out, &word) in pairs {
-                    let word = word.cast_unsigned();
-                    for (place, out) in out.iter_mut().enumerate() {
-                        *out = levels[(word >> (4 * place)) as usize & 15];
-                    }
-                }
-            }
+    let words = words[first_word..].chunks(BLOCK / format.per_word());
+    let blocks = out.chunks_mut(BLOCK).zip(words);
+    match format {
+        Format::F16 => blocks.for_each(|(out, words)| decode_f16(words, out)),
+        Format::Q8 => {
+            blocks
+                .zip(&scales[first_scale..])
+                .for_each(|((out, words), scale)| decode_q8(words, *scale, out));
+        }
+        Format::Nf4 => {
+            blocks
+                .zip(&scales[first_scale..])
+                .for_each(|((out, words), scale)| decode_nf4(words, *scale, out));
         }
     }
+}
+
+#[inline(always)]
+fn decode_f16(words: &[i32], out: &mut [f32]) {
+    let mut halves = [f16::ZERO; BLOCK];
+    for (halves, word) in halves.as_chunks_mut::<2>().0.iter_mut().zip(words) {
+        let word = word.cast_unsigned();
+        *halves = [f16::from_bits(word as u16), f16::from_bits((word >> 16) as u16)];
+    }
+    halves[..out.len()].convert_to_f32_slice(out);
+}
+
+#[inline(always)]
+fn decode_q8(words: &[i32], scale: f32, out: &mut [f32]) {
+    let value = |code: u8| f32::from(code.cast_signed()) * STEP * scale;
+    let (whole, rest) = out.as_chunks_mut::<4>();
+    for (out, word) in whole.iter_mut().zip(words) {
+        *out = word.to_le_bytes().map(value);
+    }
+    if let Some(word) = words.get(whole.len()) {
+        rest.iter_mut().zip(word.to_le_bytes()).for_each(|(out, code)| *out = value(code));
+    }
+}
+
+/// Not compiled for wide registers, where look-ups become gathers and take twice the time.
+#[inline(never)]
+fn decode_nf4(words: &[i32], scale: f32, out: &mut [f32]) {
+    let (whole, rest) = out.as_chunks_mut::<8>();
+    for (out, word) in whole.iter_mut().zip(words) {
+        for (out, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(word.to_le_bytes()) {
+            *out = PAIRS[usize::from(byte)];
+        }
+    }
+    if let Some(word) = words.get(whole.len()) {
+        let levels = word.to_le_bytes().map(|byte| PAIRS[usize::from(byte)]);
+        rest.iter_mut().zip(levels.as_flattened()).for_each(|(out, level)| *out = *level);
+    }
+    out.iter_mut().for_each(|value| *value *= scale);
 }
 
 /// What each code means before its scale, by code: for bodies that look values up.
