@@ -111,24 +111,24 @@ fn rounding(form: &str) -> f64 {
     }
 }
 
-/// What comes out of a run is the network that was trained.
+/// What comes out of a run is the network that was trained. What is read from files is read on the CPU backend.
 fn assert_comes_out(place: &Place, run: &RunDir, device: &str, form: &str, method: &str) {
     let name = run.name();
     let what = format!("{method} in {form} on {device}");
     let last = told(run).pop().unwrap();
     let own = json(place, &format!("eval {name} --batches 2 --device {device} --json"));
     assert_near(own["loss"].as_f64().unwrap(), last, 1e-6, &what);
-    let of_run = loss(place, &format!("{name} --device {device}"));
+    let of_run = loss(place, &format!("{name} --device cpu"));
 
     let (merged, said) = export(place, &format!("{name} --to {name}-merged"));
     assert!(said.contains(&format!("the base in {form} decodes to")), "{what}: {said}");
     let merged = merged.display();
-    assert_near(loss(place, &format!("{merged} --device {device}")), of_run, 1e-5, &what);
+    assert_near(loss(place, &format!("{merged} --device cpu")), of_run, 1e-5, &what);
     let text = greedy(place, &format!("{name} --device {device}"));
-    assert_eq!(text, greedy(place, &format!("{merged} --device {device}")), "{what}");
+    assert_eq!(text, greedy(place, &format!("{merged} --device cpu")), "{what}");
     // The run's own export, written at its end.
     let own = run.model();
-    assert_near(loss(place, &format!("{} --device {device}", own.display())), of_run, 1e-5, &what);
+    assert_near(loss(place, &format!("{} --device cpu", own.display())), of_run, 1e-5, &what);
 
     let peft = format!("{name} --format peft --to {name}-adapter");
     if method == "relora" {
@@ -138,14 +138,14 @@ fn assert_comes_out(place: &Place, run: &RunDir, device: &str, form: &str, metho
     let (adapter, said) = export(place, &peft);
     assert!(said.contains(&format!("trained beside a base in {form}")), "{what}: {said}");
     assert_eq!(read_json(adapter.join("adapter_config.json"))["peft_type"], "LORA");
-    let beside =
-        loss(place, &format!("--model base --adapter {} --device {device}", adapter.display()));
+    let adapter = adapter.display();
+    let beside = loss(place, &format!("--model base --adapter {adapter} --device cpu"));
     assert_near(beside, of_run, rounding(form), &format!("{what}, base in f32"));
     if method == "lora" {
         // Trained on beside the same codes, it starts from where it was.
         let line = settings(device, form, method).replace("--iters 12", "--iters 1");
-        let on =
-            self::run(place, &format!("{line} --adapter {name}-adapter"), &format!("{name}-on"));
+        let line = format!("{line} --adapter {name}-adapter");
+        let on = self::run(place, &line, &format!("{name}-on"));
         assert_near(told(&on)[0], last, 1e-6, &format!("{what}, trained on"));
     }
 }
@@ -194,7 +194,7 @@ fn a_software_adapter_has_the_same_runs_in_few_bits() {
         return;
     }
     let place = place();
-    for (form, method) in [("f16", "dora"), ("q8", "relora"), ("nf4", "lora"), ("nf4", "pissa")] {
+    for (form, method) in [("f16", "dora"), ("q8", "relora"), ("nf4", "lora")] {
         let run = assert_survives(&place, "software", form, method);
         assert_comes_out(&place, &run, "software", form, method);
         // The CPU backend rounds sums elsewhere and trains to nearly the same.
