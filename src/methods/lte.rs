@@ -177,22 +177,18 @@ impl Lte {
         let columns = |b: &[f32], width: usize, which: Range<usize>| -> Vec<f64> {
             which.flat_map(|k| b[k..].iter().step_by(width).map(|&v| f64::from(v))).collect()
         };
-        match linear.adapter.filter(|_| self.mhlora.is_some()) {
+        if let Some(adapter) = linear.adapter.filter(|_| self.mhlora.is_some()) {
             // Side by side in one.
-            Some(adapter) => {
-                let b = host(adapter.b);
-                let width = b.len() / linear.rows.max(1);
-                let rank = width / self.heads;
-                let head = |head: usize| columns(&b, width, head * rank..(head + 1) * rank);
-                (0..self.heads).map(head).collect()
-            }
-            None => {
-                let own = model.replicas().iter().map(|replica| host(replica.adapters[id.0].b));
-                own.map(|b| (b.len() / linear.rows.max(1), b))
-                    .map(|(width, b)| columns(&b, width, 0..width))
-                    .collect()
-            }
+            let b = host(adapter.b);
+            let width = b.len() / linear.rows.max(1);
+            let rank = width / self.heads;
+            let head = |head: usize| columns(&b, width, head * rank..(head + 1) * rank);
+            return (0..self.heads).map(head).collect();
         }
+        let own = model.replicas().iter().map(|replica| host(replica.adapters[id.0].b));
+        own.map(|b| (b.len() / linear.rows.max(1), b))
+            .map(|(width, b)| columns(&b, width, 0..width))
+            .collect()
     }
 
     /// Averages the heads into the network; then they go on, or begin anew.

@@ -426,7 +426,8 @@ mod tests {
         assert_eq!(all.groups(), names);
         let report = folder.path().join("report");
         super::super::page::write(&all, "", &report).unwrap();
-        let is_switches = |name: &str| name.starts_with("switches-") && name.ends_with(".png");
+        let is_switches =
+            |name: &str| name.starts_with("switches-") && name.strip_suffix(".png").is_some();
         let files = std::fs::read_dir(&report).unwrap();
         let files = files.map(|file| file.unwrap().file_name().into_string().unwrap());
         assert_eq!(files.filter(|name| is_switches(name)).count(), 4);

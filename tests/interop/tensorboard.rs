@@ -1,4 +1,4 @@
-//! Event files that are written here, read by TensorBoard's own reader, where `FULLRANK_PYTHON` (default `python3`) has
+//! Event files that are written here, read by `TensorBoard`'s own reader, where `FULLRANK_PYTHON` (default `python3`) has
 //! tensorboard; elsewhere a visible skip.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr)] // helpers of tests may stop; a skip is said
 
