@@ -48,7 +48,10 @@ fn told() -> Vec<(u64, Body)> {
     };
     told.extend((1..=300).map(|at| (at, update(at).into())));
     told.push((300, Eval { loss: 0.5, ppl: f64::INFINITY, tokens: 9 }.into()));
-    told.push((295, Resume { from_step: Some(295), from_seq: Some(296), ..Resume::default() }.into()));
+    told.push((
+        295,
+        Resume { from_step: Some(295), from_seq: Some(296), ..Resume::default() }.into(),
+    ));
     told.extend((296..=300).map(|at| (at, Step { loss: -1.0, ..update(at) }.into())));
     let row = SwitchLayer { k: 3, ..SwitchLayer::default() };
     let more: [Body; 4] = [

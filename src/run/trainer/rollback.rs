@@ -72,7 +72,7 @@ impl Trainer<'_> {
         let (why_not, stop) = if self.rollbacks.count >= MOST {
             (format!("it has done so {MOST} times already"), Stop::GoneWrong(trouble.what.clone()))
         } else if let Some(checkpoint) = self.sound_checkpoint(&trouble)? {
-            self.go_back(&checkpoint, trouble.what)?;
+            self.go_back(&checkpoint, &trouble.what)?;
             return Ok(Heeded::WentBack);
         } else {
             // There is nothing better that its last checkpoint could push out.
@@ -107,7 +107,7 @@ impl Trainer<'_> {
     }
 
     /// Makes the updates after a checkpoint void and goes on from it with a lower learning rate.
-    fn go_back(&mut self, checkpoint: &Checkpoint, what: String) -> Result<()> {
+    fn go_back(&mut self, checkpoint: &Checkpoint, what: &str) -> Result<()> {
         let from = self.engine.t;
         // The rate with which it went wrong, which may have been set after the checkpoint.
         let rate = FACTOR * self.config.train.learning_rate.unwrap_or(0.0);
@@ -139,12 +139,12 @@ impl Trainer<'_> {
         &mut self,
         checkpoint: &Checkpoint,
         from: u64,
-        what: String,
+        what: &str,
         rate: f64,
     ) -> Result<()> {
         let (to, count) = (self.engine.t, self.rollbacks.count);
         let folder = format!("checkpoints/{}", Checkpoint::folder_name(to));
-        let rollback = Rollback { count, from, checkpoint: folder.clone(), what: what.clone() };
+        let rollback = Rollback { count, from, checkpoint: folder.clone(), what: what.into() };
         let from_seq = Some(checkpoint.progress().event_seq);
         self.emit(Resume { from_step: Some(to), from_seq, rollback: Some(rollback) })?;
         self.emit_method_events()?;

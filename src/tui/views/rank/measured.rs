@@ -184,9 +184,10 @@ pub(super) fn budget(app: &App, run: &RunModel) -> String {
 /// What the view would show, where there is nothing yet.
 pub(super) fn words(app: &App) -> String {
     let Some(run) = app.run() else { return no_run(app) };
-    let now = match run.takes_commands() {
-        true => format!(" {} measures them now.", app.key(Action::Spectra)),
-        false => String::new(),
+    let now = if run.takes_commands() {
+        format!(" {} measures them now.", app.key(Action::Spectra))
+    } else {
+        String::new()
     };
     format!(
         "No ranks have been measured in {}.{now}\n\nRanks and singular values are measured now and then during \
