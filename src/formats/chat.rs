@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Enumerator, Object, Value};
+use minijinja::value::{Enumerator, Kwargs, Object, Value};
 use minijinja::{Environment, ErrorKind};
 
 use super::json::{Fields, read_bytes};
@@ -105,7 +105,8 @@ impl ChatTemplate {
             Err::<Value, _>(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", json::tojson);
+        environment
+            .add_filter("tojson", |value: &Value, options: Kwargs| json::tojson(value, &options));
         // None has no entries to minijinja, and is no list to Python: `tools is iterable and tools | length`.
         environment
             .add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());

@@ -1,7 +1,6 @@
 //! Products with a frozen weight as it is stored, in f32 and in few bits, of a batch of tokens and of the one token of
 //! generation. Bytes are those of the stored form.
 
-use crate::kernels::Matrix;
 use crate::kernels::matmul::{Layout, matmul};
 use crate::kernels::packed::{Codes, Format, Packed, Packing, packed_matmul};
 
@@ -16,35 +15,19 @@ const FORMS: [(Option<Format>, &str, &str); 4] = [
     (Some(Format::Nf4), "frozen y, nf4", "frozen dx, nf4"),
 ];
 
-enum Weight {
-    Dense(Matrix),
-    Packed(Packed),
-}
-
-impl Weight {
-    fn product(&self, layout: Layout, x: &Matrix) -> Matrix {
-        match self {
-            Self::Dense(w) => matmul(layout, x, w),
-            Self::Packed(w) => packed_matmul(None, layout, x, w),
-        }
-    }
-}
-
 impl Table<'_> {
     pub(super) fn packed(&mut self) {
         let Shape { dim: cols, ffn: rows, .. } = self.shape;
         let batch = self.shape.tokens();
-        let values = Self::host([rows, cols]);
+        let dense = self.matrix([rows, cols]);
         for (format, forward, backward) in FORMS {
-            let weight = format.map_or_else(
-                || Some(Weight::Dense(self.matrix([rows, cols]))),
-                |format| {
-                    let codes = Codes::encode(&values, Packing { format, rows, cols });
-                    Some(Weight::Packed(Packed::from_host(&codes.ok()?, self.device)))
-                },
-            );
-            // The values are sines, which have a code in every form.
-            let Some(weight) = weight else { unreachable!("{format:?} of a sine") };
+            let packed = format.map(|format| {
+                let codes =
+                    Codes::encode(&Self::host([rows, cols]), Packing { format, rows, cols });
+                // The values are sines, which have a code in every form.
+                let codes = codes.unwrap_or_else(|error| unreachable!("{error:?}"));
+                Packed::from_host(&codes, self.device)
+            });
             let stored = format.map_or(rows * cols, |format| format.numbers(rows, cols) as usize);
             let calls = [
                 (forward, Layout::Nt, batch, [cols, rows]),
@@ -53,9 +36,14 @@ impl Table<'_> {
             ];
             for (name, layout, tokens, [from, to]) in calls {
                 let x = self.matrix([tokens, from]);
+                let run = || {
+                    drop(match &packed {
+                        Some(w) => packed_matmul(None, layout, &x, w),
+                        None => matmul(layout, &x, &dense),
+                    });
+                };
                 let cost = Cost::new(2 * tokens * rows * cols, tokens * (rows + cols) + stored);
-                let label = (name, format!("{tokens} x {from} -> {to}"));
-                self.row(label, cost, || drop(weight.product(layout, &x)), None);
+                self.row((name, format!("{tokens} x {from} -> {to}")), cost, run, None);
             }
         }
     }

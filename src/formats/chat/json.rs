@@ -18,7 +18,7 @@ fn wrong(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 /// The filter, with the options of transformers: `indent`, `separators`, `sort_keys`, `ensure_ascii`.
 ///
 /// Errors: a value that JSON does not have, one that is too large or too deep, an option of another type.
-pub(super) fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
+pub(super) fn tojson(value: &Value, options: &Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
     let (between, colon) = match separators.as_deref() {

@@ -306,7 +306,9 @@ fn decode_nf4(words: &[i32], scale: f32, out: &mut [f32]) {
         let levels = word.to_le_bytes().map(|byte| PAIRS[usize::from(byte)]);
         rest.iter_mut().zip(levels.as_flattened()).for_each(|(out, level)| *out = *level);
     }
-    out.iter_mut().for_each(|value| *value *= scale);
+    for value in out {
+        *value *= scale;
+    }
 }
 
 /// What each code means before its scale, by code: for bodies that look values up.
