@@ -31,6 +31,12 @@ impl Faults {
         }
     }
 
+    /// Whether the fault so far is a refusal.
+    pub(super) fn is_refusal(&self) -> bool {
+        let first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*first, Some(Fault::Refused(_)))
+    }
+
     /// The error for the first fault, if there was one.
     pub fn check(&self) -> crate::error::Result<()> {
         let first = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -113,6 +113,10 @@ impl Device {
 
     /// Errors if something went wrong on the device since it was opened.
     pub fn check(&self) -> Result<()> {
+        if self.gpu.is_some() && self.ledger.faults().is_refusal() {
+            // What a lost device refuses may be told before its loss, which the wait brings out.
+            self.wait();
+        }
         self.ledger.faults().check()
     }
 
